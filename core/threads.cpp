@@ -1,0 +1,225 @@
+// The pool of workers behind parallel(). Everything that starts, wakes, parks or awaits is here.
+//
+// A worker is a mailbox of one word. The caller puts `offered` there; whoever takes it out runs
+// that share of the job: the worker, or the caller itself once its own share is done and the worker
+// has not woken yet. So a sleeping or preempted worker costs at most the time of doing its share
+// here. (A share that meets others at a Barrier is never taken back: the caller is at the Barrier
+// too.)
+#include "threads.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <thread>
+#include <vector>
+
+namespace gatewise {
+namespace {
+
+// --- the processor ------------------------------------------------------------------------------
+
+// Builtins and not <immintrin.h>: only simd.h sees intrinsics headers.
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// The floating point control word. `flushing` is the same word with denormals taken and given as
+// zero.
+#if defined(__x86_64__)
+using Control = unsigned;
+inline Control control() { return __builtin_ia32_stmxcsr(); }
+inline void set_control(Control word) { __builtin_ia32_ldmxcsr(word); }
+inline Control flushing(Control word) { return word | 0x8040; }  // FTZ, DAZ
+#elif defined(__aarch64__)
+using Control = uint64_t;
+inline Control control() {
+  Control word;
+  asm volatile("mrs %0, fpcr" : "=r"(word));
+  return word;
+}
+inline void set_control(Control word) { asm volatile("msr fpcr, %0" : : "r"(word)); }
+inline Control flushing(Control word) { return word | (1u << 24); }  // FZ
+#else
+using Control = int;
+inline Control control() { return 0; }
+inline void set_control(Control) {}
+inline Control flushing(Control word) { return word; }
+#endif
+
+// --- waiting ------------------------------------------------------------------------------------
+
+using Microseconds = std::chrono::microseconds;
+
+// Waking a sleeping thread takes 30 to 160 us, so a worker that just worked stays awake that long.
+constexpr Microseconds kAwake{75};
+// The caller waits longer: this is bounded by the job, and its own core has nothing better to do.
+// Then it sleeps all the same, which frees the core for a worker that was pushed off its own.
+constexpr Microseconds kPatience{200};
+constexpr int kPauses = 500;        // at a Barrier: 5 to 25 us, more than a healthy partner needs
+constexpr int kMostThreads = 1024;  // an absurd request must not fill the machine before it fails
+
+// Spins until done() or for `most`; says whether done.
+template <class Done>
+bool spin(Microseconds most, Done done) {
+  const auto end = std::chrono::steady_clock::now() + most;
+  do {
+    for (int k = 0; k < 32; ++k) {
+      if (done()) return true;
+      relax();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return done();
+}
+
+// --- the pool -----------------------------------------------------------------------------------
+
+struct Job {
+  void (*task)(void* context, int id, int count) = nullptr;
+  void* context = nullptr;
+  int count = 0;
+  Control word = {};  // the caller's, flushing: every share computes under the same rounding
+
+  void share(int id) const noexcept { task(context, id, count); }  // a task must not throw
+};
+
+enum Mail : int32_t { empty, offered, asleep };  // asleep: empty, and the worker must be woken
+
+struct alignas(64) Worker {
+  std::atomic<int32_t> mail{empty};
+
+  void offer() {
+    if (mail.exchange(offered) == asleep) mail.notify_one();
+  }
+  bool take() {
+    int32_t was = mail.load(std::memory_order_relaxed);
+    return was == offered && mail.compare_exchange_strong(was, empty);
+  }
+
+  // Returns when a share has been taken. Spins for a while, then sleeps and burns nothing.
+  void await() {
+    while (!spin(kAwake, [this] { return take(); })) {
+      int32_t was = empty;
+      if (mail.compare_exchange_strong(was, asleep)) mail.wait(asleep);
+    }
+  }
+};
+
+struct Pool {
+  Job job;
+  alignas(64) std::atomic<int32_t> unfinished{0};  // shares that workers still hold or may take
+  std::vector<std::unique_ptr<Worker>> workers;    // worker k runs share k + 1
+  bool refused = false;  // the system would start no more threads; it is not asked again
+
+  void grow(size_t most) noexcept;
+  void run(int threads, Job job) noexcept;
+  [[noreturn]] void work(Worker& mine, int id) noexcept;
+};
+
+void Pool::work(Worker& mine, int id) noexcept {
+  for (;;) {
+    mine.await();
+    set_control(job.word);
+    job.share(id);
+    if (unfinished.fetch_sub(1) == 1) unfinished.notify_one();
+  }
+}
+
+// Starts workers until there are `most`, or as many as the system grants.
+void Pool::grow(size_t most) noexcept {
+  if (refused || workers.size() >= most) return;
+  sigset_t all, before;  // signals are for the application's own threads
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  try {
+    while (workers.size() < most) {
+      workers.push_back(std::make_unique<Worker>());
+      Worker& mine = *workers.back();
+      const int id = static_cast<int>(workers.size());
+      // Detached, and the pool is never freed: nothing to join and nothing to destroy when the
+      // process ends, or when the interpreter does while another thread is still in here.
+      try {
+        std::thread([this, &mine, id] { work(mine, id); }).detach();
+      } catch (...) {
+        workers.pop_back();
+        throw;
+      }
+    }
+  } catch (...) {
+    refused = true;
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+void Pool::run(int threads, Job next) noexcept {
+  const int wanted = threads < kMostThreads ? threads : kMostThreads;
+  grow(static_cast<size_t>(wanted - 1));
+  const int ready = static_cast<int>(workers.size()) + 1;
+  next.count = wanted < ready ? wanted : ready;
+  job = next;
+  unfinished.store(job.count - 1);
+  for (int id = 1; id < job.count; ++id) workers[id - 1]->offer();
+  job.share(0);
+  for (int id = job.count - 1; id > 0; --id) {
+    if (!workers[id - 1]->take()) continue;
+    job.share(id);
+    unfinished.fetch_sub(1);
+  }
+  if (spin(kPatience, [this] { return unfinished.load() == 0; })) return;
+  while (int32_t left = unfinished.load()) unfinished.wait(left);
+}
+
+// Whoever sets `held` owns `pool`; there is no lock to inherit in a forked child or to queue at.
+std::atomic<bool> held{false};
+Pool* pool = nullptr;
+
+// The workers stay behind in the parent. Their pool is left as it is, perhaps in the middle of
+// another thread's job, and the child makes its own when it needs one.
+void forget_pool_in_child() {
+  pool = nullptr;
+  held.store(false);
+}
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, forget_pool_in_child);
+
+}  // namespace
+
+void Barrier::wait() {
+  // Builtins, since the kernels that see this struct must not see <atomic>.
+  const int32_t now = __atomic_load_n(&phase, __ATOMIC_ACQUIRE);
+  if (__atomic_add_fetch(&arrived, 1, __ATOMIC_ACQ_REL) == count) {
+    __atomic_store_n(&arrived, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&phase, now ^ 1, __ATOMIC_RELEASE);
+    return;
+  }
+  for (int k = 0; __atomic_load_n(&phase, __ATOMIC_ACQUIRE) == now;) {
+    if (k < kPauses) {
+      relax();
+      ++k;
+    } else {
+      sched_yield();
+    }
+  }
+}
+
+void parallel(int threads, void (*task)(void* context, int id, int count), void* context) {
+  const Control before = control();
+  const Job job{task, context, 1, flushing(before)};
+  set_control(job.word);
+  if (threads > 1 && !held.exchange(true)) {
+    if (pool == nullptr) pool = new Pool;
+    pool->run(threads, job);
+    held.store(false);
+  } else {
+    job.share(0);
+  }
+  set_control(before);
+}
+
+}  // namespace gatewise

@@ -1,0 +1,113 @@
+"""core/threads.cpp: the checks of tests/core/threads_test.cpp, plain and under ThreadSanitizer."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "core" / "threads.cpp"
+CHECKS_SOURCE = ROOT / "tests" / "core" / "threads_test.cpp"
+CHECKS = re.findall(r"^    NAMED\((\w+)\),$", CHECKS_SOURCE.read_text(), re.MULTILINE)
+# ThreadSanitizer starts no threads in a forked child, and takes an address space without a limit.
+SANITIZED = [
+    check
+    for check in CHECKS
+    if "fork" not in check and check not in ("refused_threads", "absurd_request")
+]
+COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+
+
+def compile_checks(folder: Path, *flags: str, source: Path = SOURCE) -> Path:
+    """The program of checks, built from ``source``."""
+    program = folder / "threads_test"
+    command = [str(COMPILER), "-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", *flags]
+    command += [f"-I{ROOT / 'core'}", str(source), str(CHECKS_SOURCE), "-o", str(program)]
+    subprocess.run([*command, "-pthread"], check=True, capture_output=True, text=True)
+    return program
+
+
+def run(program: Path, *check: str) -> subprocess.CompletedProcess[str]:
+    options = "halt_on_error=1 atexit_sleep_ms=20"
+    return subprocess.run(
+        [program, *check],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        env={**os.environ, "TSAN_OPTIONS": options},
+    )
+
+
+def passes(program: Path, check: str) -> None:
+    result = run(program, check)
+    assert result.returncode == 0, f"{check}: exit {result.returncode}\n{result.stderr}"
+
+
+def broken(folder: Path, pattern: str, replacement: str) -> Path:
+    """threads.cpp with one thing wrong."""
+    text, places = re.subn(pattern, replacement, SOURCE.read_text())
+    assert places, f"{pattern!r} is nowhere in {SOURCE.name}"
+    copy = folder / "threads.cpp"
+    copy.write_text(text)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_checks(tmp_path_factory.mktemp("threads"))
+
+
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sanitized")
+    try:
+        built = compile_checks(folder, "-fsanitize=thread", "-g")
+    except subprocess.CalledProcessError:
+        pytest.skip("this compiler has no ThreadSanitizer")
+    if run(built).returncode != 0:
+        pytest.skip("ThreadSanitizer does not start on this kernel")
+    return built
+
+
+def test_every_check_is_run(program: Path) -> None:
+    assert run(program).stdout.split() == CHECKS
+    assert run(program, "no such check").returncode == 2
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_threads(program: Path, check: str) -> None:
+    passes(program, check)
+
+
+@pytest.mark.parametrize("check", SANITIZED)
+def test_threads_under_sanitizer(sanitized: Path, check: str) -> None:
+    passes(sanitized, check)
+
+
+@pytest.mark.parametrize(
+    ("check", "pattern", "replacement"),
+    [
+        ("counts", r"job\.share\(0\);\n  for", r"job.share(1);\n  for"),
+        ("idle_burns_nothing", r"kAwake\{75\}", "kAwake{500'000}"),
+        ("denormals", "0x8040|1u << 24", "0"),
+        ("second_caller_does_not_wait", r"!held\.exchange\(true\)", "true"),
+        ("fork_in_the_middle", r"  held\.store\(false\);\n\}\n\[", "}\n["),
+    ],
+)
+def test_checks_can_fail(tmp_path: Path, check: str, pattern: str, replacement: str) -> None:
+    wrong = compile_checks(tmp_path, source=broken(tmp_path, pattern, replacement))
+    assert run(wrong, check).returncode != 0
+
+
+@pytest.mark.usefixtures("sanitized")
+def test_sanitizer_sees_a_barrier_without_ordering(tmp_path: Path) -> None:
+    relaxed = broken(tmp_path, "__ATOMIC_(ACQUIRE|RELEASE|ACQ_REL)", "__ATOMIC_RELAXED")
+    result = run(compile_checks(tmp_path, "-fsanitize=thread", "-g", source=relaxed), "barrier")
+    assert "data race" in result.stderr
