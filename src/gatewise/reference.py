@@ -13,7 +13,8 @@ the explorer are tested against this page; it never calls them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,12 @@ ACTIVATIONS = {
     "relu": torch.relu,
     "identity": lambda z: z,
 }
+
+
+def untouched(name: str, value: Tensor, t: int = 0) -> Tensor:
+    """The tap that changes nothing: a tap sees i f g o c h of step t as each is made, by name, and
+    what it returns stands in its place."""
+    return value
 
 
 class Weights(NamedTuple):
@@ -60,7 +67,14 @@ class Run(NamedTuple):
     c_n: Tensor
 
 
-def step(cell: CellSpec, x: Tensor, h: Tensor, c: Tensor, w: Weights) -> Step:
+def step(
+    cell: CellSpec,
+    x: Tensor,
+    h: Tensor,
+    c: Tensor,
+    w: Weights,
+    tap: Callable[..., Tensor] = untouched,
+) -> Step:
     """One step of the cell.
 
     Args:
@@ -68,6 +82,7 @@ def step(cell: CellSpec, x: Tensor, h: Tensor, c: Tensor, w: Weights) -> Step:
         x: (B, I) the input at this step.
         h, c: (B, P), (B, H) the state before this step.
         w: the parameters.
+        tap: sees each value by name, and may put another in its place.
 
     Example:
         >>> import torch
@@ -91,13 +106,14 @@ def step(cell: CellSpec, x: Tensor, h: Tensor, c: Tensor, w: Weights) -> Step:
             return welded[activation](c)
         return ACTIVATIONS[activation](part[name] + peep * seen if cell.peephole else part[name])
 
-    i = gate("i", peep_i, c)  # input gate: how much is written
-    f = 1 - i if cell.coupled else gate("f", peep_f, c)  # forget gate: how much of the old cell stays
-    g = gate("g")  # candidate: what is written
-    c = f * c + i * g  # cell state: no fully connected layer of its own
-    o = gate("o", peep_o, c)  # output gate: how much is read
+    i = tap("i", gate("i", peep_i, c))  # input gate: how much is written
+    f = 1 - i if cell.coupled else gate("f", peep_f, c)
+    f = tap("f", f)  # forget gate: how much of the old cell stays
+    g = tap("g", gate("g"))  # candidate: what is written
+    c = tap("c", f * c + i * g)  # cell state: no fully connected layer of its own
+    o = tap("o", gate("o", peep_o, c))  # output gate: how much is read
     h = o * ACTIVATIONS[cell.out](c)  # hidden state
-    h = h if w.W_hr is None else h @ w.W_hr.T  # projection
+    h = tap("h", h if w.W_hr is None else h @ w.W_hr.T)  # projection
     return Step(i, f, g, o, c, h, z)
 
 
@@ -109,6 +125,7 @@ def sequence(
     w: Weights,
     reverse: bool = False,
     batch_sizes: Sequence[int] | None = None,
+    tap: Callable[..., Tensor] = untouched,
 ) -> Run:
     """One direction over a whole sequence.
 
@@ -118,6 +135,7 @@ def sequence(
         h0, c0: (B, P), (B, H) the initial state.
         reverse: run from each sequence's last step to its first (right to left).
         batch_sizes: how many sequences reach step t; never increasing.
+        tap: sees each value by step and name, and may put another in its place.
 
     Returns:
         Run: the values of every step in the order of x, then h_n (B, P) and c_n (B, H), the state
@@ -129,7 +147,7 @@ def sequence(
     steps: list[Step] = [None] * len(xs)  # type: ignore[list-item]
     for t in order:
         n = len(xs[t])  # the n longest sequences take part in this step; the others keep their state
-        s = steps[t] = step(cell, xs[t], h[:n], c[:n], w)
+        s = steps[t] = step(cell, xs[t], h[:n], c[:n], w, partial(tap, t=t))
         h, c = torch.cat([s.h, h[n:]]), torch.cat([s.c, c[n:]])
     join = torch.stack if batch_sizes is None else torch.cat
     return Run(Step(*(join(field) for field in zip(*steps, strict=True))), h, c)
