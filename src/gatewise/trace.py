@@ -3,98 +3,30 @@
     L layers  D directions  T steps  B batch  I input size  H hidden size  P output size
     G computed gates  S slots of the tape  N tokens of packed input
 
-A trace is a reading of the tape that the kernel wrote: nothing is computed again, nothing is copied
-until it is asked for. It holds torch tensors after ``LSTM.trace`` (with their graph, so any value can
-stand in a loss) and numpy arrays after ``to_numpy`` or ``load``; this file imports no torch.
+A trace is a reading of the tape that the kernel wrote: nothing is computed again, and nothing is
+copied until it is asked for. It holds torch tensors after ``LSTM.trace``, with their graph, so any
+value can stand in a loss, and numpy arrays after ``to_numpy`` or ``load``. No torch is imported here.
 """
 
 from __future__ import annotations
 
-import re
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gatewise.errors import ArgumentError
+from gatewise.fields import Array, Fields, Packing, as_numpy, library
 from gatewise.spec import WELDED, CellSpec
 
 if TYPE_CHECKING:
     from os import PathLike
 
-#: A torch tensor or a numpy array.
-Array = Any
-
-#: What a trace names at every step, in the order of a step: the four gates, cell state, hidden state.
-NAMES = ("i", "f", "g", "o", "c", "h")
-DIRECTIONS = ("fwd", "reverse")
-_PATH = re.compile(r"l(\d+)\.(fwd|reverse)\.(\w+)")
-
-
-def library(array: Array) -> ModuleType:
-    """numpy or torch: whichever made the array."""
-    return sys.modules[type(array).__module__.partition(".")[0]]
-
-
-def as_numpy(array: Array) -> np.ndarray:
-    """The array as numpy, sharing memory where it can; bfloat16, which numpy has not, as float32."""
-    if isinstance(array, np.ndarray):
-        return array
-    array = array.detach().cpu()
-    values: np.ndarray = (array.float() if "bfloat16" in str(array.dtype) else array).numpy()
-    return values
-
-
-@dataclass(frozen=True)
-class Packing:
-    """Where the N tokens of packed input sit in the (T, B) grid of the caller's sequences.
-
-    Args:
-        batch_sizes: (T,) how many sequences reach step t; never increasing.
-        unsorted: (B,) the caller's sequence b is column unsorted[b] of the batch, longest first.
-    """
-
-    batch_sizes: np.ndarray
-    unsorted: np.ndarray
-
-    @property
-    def mask(self) -> np.ndarray:
-        """(T, B) True where a sequence has a step, sequences in the caller's order."""
-        return np.asarray(self.unsorted < self.batch_sizes[:, None])
-
-    @property
-    def grid(self) -> np.ndarray:
-        """(T, B) the token that sits there, or N for padding."""
-        first = np.cumsum(self.batch_sizes) - self.batch_sizes
-        return np.asarray(
-            np.where(self.mask, first[:, None] + self.unsorted, self.batch_sizes.sum())
-        )
-
-    def pad(self, tokens: Array) -> Array:
-        """(N, ...) as (T, B, ...), NaN at padding."""
-        xp = library(tokens)
-        return xp.concatenate([tokens, xp.full_like(tokens[:1], float("nan"))])[self.grid]
-
-    def before(self, tokens: Array, first: Array, reverse: bool) -> Array:
-        """The value one step earlier: (N, ...), from first (B, ...) where a sequence begins."""
-        N, B = int(self.batch_sizes.sum()), int(self.batch_sizes[0])
-        rows = np.split(np.arange(N), np.cumsum(self.batch_sizes)[:-1])
-        begin = np.arange(N, N + B)
-        if reverse:  # the step read before t is t+1, where the sequence has one
-            later = [*rows[1:], begin[:0]]
-            index = [np.r_[b, begin[len(b) : len(a)]] for a, b in zip(rows, later, strict=True)]
-        else:
-            index = [begin, *(a[: len(b)] for a, b in pairwise(rows))]
-        return library(tokens).concatenate([tokens, first])[np.concatenate(index)]
-
 
 @dataclass
 class GradSink:
-    """Receives the total gradients of a layer's run; they add up over backward passes, as .grad does.
+    """Receives the total gradients of a layer's run; backward passes add up, as in ``.grad``.
 
     Args:
         tape: (D, T, B, S, H) or (D, N, S, H), d loss / d tape; None before backward.
@@ -124,6 +56,7 @@ class LayerRecord:
             them), or None when they are no longer those of the run.
         grad: where backward leaves the total gradients.
         versions: torch's counts of in-place changes to the weights, when the run was made.
+        z: the pre-activations of each direction, when they were asked for with the run.
     """
 
     x: Array
@@ -136,6 +69,7 @@ class LayerRecord:
     weights: Sequence[dict[str, Array]] | None = None
     grad: GradSink = field(default_factory=GradSink)
     versions: Sequence[int] | None = None
+    z: Sequence[Array] | None = None
 
     @property
     def h(self) -> Array:
@@ -145,153 +79,12 @@ class LayerRecord:
         return library(split).moveaxis(split, -2, 0)
 
 
-class _Named:
-    """A value by its name: ``values.f`` is ``values.field("f")``."""
-
-    def __init__(self, doc: str) -> None:
-        self.__doc__ = doc
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, values: Any, owner: type) -> Any:
-        return self if values is None else values.field(self.name)
-
-
-class DirectionView:
-    """One direction of one layer: each value (T, B, H), h (T, B, P), a view of the tape.
-
-    For packed input the values are laid out in the caller's (T, B), NaN at padding, which copies;
-    ``tokens(name)`` is the view, (N, H), in the order of the packed data.
-    """
-
-    i = _Named("(T, B, H) input gate: how much is written")
-    f = _Named("(T, B, H) forget gate: how much of the old cell state stays")
-    g = _Named("(T, B, H) candidate: what is written")
-    o = _Named("(T, B, H) output gate: how much is read")
-    c = _Named("(T, B, H) cell state after the step")
-    h = _Named("(T, B, P) hidden state after the step")
-
-    def __init__(self, values: Fields, k: int, d: int) -> None:
-        self._values, self._k, self._d = values, k, d
-
-    def tokens(self, name: str) -> Array:
-        """A value as the kernel laid it out: (T, B, ...), or (N, ...) for packed input."""
-        return self._values._lane(self._k, self._d, name)
-
-    def field(self, name: str) -> Array:
-        """A value by its name."""
-        tokens, packing = self.tokens(name), self._values.packing
-        return tokens if packing is None else packing.pad(tokens)
-
-    @property
-    def z(self) -> Array:
-        """(T, B, G, H) pre-activations, gates in the order of ``cell.gates``; see ``Trace.z``."""
-        return self.field("z")
-
-    def __repr__(self) -> str:
-        return f"l{self._k}.{DIRECTIONS[self._d]} of {self._values!r}"
-
-
-class LayerView:
-    """One layer of a trace: ``.fwd`` and, where it reads both ways, ``.reverse``."""
-
-    def __init__(self, values: Fields, k: int) -> None:
-        self._values, self._k = values, k
-
-    def __getitem__(self, direction: str | int) -> DirectionView:
-        return DirectionView(self._values, self._k, self._values.direction(direction))
-
-    @property
-    def fwd(self) -> DirectionView:
-        """Left to right."""
-        return self["fwd"]
-
-    @property
-    def reverse(self) -> DirectionView:
-        """Right to left; step t is still step t of the input."""
-        return self["reverse"]
-
-
-class Fields:
-    """Named values of every layer, direction and step; a Trace is one, its gradient another.
-
-    ``.i .f .g .o .c`` are (L, D, T, B, H) and ``.h`` is (L, D, T, B, P); ``.layer(0).fwd.i`` is one
-    lane of them without a copy, and so is ``["l0.fwd.i"]``.
-    """
-
-    i = _Named("(L, D, T, B, H) input gates")
-    f = _Named("(L, D, T, B, H) forget gates")
-    g = _Named("(L, D, T, B, H) candidates")
-    o = _Named("(L, D, T, B, H) output gates")
-    c = _Named("(L, D, T, B, H) cell states")
-    h = _Named("(L, D, T, B, P) hidden states")
-
-    cell: CellSpec
-    packing: Packing | None
-
-    @property
-    def num_layers(self) -> int:
-        """L."""
-        raise NotImplementedError
-
-    @property
-    def num_directions(self) -> int:
-        """D: 1, or 2 for a layer that reads both ways."""
-        raise NotImplementedError
-
-    def _lane(self, k: int, d: int, name: str) -> Array:
-        """Value `name` of layer k, direction d, as the kernel laid it out."""
-        raise NotImplementedError
-
-    def direction(self, direction: str | int) -> int:
-        """The number of a direction: 0 for "fwd", 1 for "reverse"."""
-        known = DIRECTIONS[: self.num_directions]
-        if direction in known:
-            return DIRECTIONS.index(str(direction))
-        if direction in range(len(known)):
-            return int(direction)
-        raise ArgumentError(f"direction: expected one of {', '.join(known)}, got {direction!r}")
-
-    def layer(self, k: int) -> LayerView:
-        """Layer k; negative numbers count from the top."""
-        if not -self.num_layers <= k < self.num_layers:
-            raise ArgumentError(f"layer: expected 0 to {self.num_layers - 1} (L - 1), got {k}")
-        return LayerView(self, k % self.num_layers)
-
-    def field(self, name: str) -> Array:
-        """A value of all layers and directions: (L, D, T, B, ...)."""
-        lanes = [
-            self.layer(k)[d].field(name)
-            for k in range(self.num_layers)
-            for d in range(self.num_directions)
-        ]
-        if len(lanes) == 1:  # nothing to stack, nothing to copy
-            return lanes[0][None, None]
-        stacked = library(lanes[0]).stack(lanes)
-        return stacked.reshape((self.num_layers, self.num_directions, *lanes[0].shape))
-
-    def names(self) -> Iterator[str]:
-        """Every name that ``[...]`` takes, layer by layer: l0.fwd.i, l0.fwd.f, ..."""
-        for k in range(self.num_layers):
-            for direction in DIRECTIONS[: self.num_directions]:
-                yield from (f"l{k}.{direction}.{name}" for name in NAMES)
-
-    def __getitem__(self, name: str) -> Array:
-        found = _PATH.fullmatch(name)
-        if found is None or found[3] not in (*NAMES, "z"):
-            raise ArgumentError(
-                f"name: expected l<layer>.<fwd|reverse>.<{'|'.join(NAMES)}|z>, as in 'l0.fwd.f', "
-                f"got {name!r}"
-            )
-        return self.layer(int(found[1]))[found[2]].field(found[3])
-
-
 class Gradients(Fields):
     """d loss / d value, for every value of a trace.
 
-    Each is total: how the loss would change if this one value moved and everything computed from it
-    moved along. A welded gate cannot move: zero. A coupled forget gate is f itself: d_f = d_c * c(t-1).
+    Each is total: how the loss would change if this one value moved, and with it everything that is
+    computed from it. A welded gate cannot move: zero. A coupled forget gate is read as a value of
+    its own: d_f = d_c * c(t-1), which is part of d_i too.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -337,13 +130,14 @@ class Trace(Fields):
         records: one a layer, what its run left.
         packing: where packed tokens sit, or None for a plain batch.
 
-    A gate that the cell does not compute is filled in from its row: ones, zeros, or 1 - i. In a cell
-    without a cell state (the plain RNN) c is g. Sequences are always in the caller's order, time is
-    always first, and an input without a batch has B = 1.
+    A gate that the cell does not compute is filled in from its row: ones, zeros, or 1 - i. In a
+    cell without a cell state (the plain RNN) c is g. Time always comes first, sequences stand in
+    the caller's order, and an input without a batch has B = 1.
 
     Example:
         >>> import torch, gatewise
-        >>> trace = gatewise.LSTM(3, 4, num_layers=2, bidirectional=True).trace(torch.zeros(5, 1, 3))
+        >>> lstm = gatewise.LSTM(3, 4, num_layers=2, bidirectional=True)
+        >>> trace = lstm.trace(torch.zeros(5, 1, 3))
         >>> trace.f.shape
         torch.Size([2, 2, 5, 1, 4])
         >>> trace["l1.reverse.c"].shape
@@ -382,7 +176,7 @@ class Trace(Fields):
         return xp.ones_like(like) if getattr(self.cell, name) == "one" else xp.zeros_like(like)
 
     def before(self, k: int, d: int, name: str) -> Array:
-        """The state before each step: "h" or "c" of layer k, direction d, as the kernel laid it out."""
+        """The state ("h" or "c") before each step of a lane, as the kernel laid it out."""
         record, now = self.records[k], self._lane(k, d, name)
         first = (record.h0 if name == "h" else record.c0)[d]
         if self.packing is not None:
@@ -391,6 +185,9 @@ class Trace(Fields):
         return library(now).concatenate(parts)
 
     def _z(self, k: int, d: int) -> Array:
+        kept = self.records[k].z
+        if kept is not None:
+            return kept[d]
         w = self._weights(k)[d]
         z = self.records[k].x @ w["W_ih"].T + self.before(k, d, "h") @ w["W_hh"].T
         for bias in ("b_ih", "b_hh"):
@@ -464,13 +261,13 @@ class Trace(Fields):
 
     @property
     def mask(self) -> np.ndarray:
-        """(T, B) True where a sequence has a step; ``trace.f[:, :, trace.mask]`` leaves out padding."""
+        """(T, B) True where a sequence has a step: ``trace.f[:, :, mask]`` leaves padding out."""
         shape = self.records[0].tape.shape
         return np.ones(shape[1:3], bool) if self.packing is None else self.packing.mask
 
     @property
     def lengths(self) -> np.ndarray | None:
-        """(B,) steps of each sequence of packed input, in the caller's order; None for a plain batch."""
+        """(B,) steps of each sequence of packed input, in the caller's order; else None."""
         return None if self.packing is None else self.packing.mask.sum(0)
 
     # --- weights and gradients --------------------------------------------------------------------
@@ -483,8 +280,8 @@ class Trace(Fields):
             weights = weights if now == record.versions else None
         if weights is None:
             raise ArgumentError(
-                f"trace: expected the weights of the run, got layer {k}, whose weights have changed "
-                "since; ask before the optimizer steps, or keep trace.to_numpy(), which copies them"
+                f"trace: expected the weights of the run, but layer {k} has others by now; ask before "
+                "the optimizer steps, or keep trace.to_numpy(), which copies them"
             )
         return weights
 
@@ -502,7 +299,7 @@ class Trace(Fields):
 
     @property
     def grad(self) -> Gradients | None:
-        """The gradient of the loss with respect to every value, after ``backward()``; None before."""
+        """d loss / d value for every value, after ``backward()``; None before."""
         known = any(record.grad.tape is not None for record in self.records)
         return Gradients(self) if known else None
 
@@ -533,6 +330,7 @@ class Trace(Fields):
             tape=as_numpy(record.tape),
             weights=weights,
             grad=GradSink(*(None if g is None else as_numpy(g) for g in grad)),
+            z=None if record.z is None else [as_numpy(z) for z in record.z],
         )
 
     def explore(
