@@ -1,20 +1,39 @@
-"""One layer of a recurrent network as a differentiable operation (first cut: the page only)."""
+"""One layer of a recurrent network as a differentiable operation: the one door to computation.
+
+``layer`` chooses the route, here and nowhere else:
+
+    traced    compiled, exported, fake or meta tensors -> ``operators``: one node of the graph
+    eager     something may want a derivative          -> ``autograd``: an autograd.Function
+    bare      nothing does                             -> ``native``: the core at once
+    formulas  a device, dtype or cell that no kernel has -> ``formulas``: the page; warns once
+
+All but the last run the native core.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from gatewise import reference
+from gatewise import autograd, formulas, native, operators
+from gatewise.native import Flat, GradSink, Results
 from gatewise.reference import Weights
 from gatewise.spec import CellSpec
 
+#: Computed in float32 and rounded once, at the end.
+REDUCED = (torch.bfloat16, torch.float16)
+
 
 class LayerResult(NamedTuple):
-    """output (T, B, D*P) or (N, D*P); h_n (D, B, P); c_n (D, B, H); tape (D, T, B, S, H) or (D, N, S, H) or None."""
+    """output (T, B, D*P) or (N, D*P); h_n (D, B, P); c_n (D, B, H); tape (D, T, B, S, H) or (D, N, S, H) or None.
+
+    Where the cell has no cell state c_n is h_n.
+    """
 
     output: Tensor
     h_n: Tensor
@@ -31,17 +50,91 @@ def layer(
     batch_sizes: Tensor | None = None,
     *,
     keep_tape: bool = False,
+    sink: GradSink | None = None,
 ) -> LayerResult:
-    """Run the D directions of one layer."""
-    sizes = None if batch_sizes is None else batch_sizes.tolist()
-    B = x.shape[1] if sizes is None else sizes[0]
-    D, H, P = len(weights), weights[0].W_hh.shape[0] // len(cell.gates), weights[0].W_hh.shape[1]
-    h0 = x.new_zeros(D, B, P) if h0 is None else h0
-    c0 = x.new_zeros(D, B, H) if c0 is None else c0
-    output, h_n, c_n, runs = reference.layer(cell, x, h0, c0, weights, sizes)
-    tape = None
-    if keep_tape:
-        tape = torch.stack(
-            [torch.stack([getattr(run.steps, slot) for slot in cell.slots], dim=-2) for run in runs]
+    """Run the D directions of one layer.
+
+    Args:
+        cell: a row of ``gatewise.CELLS``.
+        x: (T, B, I), or packed (N, I) with ``batch_sizes``.
+        h0, c0: (D, B, P), (D, B, H), or None for zeros.
+        weights: one per direction; the second runs right to left.
+        batch_sizes: (T) int64 on the CPU, as ``PackedSequence.batch_sizes``.
+        keep_tape: return the values of ``cell.slots`` at every step, differentiable like the rest.
+        sink: gets the total gradient of every slot and hidden state from each eager backward pass.
+
+    Returns:
+        LayerResult, in the dtype of x (under autocast, in autocast's); a tape is never rounded.
+
+    Example:
+        >>> import torch
+        >>> from gatewise.spec import CELLS
+        >>> w = Weights(torch.zeros(8, 3), torch.zeros(8, 2))
+        >>> layer(CELLS["lstm"], torch.ones(5, 1, 3), None, None, [w]).output.shape
+        torch.Size([5, 1, 2])
+    """
+    flat: list[Tensor | None] = [x, batch_sizes, h0, c0]
+    for w in weights:
+        flat += w
+    dtype = x.dtype
+    if dtype != torch.float64 and torch.is_autocast_enabled("cpu") and x.device.type == "cpu":
+        dtype = torch.get_autocast_dtype("cpu")
+    if dtype in REDUCED:
+        flat = [t if t is None or t is batch_sizes else t.float() for t in flat]
+    y, h_n, c_n, tape = _run(cell, keep_tape, sink, flat)
+    if dtype in REDUCED:
+        y, h_n, c_n = y.to(dtype), h_n.to(dtype), c_n.to(dtype)
+    return LayerResult(y, h_n, c_n if cell.has_cell_state else h_n, tape if keep_tape else None)
+
+
+def _run(cell: CellSpec, keep_tape: bool, sink: GradSink | None, flat: Flat) -> Results:
+    """Choose the route."""
+    x = flat[0]
+    assert x is not None
+    if x.dtype not in native.DTYPES or x.device.type not in ("cpu", "meta") or not native.covers(cell):
+        _warn_once(f"no kernel for cell {cell.name!r}, {x.dtype}, device {x.device.type!r}")
+        return formulas.layer(cell, *flat)  # type: ignore[arg-type]
+    if native._core is None:  # until the core is built everywhere
+        return formulas.layer(cell, *flat)  # type: ignore[arg-type]
+    if _traced(x):
+        exporting = torch.compiler.is_exporting()  # mostly to infer: a backward would run it again
+        keep_tape = keep_tape or (not exporting and _wants_grad(flat))
+        return operators.run(cell, keep_tape, *flat)
+    if sink is not None or _wants_derivative(flat):
+        results: Results = autograd.Layer.apply(cell, sink, *flat)
+        return results
+    return native.forward(cell, keep_tape, *flat)  # type: ignore[arg-type]
+
+
+def _traced(x: Tensor) -> bool:
+    """Whether somebody records what is called: then a layer is one operator."""
+    return (
+        torch.compiler.is_compiling()
+        or type(x) not in (Tensor, torch.nn.Parameter)
+        or x.device.type == "meta"
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
+def _wants_grad(flat: Flat) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in flat)
+
+
+def _wants_derivative(flat: Flat) -> bool:
+    """By backward, by forward mode, or by a transform of torch.func."""
+    return (
+        _wants_grad(flat)
+        or forward_ad._current_level >= 0
+        or torch._C._are_functorch_transforms_active()
+    )
+
+
+_warned: set[str] = set()
+
+
+def _warn_once(what: str) -> None:
+    if what not in _warned and not torch.compiler.is_compiling():
+        _warned.add(what)
+        warnings.warn(
+            f"gatewise: {what}; this runs on plain torch formulas, right but slow", stacklevel=4
         )
-    return LayerResult(output, h_n, c_n, tape)

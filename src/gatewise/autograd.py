@@ -1,0 +1,102 @@
+"""The eager route: the core under ``torch.autograd.Function``.
+
+Two functions, a layer and its gradient. The core computes both; derivatives beyond that (double
+backward, forward mode) come from the page. ``vmap`` is in ``batching``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from gatewise import batching, formulas, native
+from gatewise.native import GradSink, Results
+from gatewise.spec import CellSpec
+
+
+class Layer(Function):
+    """x, batch_sizes, h0, c0, *weights -> y, h_n, c_n, tape."""
+
+    @staticmethod
+    def forward(cell: CellSpec, sink: GradSink | None, *inputs: Any) -> Results:
+        return native.forward(cell, True, *inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
+        ctx.cell, ctx.sink, *flat = inputs
+        y, _, c_n, tape = output
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*flat, y, tape)
+        ctx.save_for_forward(*flat)
+        if not ctx.cell.has_cell_state:
+            ctx.mark_non_differentiable(c_n)
+
+    @staticmethod
+    def backward(ctx: Any, *d_results: Tensor | None) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad[2:]
+        args = (*ctx.saved_tensors, *d_results)
+        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+            found = iter(LayerGradient.apply(ctx.cell, wanted, ctx.sink, *args))
+            return None, None, *(next(found) if want else None for want in wanted)
+        return None, None, *native.backward(ctx.cell, wanted, ctx.sink, *args)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
+        return formulas.jvp(
+            lambda *flat: formulas.layer(ctx.cell, *flat), ctx.saved_tensors, tangents[2:]
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], cell: CellSpec, sink: Any, *flat: Any) -> Any:
+        return batching.layer(
+            lambda *unbatched: Layer.apply(cell, None, *unbatched),
+            info.batch_size,
+            in_dims[2:],
+            flat,
+        )
+
+
+class LayerGradient(Function):
+    """inputs, y, tape, d_y, d_h_n, d_c_n, d_tape -> the wanted gradients.
+
+    To its own derivatives y and tape are nothing but what the inputs make of them.
+    """
+
+    @staticmethod
+    def forward(cell: CellSpec, wanted: Any, sink: GradSink | None, *args: Any) -> tuple[Any, ...]:
+        found = native.backward(cell, wanted, sink, *args)
+        return tuple(d for d in found if d is not None)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        ctx.cell, ctx.wanted, _, *args = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*args)
+        ctx.save_for_forward(*args)
+
+    @staticmethod
+    def backward(ctx: Any, *d_grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        found = formulas.vjp(_gradient(ctx), ctx.saved_tensors, d_grads)
+        found[-6:-4] = None, None  # y, tape
+        return None, None, None, *found
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
+        return formulas.jvp(_gradient(ctx), ctx.saved_tensors, tangents[3:])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, cell: CellSpec, wanted: Any, sink: Any, *args: Any) -> Any:
+        return batching.gradient(
+            lambda *unbatched: LayerGradient.apply(cell, wanted, None, *unbatched),
+            info.batch_size,
+            in_dims[3:],
+            any(wanted[4:]),
+            args,
+        )
+
+
+def _gradient(ctx: Any) -> formulas.Function:
+    return lambda *args: formulas.gradient(ctx.cell, ctx.wanted, *args)

@@ -1,0 +1,104 @@
+"""A layer by the page's formulas, with its derivatives of any order.
+
+The kernels give a layer's value and its gradient. What they do not give is taken here from the
+page: the gradient of the gradient, the forward-mode tangent, and every device and dtype that the
+kernels lack. All functions are flat, as in ``native``: x, batch_sizes, h0, c0, *weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from gatewise import reference
+from gatewise.native import FIELDS, Flat, Results
+from gatewise.reference import Weights
+from gatewise.spec import CellSpec
+
+Function = Callable[..., Sequence[Tensor]]
+
+
+def layer(
+    cell: CellSpec,
+    x: Tensor,
+    batch_sizes: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    *weights: Tensor | None,
+) -> Results:
+    """What ``native.forward`` computes, tape included."""
+    sizes = None if batch_sizes is None else batch_sizes.tolist()
+    per_direction = [
+        Weights(*weights[k : k + FIELDS])  # type: ignore[arg-type]
+        for k in range(0, len(weights), FIELDS)
+    ]
+    rows, P = per_direction[0].W_hh.shape
+    D, B = len(per_direction), x.shape[1] if sizes is None else sizes[0]
+    h0 = x.new_zeros(D, B, P) if h0 is None else h0
+    c0 = x.new_zeros(D, B, rows // len(cell.gates)) if c0 is None else c0
+    with torch.autocast(x.device.type, enabled=False):
+        y, h_n, c_n, runs = reference.layer(cell, x, h0, c0, per_direction, sizes)
+        tape = torch.stack(
+            [torch.stack([getattr(run.steps, slot) for slot in cell.slots], dim=-2) for run in runs]
+        )
+    return y, h_n, c_n if cell.has_cell_state else x.new_empty(0), tape
+
+
+def gradient(cell: CellSpec, wanted: Sequence[bool], *args: Tensor | None) -> list[Tensor]:
+    """What ``native.backward`` computes, without what is not wanted.
+
+    Args:
+        args: as for ``native.backward``: the inputs, then y, tape, d_y, d_h_n, d_c_n, d_tape.
+    """
+    *inputs, _, _, d_y, d_h_n, d_c_n, d_tape = args
+    found = vjp(
+        lambda *flat: layer(cell, *flat), inputs, (d_y, d_h_n, d_c_n, d_tape)
+    )
+    return [d for d, want in zip(found, wanted, strict=True) if want and d is not None]
+
+
+def vjp(f: Function, args: Flat, cotangents: Flat) -> list[Tensor | None]:
+    """The gradient of f at args along cotangents (None is zero); None for what is no real tensor."""
+    free, at = _free(args)
+    results, pull = torch.func.vjp(_of_free(f, args, at), *free)
+    found: list[Tensor | None] = [None] * len(args)
+    full = (torch.zeros_like(r) if d is None else d for r, d in zip(results, cotangents, strict=True))
+    for k, d in zip(at, pull(tuple(full)), strict=True):
+        found[k] = d
+    return found
+
+
+def jvp(f: Function, args: Flat, tangents: Flat) -> tuple[Tensor, ...]:
+    """The tangent of f at args along tangents (None is zero).
+
+    J v is the gradient of u -> J' u along v. Two reverse passes, because forward mode, in whose
+    rule this is called, does not nest.
+    """
+    free, at = _free(args)
+    results, pull = torch.func.vjp(_of_free(f, args, at), *free)
+    v = (torch.zeros_like(t) if (v := tangents[k]) is None else v for k, t in zip(at, free, strict=True))
+    _, push = torch.func.vjp(lambda *u: pull(u), *(torch.zeros_like(r) for r in results))
+    found: tuple[Tensor, ...] = push(tuple(v))
+    return found
+
+
+def _free(args: Flat) -> tuple[list[Tensor], list[int]]:
+    """The arguments one can differentiate in, and where they stand."""
+    at = [k for k, t in enumerate(args) if t is not None and not _is_count(t)]
+    return [t for k in at if (t := args[k]) is not None], at
+
+
+def _of_free(f: Function, args: Flat, at: Sequence[int]) -> Callable[..., tuple[Tensor, ...]]:
+    def of_free(*free: Tensor) -> tuple[Tensor, ...]:
+        full = list(args)
+        for k, t in zip(at, free, strict=True):
+            full[k] = t
+        return tuple(f(*full))
+
+    return of_free
+
+
+def _is_count(t: Tensor) -> bool:
+    return not (t.is_floating_point() or t.is_complex())

@@ -1,0 +1,177 @@
+"""Buffers in, buffers out: the two calls into the native core, and nothing else.
+
+A run's tensors are passed around flat, in this order: x, batch_sizes, h0, c0, then for each
+direction the six fields of ``reference.Weights``; None stands for what a run does not have.
+Its results are y, h_n, c_n, tape; an empty tensor stands for what it does not have (a cell state
+in a plain RNN, a tape in inference).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from gatewise.spec import CELLS, CellSpec
+
+try:
+    from gatewise import _core
+except ImportError:  # pragma: no cover - until the core is built everywhere
+    _core = None  # type: ignore[assignment, unused-ignore]
+
+#: What the core computes in. bfloat16 and float16 are computed in float32 and rounded once.
+DTYPES = (torch.float32, torch.float64)
+
+#: Fields of a direction's Weights.
+FIELDS = 6
+W_HH, B_IH, B_HH = 1, 2, 3
+
+Flat = Sequence[Tensor | None]
+Results = tuple[Tensor, Tensor, Tensor, Tensor]
+
+_GATES = {name: len(cell.gates) for name, cell in CELLS.items()}
+_SLOTS = {name: len(cell.slots) for name, cell in CELLS.items()}
+_STATEFUL = {name: cell.has_cell_state for name, cell in CELLS.items()}
+
+
+class GradSink(Protocol):
+    """Takes the total gradient of the loss with respect to every slot and every hidden state."""
+
+    def add(self, tape: Tensor, h: Tensor) -> None:
+        """Take what one backward pass found: like the tape, and (D, T, B, P) or (D, N, P)."""
+
+
+def covers(cell: CellSpec) -> bool:
+    """Whether the core knows this row (a deepcopied or unpickled row is another object)."""
+    row = CELLS.get(cell.name)
+    return row is cell or row == cell
+
+
+def sizes(cell: CellSpec, x: Any, batch_sizes: Any, h0: Any, weights: Flat) -> tuple[Any, ...]:
+    """D, B, H, P of a run; B may be symbolic."""
+    W_hh = weights[W_HH]
+    assert W_hh is not None
+    rows, P = W_hh.shape
+    B = x.shape[1] if batch_sizes is None else int(batch_sizes[0]) if h0 is None else h0.shape[1]
+    return len(weights) // FIELDS, B, rows // _GATES[cell.name], P
+
+
+def empty_results(
+    cell: CellSpec, keep_tape: bool, x: Tensor, batch_sizes: Tensor | None, h0: Any, weights: Flat
+) -> Results:
+    """The buffers that a run fills; the fake kernels call it too, so shapes are said once."""
+    D, B, H, P = sizes(cell, x, batch_sizes, h0, weights)
+    name, steps = cell.name, x.shape[:-1]
+    return (
+        x.new_empty((*steps, D * P)),
+        x.new_empty((D, B, P)),
+        x.new_empty((D, B, H) if _STATEFUL[name] else (0,)),
+        x.new_empty((D, *steps, _SLOTS[name], H) if keep_tape else (0,)),
+    )
+
+
+def forward(
+    cell: CellSpec,
+    keep_tape: bool,
+    x: Tensor,
+    batch_sizes: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    *weights: Tensor | None,
+) -> Results:
+    """Run a layer: y, h_n, c_n, tape."""
+    results = y, h_n, c_n, tape = empty_results(cell, keep_tape, x, batch_sizes, h0, weights)
+    _core.forward(
+        cell.name,
+        _unit_stride(x),
+        batch_sizes,
+        _dense(h0),
+        _dense(c0),
+        _by_direction([_dense(w) for w in weights]),
+        y,
+        h_n,
+        c_n if _STATEFUL[cell.name] else None,
+        tape if keep_tape else None,
+        torch.get_num_threads(),
+    )
+    return results
+
+
+def backward(
+    cell: CellSpec,
+    wanted: Sequence[bool],
+    sink: GradSink | None,
+    x: Tensor,
+    batch_sizes: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    *rest: Tensor | None,
+) -> list[Tensor | None]:
+    """The gradients of a run.
+
+    Args:
+        wanted: for each of x, batch_sizes, h0, c0, *weights, whether its gradient is.
+        rest: the weights, then y, tape, d_y, d_h_n, d_c_n, d_tape; None is a gradient of zero.
+
+    Returns:
+        One gradient for each input, None where it is not wanted.
+    """
+    *weights, y, tape, d_y, d_h_n, d_c_n, d_tape = rest
+    assert y is not None and tape is not None
+    if tape.dim() == 1:  # an exported program keeps none: run again
+        *_, tape = forward(cell, True, x, batch_sizes, h0, c0, *weights)
+    D, _, _, P = sizes(cell, x, batch_sizes, h0, weights)
+    grads = [
+        x.new_empty(t.shape) if t is not None and want else None
+        for t, want in zip((x, batch_sizes, h0, c0, *weights), wanted, strict=True)
+    ]
+    d_x, _, d_h0, d_c0, *d_weights = grads
+    for b in range(B_IH, len(weights), FIELDS):  # the two biases have one gradient: one buffer
+        d_ih, d_hh = d_weights[b : b + 2]
+        d_weights[b : b + 2] = d_hh if d_ih is None else d_ih, None
+    g_tape = g_h = None
+    if sink is not None:
+        g_tape, g_h = torch.empty_like(tape), x.new_empty((D, *x.shape[:-1], P))
+    _core.backward(
+        cell.name,
+        _unit_stride(x),
+        batch_sizes,
+        _dense(h0),
+        _dense(c0),
+        _by_direction([_dense(w) for w in weights]),
+        _unit_stride(y),
+        _dense(tape),
+        None if d_y is None else _unit_stride(d_y),
+        _dense(d_h_n),
+        _dense(d_c_n) if _STATEFUL[cell.name] else None,
+        _dense(d_tape),
+        d_x,
+        d_h0,
+        d_c0,
+        _by_direction(d_weights),
+        g_tape,
+        g_h,
+        torch.get_num_threads(),
+    )
+    for d_ih, d_hh in zip(grads[4 + B_IH :: FIELDS], grads[4 + B_HH :: FIELDS], strict=True):
+        if d_ih is not None and d_hh is not None:
+            d_hh.copy_(d_ih)
+    if sink is not None and g_tape is not None and g_h is not None:
+        sink.add(g_tape, g_h)
+    return grads
+
+
+def _by_direction(fields: Sequence[Tensor | None]) -> tuple[tuple[Tensor | None, ...], ...]:
+    return tuple(tuple(fields[k : k + FIELDS]) for k in range(0, len(fields), FIELDS))
+
+
+def _dense(t: Tensor | None) -> Tensor | None:
+    """Detached, since the core refuses what requires grad; copied only when not contiguous."""
+    return None if t is None else t.detach().contiguous()
+
+
+def _unit_stride(t: Tensor) -> Tensor:
+    """Detached; copied only when the last axis has gaps. The other axes may have any stride."""
+    return t.detach() if t.stride(-1) == 1 else t.detach().contiguous()
