@@ -1,0 +1,54 @@
+# One command a verb. Each does all its set-up on a fresh machine, in .venv.
+#   make demo    the main job on real text          make test [ARGS="-k swap"]
+#   make lint    style, types, symbols, line count  make bench    make studies    make mutations
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+CORE := CMakeLists.txt $(wildcard core/*)
+CPP := $(wildcard core/*.h core/*.cpp tests/core/*.cpp)
+
+.PHONY: setup demo test lint bench studies mutations clean
+
+setup: .venv/built
+
+demo: setup
+	@$(BIN)/gatewise demo $(ARGS)
+
+test: setup
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/clang-format --dry-run --Werror $(CPP)
+	@$(BIN)/mypy
+	@$(BIN)/python tools/lint_symbols.py
+	@$(BIN)/python tools/count_lines.py
+
+bench: setup
+	@$(BIN)/python bench/run.py $(ARGS)
+
+studies: setup
+	@$(BIN)/gatewise study --all $(ARGS)
+
+mutations: setup
+	@$(BIN)/python tools/mutations.py $(ARGS)
+
+clean:
+	rm -rf .venv build
+
+# The tools and what they need, at the pinned versions; pip first, for --group.
+.venv/tools: constraints.txt pyproject.toml tools/machine.sh
+	@tools/machine.sh $(PYTHON)
+	@echo "setting up .venv (once; a few minutes, most of it for torch)"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install --constraint constraints.txt pip
+	@$(PIP) install --constraint constraints.txt --group dev
+	@touch $@
+
+# The package itself: Python is used in place, the core is built into build/ and rebuilt when it changes.
+.venv/built: .venv/tools $(CORE)
+	@tools/machine.sh $(PYTHON)
+	@echo "building gatewise"
+	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[all]'
+	@touch $@
