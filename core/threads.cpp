@@ -190,7 +190,7 @@ void forget_pool_in_child() {
 
 }  // namespace
 
-void Barrier::wait() {
+void Barrier::wait(int32_t count) {
   // Builtins, since the kernels that see this struct must not see <atomic>.
   const int32_t now = __atomic_load_n(&phase, __ATOMIC_ACQUIRE);
   if (__atomic_add_fetch(&arrived, 1, __ATOMIC_ACQ_REL) == count) {

@@ -5,13 +5,12 @@
 
 namespace gatewise {
 
-// A meeting point of `count` workers. wait() returns when all have arrived; it spins for a bounded
-// time, then yields the processor, so that a worker whose core was taken does not burn the other one.
+// A meeting point. wait(count) returns when `count` workers have arrived; it spins for a bounded time,
+// then yields the processor, so that a worker whose core was taken does not burn the other one.
 struct alignas(64) Barrier {
-  int32_t count = 1;
   alignas(64) int32_t arrived = 0;
   alignas(64) int32_t phase = 0;
-  void wait();
+  void wait(int32_t count);
 };
 
 // Runs task(context, id, count) for id = 0 .. count-1 and returns when all have ended. The caller is

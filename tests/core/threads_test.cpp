@@ -109,19 +109,18 @@ void barrier() {
   std::vector<int> values(kThreads, 0);  // plain ints: ThreadSanitizer judges the ordering
   std::atomic<int> wrong{0};
   Barrier meeting;
-  meeting.count = kThreads;
   run(kThreads, [&](int id, int count) {
     if (count != kThreads) ++wrong;
     for (int step = 0; step < kSteps; ++step) {
       values[id] = step;
-      meeting.wait();
+      meeting.wait(kThreads);
       for (int v : values) wrong += v != step;
-      meeting.wait();
+      meeting.wait(kThreads);
     }
   });
   CHECK(wrong == 0);
   Barrier alone;
-  for (int k = 0; k < 3; ++k) alone.wait();
+  for (int k = 0; k < 3; ++k) alone.wait(1);
 }
 
 // A task that asks for threads, while the pool is held by its own caller, gets itself.

@@ -1,0 +1,84 @@
+// What the host hands to a kernel, and the table of kernels of one instruction set.
+// Lengths and axes: see the legend in shape.h. All pointers stay valid and unaliased for the whole call,
+// and belong to the caller; "read" and "written" say which side touches them.
+#pragma once
+#include "shape.h"
+#include "threads.h"
+
+namespace gatewise {
+
+// Read. Contiguous; null where the layer has none.
+template <class T>
+struct Weights {
+  const T* W_ih;  // (G*H, I)
+  const T* W_hh;  // (G*H, P)
+  const T* b_ih;  // (G*H)
+  const T* b_hh;  // (G*H)
+  const T* W_hr;  // (P, H)
+  const T* peep;  // (3, H)
+};
+
+// One layer, D directions; direction 1 runs from each sequence's last step to its first.
+template <class T>
+struct ForwardCall {
+  Dims dims;
+  Sequence sequence;
+  int cell;         // index in CELLS
+  View<const T> x;  // read, I numbers a token
+  struct Direction {
+    Weights<T> w;
+    View<T> y;    // written, P numbers a token
+    const T* h0;  // read, (B, P); null: zeros
+    const T* c0;  // read, (B, H); null: zeros
+    T* h_n;       // written, (B, P)
+    T* c_n;       // written, (B, H); the running cell state. Null is allowed for cells without one
+    T* tape;      // written, (N, S, H); null: nothing is kept
+  } direction[2];
+  unsigned char* workspace;  // workspace_bytes() of it; 64-byte aligned; contents undefined before and after
+  Barrier barrier[3];        // one a direction's team, one for all
+};
+
+// Everything overwrites its output. Null outputs are not wanted, null input gradients are zeros.
+template <class T>
+struct BackwardCall {
+  Dims dims;
+  Sequence sequence;
+  int cell;
+  View<const T> x;
+  View<T> d_x;  // written; data null: not wanted
+  struct Direction {
+    Weights<T> w;
+    View<const T> y;    // read: what forward wrote
+    const T *h0, *c0;   // read
+    const T* tape;      // read
+    View<const T> d_y;  // read; data null: zeros
+    const T *d_h_n, *d_c_n;  // read, (B, P), (B, H)
+    const T* d_tape;         // read, (N, S, H): gradients that arrive at the slots themselves
+    T *d_h0, *d_c0;          // written, (B, P), (B, H)
+    T *d_W_ih, *d_W_hh, *d_b, *d_W_hr, *d_peep;  // written, shapes as in Weights; d_b serves both biases
+    T* g_tape;  // written, (N, S, H): total gradient at every slot
+    T* g_h;     // written, (N, P): total gradient at every hidden state
+  } direction[2];
+  unsigned char* workspace;
+  Barrier barrier[3];
+};
+
+// The kernels of one number type on one instruction set. `threads` is the largest number of workers
+// that may run the call; every worker calls with its id and the common count.
+template <class T>
+struct Kernels {
+  i64 (*forward_bytes)(const ForwardCall<T>&, int threads);
+  void (*forward)(ForwardCall<T>&, int id, int count);
+  i64 (*backward_bytes)(const BackwardCall<T>&, int threads);
+  void (*backward)(BackwardCall<T>&, int id, int count);
+  void (*activations)(const T* x, T* sigmoid, T* tanh, i64 n);  // for the test that measures them
+};
+
+struct Table {
+  const char* isa;
+  int vector_bytes;
+  Kernels<float> f32;
+  Kernels<double> f64;
+};
+
+}  // namespace gatewise

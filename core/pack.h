@@ -1,0 +1,186 @@
+// Weights and columns in the order in which the tile reads them. The layout is drawn here, once.
+//
+// A panel is NV vectors wide; L lanes are one vector. The gates of one unit stand in one panel, so that
+// a tile ends with everything that the cell needs for its units:
+//
+//   W (G*H, K) in torch's rows          panel j, one line a k                        units of a panel
+//     i: H rows                    LSTM    [ i:L | f:L | g:L | o:L ]                      U = L
+//     f: H rows          ->        3 gates [ i:L | g:L | o:L ]                            U = L
+//     g: H rows                    2 gates [ g:L | o:L | g:L | o:L ]  (2 groups)          U = 2 L
+//     o: H rows                    RNN     [ g:L | g:L | g:L | g:L ]  (4 groups)          U = 4 L
+//
+// A line has W = groups * G * L numbers: gate q of unit j*U + group*L + lane stands at
+// (group*G + q)*L + lane. Units past H are zeros. Panels follow each other: [J][K][W].
+//
+// For the products with W transposed (d_h, d_x) a panel holds up to NV vectors of K's axis, and its lines
+// follow the order in which the gate gradients lie: panel j, then (group, gate, lane): [panels][J*W][width].
+#pragma once
+#include "shape.h"
+#include "simd.h"
+#include "tile.h"
+
+namespace gatewise::GATEWISE_ISA {
+
+// How the H units of a cell with G computed gates fall into panels.
+template <class T>
+struct Units {
+  i64 H;
+  int G;
+  int groups;   // groups of L units in a panel
+  int vectors;  // vectors in a panel, groups * G
+  i64 W;        // numbers in a line of a panel
+  i64 U;        // units in a panel
+  i64 J;        // panels
+  i64 K;        // numbers in a line of all panels, J * W
+  constexpr Units(i64 units, int gates)
+      : H(units), G(gates), groups(gates > 2 ? 1 : NV / gates), vectors(groups * gates),
+        W(i64(vectors) * LANES<T>), U(i64(groups) * LANES<T>), J(ceil_div(units, U)), K(J * W) {}
+  // The units in group q of panel j that exist: 0..L.
+  constexpr int lanes(i64 j, int q) const {
+    return int(larger(0, smaller(LANES<T>, H - j * U - i64(q) * LANES<T>)));
+  }
+};
+
+// A plain axis of `size` numbers in panels of `vectors` vectors; the last panel is as narrow as it can be.
+template <class T>
+struct Axis {
+  i64 size;
+  int vectors;
+  i64 panels;
+  i64 padded;  // size, rounded up to whole vectors
+  constexpr Axis(i64 n, int v = NV)
+      : size(n), vectors(v), panels(ceil_div(n, i64(v) * LANES<T>)), padded(round_up(n, LANES<T>)) {}
+  constexpr i64 first(i64 p) const { return p * vectors * LANES<T>; }
+  constexpr int width(i64 p) const {  // in vectors
+    return int(smaller(vectors, ceil_div(size - first(p), LANES<T>)));
+  }
+};
+
+// LANES x LANES numbers, rows to columns.
+template <class T>
+GATEWISE_INLINE void transpose(Vec<T> (&row)[LANES<T>]) {
+  constexpr int L = LANES<T>;
+#pragma GCC unroll 4
+  for (int round = 1; round < L; round *= 2) {
+    Vec<T> next[L];
+#pragma GCC unroll 16
+    for (int k = 0; k < L / 2; k++) {
+      next[2 * k] = row[k];
+      next[2 * k + 1] = row[k + L / 2];
+      interleave(next[2 * k], next[2 * k + 1]);
+    }
+#pragma GCC unroll 16
+    for (int k = 0; k < L; k++) row[k] = next[k];
+  }
+}
+
+// The gate panels [j][K][W] of W (G*H, K).
+template <class T>
+void pack_gates(const T* weight, i64 K, const Units<T>& u, T* panels, i64 j) {
+  constexpr int L = LANES<T>;
+  T* panel = panels + j * K * u.W;
+  for (int q = 0; q < u.groups; q++)
+    for (int gate = 0; gate < u.G; gate++) {
+      const int n = u.lanes(j, q);
+      const T* rows = weight + (gate * u.H + j * u.U + i64(q) * L) * K;
+      T* column = panel + (q * u.G + gate) * L;
+      for (i64 k = 0; k < K; k += L) {
+        const int kn = int(smaller(L, K - k));
+        Vec<T> block[L];
+        for (int r = 0; r < L; r++)
+          block[r] = r >= n ? Vec<T>{} : kn == L ? load(rows + r * K + k) : load(rows + r * K + k, kn);
+        transpose<T>(block);
+        for (int r = 0; r < kn; r++) store(column + (k + r) * u.W, block[r]);
+      }
+    }
+}
+
+// The reverse way for a gradient: lines [K][W] of panel j, `lines` apart from panel to panel, into d_W.
+template <class T>
+void unpack_gates(const T* panel, i64 K, const Units<T>& u, T* d_weight, i64 j) {
+  constexpr int L = LANES<T>;
+  for (int q = 0; q < u.groups; q++)
+    for (int gate = 0; gate < u.G; gate++) {
+      const int n = u.lanes(j, q);
+      T* rows = d_weight + (gate * u.H + j * u.U + i64(q) * L) * K;
+      const T* column = panel + (q * u.G + gate) * L;
+      for (i64 k = 0; k < K; k += L) {
+        const int kn = int(smaller(L, K - k));
+        Vec<T> block[L];
+        for (int r = 0; r < L; r++) block[r] = r < kn ? load(column + (k + r) * u.W) : Vec<T>{};
+        transpose<T>(block);
+        for (int r = 0; r < n; r++)
+          if (kn == L)
+            store(rows + r * K + k, block[r]);
+          else
+            store(rows + r * K + k, block[r], kn);
+      }
+    }
+}
+
+// b_ih + b_hh as one line of W numbers a panel; zeros where the layer has no bias.
+template <class T>
+void pack_bias(const T* b_ih, const T* b_hh, const Units<T>& u, T* lines, i64 j) {
+  constexpr int L = LANES<T>;
+  for (int q = 0; q < u.groups; q++)
+    for (int gate = 0; gate < u.G; gate++) {
+      const int n = u.lanes(j, q);
+      const i64 at = gate * u.H + j * u.U + i64(q) * L;
+      Vec<T> sum = {};
+      if (b_ih) sum = sum + load(b_ih + at, n);
+      if (b_hh) sum = sum + load(b_hh + at, n);
+      store(lines + j * u.W + (q * u.G + gate) * L, sum);
+    }
+}
+
+// Panel p of W's second axis, lines in the order of the gate gradients: [panels][J*W][width].
+template <class T>
+void pack_back(const T* weight, const Axis<T>& axis, const Units<T>& u, T* panels, i64 p) {
+  constexpr int L = LANES<T>;
+  const int width = axis.width(p);
+  const i64 first = axis.first(p);
+  T* line = panels + first * u.K;  // every panel before this one is whole
+  for (i64 j = 0; j < u.J; j++)
+    for (int q = 0; q < u.groups; q++)
+      for (int gate = 0; gate < u.G; gate++) {
+        const int n = u.lanes(j, q);
+        const T* row = weight + (gate * u.H + j * u.U + i64(q) * L) * axis.size + first;
+        for (int r = 0; r < L; r++, row += axis.size)
+          for (int v = 0; v < width; v++, line += L) {
+            const i64 left = axis.size - first - i64(v) * L;
+            store(line, r >= n ? Vec<T>{} : left >= L ? load(row + v * L) : load(row + v * L, int(left)));
+          }
+      }
+}
+
+// Panel p of a plain matrix (K, size): [panels][K][width]. Used for W_hr in d_u = d_h W_hr.
+template <class T>
+void pack_lines(const T* matrix, i64 K, const Axis<T>& axis, T* panels, i64 p) {
+  constexpr int L = LANES<T>;
+  const int width = axis.width(p);
+  const i64 first = axis.first(p);
+  T* line = panels + first * K;
+  for (i64 k = 0; k < K; k++)
+    for (int v = 0; v < width; v++, line += L) {
+      const i64 left = axis.size - first - i64(v) * L;
+      const T* from = matrix + k * axis.size + first + i64(v) * L;
+      store(line, left >= L ? load(from) : load(from, int(left)));
+    }
+}
+
+// Columns of up to L token vectors: column k of the chunk holds the k-th number of every token.
+// columns[k][token], `stride` apart. Fills tokens first .. first+count-1 (count <= L); zeros up to L.
+template <class T>
+void pack_columns(const T* const* tokens, int count, i64 K, T* columns, i64 stride, i64 first) {
+  constexpr int L = LANES<T>;
+  for (i64 k = 0; k < K; k += L) {
+    const int kn = int(smaller(L, K - k));
+    Vec<T> block[L];
+    for (int r = 0; r < L; r++)
+      block[r] = r >= count ? Vec<T>{} : kn == L ? load(tokens[r] + k) : load(tokens[r] + k, kn);
+    transpose<T>(block);
+    for (int r = 0; r < kn; r++) store(columns + (k + r) * stride + first, block[r]);
+  }
+}
+
+}  // namespace gatewise::GATEWISE_ISA

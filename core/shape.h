@@ -1,0 +1,53 @@
+// Sizes, and views with named axes.
+//
+//   T steps   B batch   I input size   H hidden size   P output size (proj_size, else H)
+//   L layers  D directions   N tokens (T*B, or the sum of the lengths)
+//   G computed gates (4 in an LSTM, 1 in a plain RNN)   S slots of the tape
+//   x input   h hidden state   c cell state   i f g o gates in torch's order   z pre-activation
+//   d_ prefix: a gradient
+//   W_ih (G*H, I)   W_hh (G*H, P)   W_hr (P, H)   b_ih b_hh (G*H)   peep (3, H): i f o
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace gatewise {
+
+using i64 = int64_t;
+
+constexpr i64 ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
+constexpr i64 round_up(i64 a, i64 b) { return ceil_div(a, b) * b; }
+constexpr i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
+constexpr i64 larger(i64 a, i64 b) { return a > b ? a : b; }
+
+struct Dims {
+  i64 T, B, I, H, P, D, N;
+};
+
+// How many sequences take part in each step, the longest first. offsets[t] counts the tokens before
+// step t. Both null where all lengths are T; a token is then t*B + b.
+struct Sequence {
+  const i64* batch_sizes;
+  const i64* offsets;
+  i64 T, B;
+  i64 active(i64 t) const { return t < 0 || t >= T ? 0 : batch_sizes ? batch_sizes[t] : B; }
+  i64 token(i64 t) const { return offsets ? offsets[t] : t * B; }
+};
+
+// Vectors (one a token) in the caller's array, contiguous along the last axis. Distances in elements.
+template <class T>
+struct View {
+  T* data;
+  i64 step;  // from step t to t+1; unused where lengths differ (then tokens follow each other)
+  i64 row;   // from sequence b to b+1
+  T* at(const Sequence& s, i64 t, i64 b) const {
+    return data + (s.offsets ? s.offsets[t] * row : t * step) + b * row;
+  }
+};
+
+// The k-th of `count` nearly equal shares of n things.
+struct Share {
+  i64 begin, end;
+};
+constexpr Share share(i64 n, i64 k, i64 count) { return {n * k / count, n * (k + 1) / count}; }
+
+}  // namespace gatewise

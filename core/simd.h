@@ -1,0 +1,187 @@
+// One vector type per instruction set. Nothing else in the core sees intrinsics.
+//
+// Arithmetic uses the compiler's vector types (so + - * / are the operators); what differs between
+// instruction sets is written here once per set: fused multiply-add, partial loads and stores,
+// rounding and scaling by a power of two. GATEWISE_ISA names the namespace of this build.
+#pragma once
+#include <cstdint>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+#define GATEWISE_INLINE inline __attribute__((always_inline))
+
+namespace gatewise::GATEWISE_ISA {
+
+#if defined(__AVX512F__)
+inline constexpr int VECTOR_BYTES = 64, VECTOR_REGISTERS = 32;
+#elif defined(__AVX2__)
+inline constexpr int VECTOR_BYTES = 32, VECTOR_REGISTERS = 16;
+#elif defined(__aarch64__)
+inline constexpr int VECTOR_BYTES = 16, VECTOR_REGISTERS = 32;
+#else
+inline constexpr int VECTOR_BYTES = 16, VECTOR_REGISTERS = 16;
+#endif
+
+typedef float FloatV __attribute__((vector_size(VECTOR_BYTES)));
+typedef double DoubleV __attribute__((vector_size(VECTOR_BYTES)));
+typedef int32_t IntV __attribute__((vector_size(VECTOR_BYTES)));
+typedef int64_t LongV __attribute__((vector_size(VECTOR_BYTES)));
+
+template <class T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  using V = FloatV;
+  using Int = IntV;
+  static constexpr int mantissa = 23, bias = 127;
+};
+template <>
+struct VectorOf<double> {
+  using V = DoubleV;
+  using Int = LongV;
+  static constexpr int mantissa = 52, bias = 1023;
+};
+template <class T>
+using Vec = typename VectorOf<T>::V;
+template <class T>
+inline constexpr int LANES = VECTOR_BYTES / int(sizeof(T));
+
+GATEWISE_INLINE FloatV set1(float s) {
+  FloatV v;
+  for (int k = 0; k < LANES<float>; k++) v[k] = s;
+  return v;
+}
+GATEWISE_INLINE DoubleV set1(double s) {
+  DoubleV v;
+  for (int k = 0; k < LANES<double>; k++) v[k] = s;
+  return v;
+}
+
+// Unaligned whole vectors.
+template <class T>
+GATEWISE_INLINE Vec<T> load(const T* p) {
+  Vec<T> v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class T>
+GATEWISE_INLINE void store(T* p, Vec<T> v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+
+// The first n lanes only (0 <= n <= lanes); the others load as zero and are not touched by a store.
+#if defined(__AVX512F__)
+GATEWISE_INLINE FloatV load(const float* p, int n) {
+  return (FloatV)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+}
+GATEWISE_INLINE void store(float* p, FloatV v, int n) {
+  _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+}
+GATEWISE_INLINE DoubleV load(const double* p, int n) {
+  return (DoubleV)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p);
+}
+GATEWISE_INLINE void store(double* p, DoubleV v, int n) {
+  _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
+}
+#else
+template <class T>
+GATEWISE_INLINE Vec<T> load(const T* p, int n) {
+  Vec<T> v = {};
+  for (int k = 0; k < n; k++) v[k] = p[k];
+  return v;
+}
+template <class T>
+GATEWISE_INLINE void store(T* p, Vec<T> v, int n) {
+  for (int k = 0; k < n; k++) p[k] = v[k];
+}
+#endif
+
+// a*b + c. Written out, never left to contraction, so that every path rounds alike.
+#if defined(__AVX512F__)
+GATEWISE_INLINE FloatV fma(FloatV a, FloatV b, FloatV c) {
+  return (FloatV)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
+GATEWISE_INLINE DoubleV fma(DoubleV a, DoubleV b, DoubleV c) {
+  return (DoubleV)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+}
+#elif defined(__AVX2__)
+GATEWISE_INLINE FloatV fma(FloatV a, FloatV b, FloatV c) {
+  return (FloatV)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+GATEWISE_INLINE DoubleV fma(DoubleV a, DoubleV b, DoubleV c) {
+  return (DoubleV)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+}
+#elif defined(__aarch64__)
+GATEWISE_INLINE FloatV fma(FloatV a, FloatV b, FloatV c) {
+  return (FloatV)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+GATEWISE_INLINE DoubleV fma(DoubleV a, DoubleV b, DoubleV c) {
+  return (DoubleV)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+}
+#else
+template <class V>
+GATEWISE_INLINE V fma(V a, V b, V c) {
+  return a * b + c;
+}
+#endif
+
+// x where x lies inside [low, high], else the bound; a NaN stays a NaN.
+template <class V>
+GATEWISE_INLINE V clamp(V x, V low, V high) {
+  x = low > x ? low : x;
+  return high < x ? high : x;
+}
+
+// The nearest integer, for |x| < 2^21.
+template <class T>
+GATEWISE_INLINE Vec<T> nearest(Vec<T> x) {
+  // Adding 1.5 * 2^mantissa pushes the fraction out of the register.
+  const Vec<T> magic = set1(T(3) * T(int64_t(1) << (VectorOf<T>::mantissa - 1)));
+  return (x + magic) - magic;
+}
+
+// p * 2^n for integer n within the exponent range of a normal number.
+template <class T>
+GATEWISE_INLINE Vec<T> scale(Vec<T> p, Vec<T> n) {
+  using Int = typename VectorOf<T>::Int;
+  const Int bits = (__builtin_convertvector(n, Int) + VectorOf<T>::bias) << VectorOf<T>::mantissa;
+  return p * (Vec<T>)bits;
+}
+
+GATEWISE_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0); }
+GATEWISE_INLINE void prefetch_write(const void* p) { __builtin_prefetch(p, 1); }
+
+// One round of a transpose of LANES x LANES: the rows a and b meet as a0 b0 a1 b1 ...
+GATEWISE_INLINE void interleave(FloatV& a, FloatV& b) {
+  const FloatV x = a, y = b;
+#if defined(__AVX512F__)
+  a = __builtin_shufflevector(x, y, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  b = __builtin_shufflevector(x, y, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#elif defined(__AVX2__)
+  a = __builtin_shufflevector(x, y, 0, 8, 1, 9, 2, 10, 3, 11);
+  b = __builtin_shufflevector(x, y, 4, 12, 5, 13, 6, 14, 7, 15);
+#else
+  a = __builtin_shufflevector(x, y, 0, 4, 1, 5);
+  b = __builtin_shufflevector(x, y, 2, 6, 3, 7);
+#endif
+}
+GATEWISE_INLINE void interleave(DoubleV& a, DoubleV& b) {
+  const DoubleV x = a, y = b;
+#if defined(__AVX512F__)
+  a = __builtin_shufflevector(x, y, 0, 8, 1, 9, 2, 10, 3, 11);
+  b = __builtin_shufflevector(x, y, 4, 12, 5, 13, 6, 14, 7, 15);
+#elif defined(__AVX2__)
+  a = __builtin_shufflevector(x, y, 0, 4, 1, 5);
+  b = __builtin_shufflevector(x, y, 2, 6, 3, 7);
+#else
+  a = __builtin_shufflevector(x, y, 0, 2);
+  b = __builtin_shufflevector(x, y, 1, 3);
+#endif
+}
+
+}  // namespace gatewise::GATEWISE_ISA
