@@ -5,7 +5,7 @@
 
 A trace is a reading of the tape that the kernel wrote: nothing is computed again, and nothing is
 copied until it is asked for. It holds torch tensors after ``LSTM.trace``, with their graph, so any
-value can stand in a loss, and numpy arrays after ``to_numpy`` or ``load``. No torch is imported here.
+value can stand in a loss, and numpy arrays after ``to_numpy`` or ``load``; no torch is needed here.
 """
 
 from __future__ import annotations
@@ -70,6 +70,11 @@ class LayerRecord:
     grad: GradSink = field(default_factory=GradSink)
     versions: Sequence[int] | None = None
     z: Sequence[Array] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of tape and output."""
+        return int(self.tape.nbytes + self.output.nbytes)
 
     @property
     def h(self) -> Array:
@@ -219,6 +224,11 @@ class Trace(Fields):
         """
         return self.field("z")
 
+    def keep_z(self) -> None:
+        """Compute z now, so that it can be asked for when the weights have moved on."""
+        for k, record in enumerate(self.records):
+            record.z = [self._z(k, d) for d in range(self.num_directions)]
+
     @property
     def x(self) -> Array:
         """(T, B, I) what the first layer read; NaN at padding."""
@@ -270,6 +280,11 @@ class Trace(Fields):
         """(B,) steps of each sequence of packed input, in the caller's order; else None."""
         return None if self.packing is None else self.packing.mask.sum(0)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of tape and output."""
+        return sum(record.nbytes for record in self.records)
+
     # --- weights and gradients --------------------------------------------------------------------
 
     def _weights(self, k: int) -> Sequence[dict[str, Array]]:
@@ -280,8 +295,8 @@ class Trace(Fields):
             weights = weights if now == record.versions else None
         if weights is None:
             raise ArgumentError(
-                f"trace: expected the weights of the run, but layer {k} has others by now; ask before "
-                "the optimizer steps, or keep trace.to_numpy(), which copies them"
+                f"trace: expected the weights of the run, but layer {k} has others by now; ask "
+                "before the optimizer steps, or keep trace.to_numpy(), which copies them"
             )
         return weights
 
