@@ -268,13 +268,6 @@ def test_file_rules_can_fail() -> None:
 # --- one command a verb -------------------------------------------------------
 
 
-def test_ci_runs_the_test_command_of_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert re.search(r"^make test$", readme, re.MULTILINE)
-    assert re.search(r"^make demo$", readme, re.MULTILINE)
-    assert re.search(r"^make test\b", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
-
-
 @pytest.mark.parametrize(
     ("python", "compiler", "missing"),
     [

@@ -1,0 +1,53 @@
+"""README.md and CONTRIBUTING.md: the commands exist, the code runs, the paths are there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    assert re.search(r"^    make test$", README, re.MULTILINE)
+    assert re.search(r"^make test\b", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "Makefile"])
+def test_every_make_target_exists(page: str) -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z]+)\b", (ROOT / page).read_text()))
+    assert named
+    assert named <= targets
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_code_runs(code: str) -> None:
+    """A comment such as ``# (100, 8), (2, 32)`` states the shapes of the names on its line."""
+    names: dict[str, object] = {}
+    exec(code, names)
+    for line in code.splitlines():
+        target, _, comment = line.partition("#")
+        shapes = re.findall(r"\(\d+(?:, \d+)+\)", comment)
+        if shapes and "=" in target:
+            values = re.findall(r"\w+", target.split(" = ")[0])
+            assert [str(tuple(names[value].shape)) for value in values] == shapes  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text())
+    assert all((ROOT / link).exists() for link in links)
+
+
+def test_map_names_what_exists() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"[\w./]+\.(?:py|h|cpp)\b", page.split("## Map")[1].split("## ")[0])
+    there = {
+        path.name for folder in ("src", "core", "tools") for path in (ROOT / folder).rglob("*")
+    }
+    assert named
+    assert {name.split("/")[-1] for name in named} <= there
