@@ -1,0 +1,78 @@
+"""gatewise: an LSTM for CPUs. Drop-in for torch.nn.LSTM, fast, every gate of every step in sight.
+
+Use:   gatewise.LSTM, RNN, LSTMCell, RNNCell in place of torch.nn's; gatewise.swap(model).
+See:   lstm.trace(x), gatewise.tracing(model), gatewise.patching(model, {...}).
+Prove: ``gatewise study``, ``gatewise bench``.
+
+A name is imported when it is first asked for: ``import gatewise`` does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from gatewise.about import Info, info
+from gatewise.errors import ArgumentError, DTypeError, GatewiseError, ShapeError
+from gatewise.spec import CELLS, CellSpec
+
+if TYPE_CHECKING:
+    from gatewise.cells import LSTMCell, RNNCell
+    from gatewise.lstm import LSTM, RNN
+    from gatewise.recording import patching, tracing
+    from gatewise.reference import Weights, sequence, step
+    from gatewise.swapping import Swapped, swap
+    from gatewise.trace import Trace
+
+__version__ = "0.1.0"
+
+#: Names that are imported at first use, and the module that has them.
+_LAZY = {
+    "LSTM": "lstm",
+    "LSTMCell": "cells",
+    "RNN": "lstm",
+    "RNNCell": "cells",
+    "Swapped": "swapping",
+    "Trace": "trace",
+    "Weights": "reference",
+    "patching": "recording",
+    "sequence": "reference",
+    "step": "reference",
+    "swap": "swapping",
+    "tracing": "recording",
+}
+
+__all__ = [
+    "CELLS",
+    "LSTM",
+    "RNN",
+    "ArgumentError",
+    "CellSpec",
+    "DTypeError",
+    "GatewiseError",
+    "Info",
+    "LSTMCell",
+    "RNNCell",
+    "ShapeError",
+    "Swapped",
+    "Trace",
+    "Weights",
+    "info",
+    "patching",
+    "sequence",
+    "step",
+    "swap",
+    "tracing",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value  # from now on found without this function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

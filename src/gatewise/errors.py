@@ -1,4 +1,8 @@
-"""The errors gatewise raises. Each says the argument, what was expected, what came, and the remedy."""
+"""The errors gatewise raises. Each says the argument, what was expected, what came, and the remedy.
+
+torch raises ValueError, TypeError or RuntimeError for the same mistake in different places, so each
+class here is also every type that torch raises for its kind.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,12 @@ class GatewiseError(Exception):
 
 
 class ShapeError(GatewiseError, ValueError, RuntimeError):
-    """A rank or a size does not fit. Both of torch's types, since torch raises either."""
+    """A rank or a size does not fit."""
 
 
-class DTypeError(GatewiseError, ValueError, TypeError):
+class DTypeError(GatewiseError, ValueError, TypeError, RuntimeError):
     """A dtype or a device does not fit."""
 
 
-class ArgumentError(GatewiseError, ValueError, TypeError):
+class ArgumentError(GatewiseError, ValueError, TypeError, RuntimeError):
     """A setting is out of its range or of the wrong kind."""

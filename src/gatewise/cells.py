@@ -1,0 +1,188 @@
+"""LSTMCell and RNNCell: one step, in place of the modules of the same names in torch.nn."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gatewise import checks, ops
+from gatewise.errors import ArgumentError
+from gatewise.lstm import FIELDS, Recurrent, row_of
+from gatewise.reference import Weights
+from gatewise.spec import CELLS, CellSpec
+
+_LSTM = CELLS["lstm"]
+
+
+class Cell(Recurrent):
+    """One step of a cell."""
+
+    input_size: int
+    bias: bool
+
+    def __init__(
+        self,
+        gates: int,
+        input_size: int,
+        hidden_size: int,
+        bias: bool,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
+            checks.integer(name, size)
+            if size < 0:
+                raise ArgumentError(f"{name} must not be negative, got {size}")
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.bias = bias
+        rows = gates * hidden_size
+        shapes = ((rows, input_size), (rows, hidden_size), (rows,), (rows,))
+        for name, shape in zip(FIELDS, shapes, strict=False):
+            absent = name.startswith("bias") and not bias
+            empty = None if absent else torch.empty(shape, device=device, dtype=dtype)
+            self.register_parameter(name, None if empty is None else nn.Parameter(empty))
+        self.reset_parameters()
+
+    def extra_repr(self) -> str:
+        shown = f"{self.input_size}, {self.hidden_size}"
+        return shown if self.bias is True else f"{shown}, bias={self.bias}"
+
+    def _step(
+        self, cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """x (B, I), h and c (B, H) to the next h and c."""
+        w_ih, w_hh, b_ih, b_hh = (self._weight(name) for name in FIELDS[:4])
+        size = (x.shape[0], self.hidden_size)
+        if (
+            x.shape[1] != self.input_size
+            or x.dtype != w_ih.dtype
+            or (h is not None and (h.shape != size or h.dtype != x.dtype))
+            or (c is not None and (c.shape != size or c.dtype != x.dtype))
+        ):
+            checks.cell_fits(x, h, c, w_ih, (self.input_size, self.hidden_size))
+        run = ops.layer(
+            cell,
+            x.unsqueeze(0),
+            None if h is None else h.unsqueeze(0),
+            None if c is None else c.unsqueeze(0),
+            (Weights(w_ih, w_hh, b_ih, b_hh),),
+        )
+        return run.h_n.squeeze(0), run.c_n.squeeze(0)
+
+
+class LSTMCell(Cell):
+    """A drop-in for ``torch.nn.LSTMCell``: one step of an LSTM.
+
+    Args:
+        input_size: I, features of the input.
+        hidden_size: H, units of the cell.
+        bias: with the two bias vectors, which add up.
+        device, dtype: of the parameters.
+
+    Example:
+        >>> import torch, gatewise
+        >>> h, c = gatewise.LSTMCell(10, 20)(torch.randn(3, 10))
+        >>> h.shape, c.shape
+        (torch.Size([3, 20]), torch.Size([3, 20]))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(4, input_size, hidden_size, bias, device, dtype)
+
+    def forward(
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One step.
+
+        Args:
+            input: (B, I), or (I) for a batch of none.
+            hx: the pair (h, c), each (B, H), or (H); zeros if absent.
+
+        Returns:
+            The next (h, c), each (B, H), or (H).
+
+        Raises:
+            ShapeError: a rank or a size does not fit.
+            DTypeError: input and weights are not of one dtype.
+            ArgumentError: hx is no pair of tensors.
+        """
+        h, c = (None, None) if hx is None else checks.pair(hx)
+        checks.cell_rank("LSTMCell", "input", input)
+        if h is not None and c is not None:
+            checks.cell_rank("LSTMCell", "hx[0]", h)
+            checks.cell_rank("LSTMCell", "hx[1]", c)
+        if input.dim() == 2:
+            return self._step(_LSTM, input, h, c)
+        h, c = self._step(
+            _LSTM,
+            input.unsqueeze(0),
+            None if h is None else h.unsqueeze(0),
+            None if c is None else c.unsqueeze(0),
+        )
+        return h.squeeze(0), c.squeeze(0)
+
+
+class RNNCell(Cell):
+    """A drop-in for ``torch.nn.RNNCell``: one step of a plain RNN.
+
+    Args:
+        nonlinearity: "tanh" or "relu".
+
+    The other arguments are those of ``LSTMCell``.
+
+    Example:
+        >>> import torch, gatewise
+        >>> gatewise.RNNCell(10, 20)(torch.randn(3, 10)).shape
+        torch.Size([3, 20])
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(1, input_size, hidden_size, bias, device, dtype)
+        self.nonlinearity = nonlinearity
+
+    def extra_repr(self) -> str:
+        shown = super().extra_repr()
+        return (
+            shown if self.nonlinearity == "tanh" else f"{shown}, nonlinearity={self.nonlinearity}"
+        )
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """One step.
+
+        Args:
+            input: (B, I), or (I) for a batch of none.
+            hx: h, (B, H) or (H); zeros if absent.
+
+        Returns:
+            The next h, (B, H) or (H).
+
+        Raises:
+            ShapeError: a rank or a size does not fit.
+            DTypeError: input and weights are not of one dtype.
+            ArgumentError: hx is no tensor, or the nonlinearity is neither tanh nor relu.
+        """
+        cell = CELLS[row_of(self.nonlinearity)]
+        checks.cell_rank("RNNCell", "input", input)
+        if hx is not None:
+            checks.cell_rank("RNNCell", "hidden", hx)
+        if input.dim() == 2:
+            return self._step(cell, input, hx, None)[0]
+        hx = None if hx is None else hx.unsqueeze(0)
+        return self._step(cell, input.unsqueeze(0), hx, None)[0].squeeze(0)

@@ -1,0 +1,191 @@
+"""swap: puts gatewise under the torch.nn.LSTM, RNN, LSTMCell and RNNCell modules of a model.
+
+Nothing is copied: a module becomes an instance of gatewise's class of the same name. Who holds it,
+its parameters, buffers, hooks and training mode are thereby what they were.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
+
+from gatewise.cells import LSTMCell, RNNCell
+from gatewise.errors import ArgumentError
+from gatewise.lstm import LSTM, RNN, Layers, Recurrent
+
+OURS: dict[type[nn.Module], type[Recurrent]] = {
+    nn.LSTM: LSTM,
+    nn.RNN: RNN,
+    nn.LSTMCell: LSTMCell,
+    nn.RNNCell: RNNCell,
+}
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+#: What a subclass may define and still be replaced: how it is built, initialised and printed, and
+#: flatten_parameters, which does nothing on a CPU; then what Python and TorchScript write.
+_BUILDING = re.compile(
+    r"__init__|_*(re)?(set|init)(ialize|ialise)?_*(parameters|params|weights|bias|biases)?"
+    r"|extra_repr|__repr__|flatten_parameters"
+)
+_WRITTEN = re.compile(
+    r"__(module|qualname|doc|annotations|annotate|annotate_func|annotations_cache|dict|weakref"
+    r"|orig_bases|parameters|static_attributes|firstlineno|constants|jit_\w+)__"
+)
+
+
+class Row(NamedTuple):
+    """One recurrent module of a model.
+
+    Args:
+        name: its qualified name, all of them if several places hold it; "" is the model itself.
+        what: the class it had, and the one it has now if it was replaced.
+        why: the reason it was left; or what is to be known about the replacement, else "".
+    """
+
+    name: str
+    what: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """What ``swap`` did; prints as a table.
+
+    Args:
+        model: the model that was given: the same object.
+        replaced: the modules that are gatewise's now.
+        left: the recurrent modules that are not, each with the reason.
+    """
+
+    model: nn.Module
+    replaced: tuple[Row, ...]
+    left: tuple[Row, ...]
+
+    def __str__(self) -> str:
+        rows = [("replaced", *row) for row in self.replaced] + [("left", *row) for row in self.left]
+        table = [(did, name or "(the model)", what, why) for did, name, what, why in rows]
+        width = [max(len(row[k]) for row in table) for k in range(3)] if table else []
+        lines = ["  ".join((*map(str.ljust, row, width), row[3])).rstrip() for row in table]
+        return "\n".join(lines) or "torch.nn.LSTM, RNN, LSTMCell, RNNCell: none in this model"
+
+
+def swap(model: nn.Module) -> Swapped:
+    """Put gatewise under every torch LSTM, RNN, LSTMCell and RNNCell of a model, in place.
+
+    Each stays the same object, with its parameters, buffers, hooks, parametrizations and training
+    mode; only its class changes. So an optimizer made before goes on working, and what holds the
+    module, or how often, does not matter. A second call finds nothing more to do.
+
+    A subclass that only changes how it is built and initialised is replaced. One that overrides
+    ``forward``, or has any other behaviour of its own, is left and listed.
+
+    Args:
+        model: any module; it may itself be a torch.nn.LSTM.
+
+    Returns:
+        Swapped: what was replaced, and what was left and why.
+
+    Raises:
+        ArgumentError: model is no torch.nn.Module.
+
+    Example:
+        >>> import torch, gatewise
+        >>> model = torch.nn.Sequential(torch.nn.LSTM(2, 3), torch.nn.GRU(2, 3))
+        >>> print(gatewise.swap(model))
+        replaced  0  torch.nn.LSTM -> gatewise.LSTM
+        left      1  torch.nn.GRU                    gatewise has no such cell
+    """
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(
+            f"model should be a torch.nn.Module, got {type(model).__name__}. "
+            "Give one model at a time."
+        )
+    replaced, left = [], []
+    for module, name in _named(model):
+        cls = type_before_parametrizations(module)
+        if not _is_recurrent(module):
+            continue
+        if why := _obstacle(module, cls):
+            left.append(Row(name, _show(cls), why))
+            continue
+        base = next(c for c in cls.__mro__ if c in OURS)
+        lost = "" if cls is base else "no longer runs " + ", ".join(_defined(cls, base))
+        _become(module, OURS[base])
+        replaced.append(Row(name, f"{_show(cls)} -> gatewise.{base.__name__}", lost))
+    return Swapped(model, tuple(replaced), tuple(left))
+
+
+def _named(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Every module once, with the names of all the places that hold it."""
+    names: dict[nn.Module, list[str]] = {model: [""]}
+    for prefix, parent in model.named_modules():
+        for name, child in parent._modules.items():
+            if child is not None:
+                names.setdefault(child, []).append(f"{prefix}.{name}".lstrip("."))
+    return ((module, ", ".join(places)) for module, places in names.items())
+
+
+def _is_recurrent(module: nn.Module) -> bool:
+    """Whether a person would call it a recurrent layer of torch's."""
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        return True
+    scripted = getattr(module, "original_name", "") if _scripted(module) else ""
+    name = scripted or type(module).__name__
+    torchs = scripted or type(module).__module__.startswith("torch.ao.nn.")
+    return bool(torchs) and name.removesuffix("Cell") in ("LSTM", "RNN", "GRU")
+
+
+def _scripted(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule)
+
+
+def _obstacle(module: nn.Module, cls: type) -> str:
+    """Why a recurrent module cannot be replaced; "" if it can."""
+    if _scripted(module):
+        return "is TorchScript already: swap before torch.jit.script"
+    if cls.__module__.startswith("torch.ao.nn."):
+        return "is quantized, or made to be: the kernels compute floating point"
+    base = next((c for c in cls.__mro__ if c in OURS), None)
+    if base is None:
+        return "gatewise has no such cell"
+    own = [name for name in _defined(cls, base) if not _BUILDING.fullmatch(name)]
+    own += [name for name in vars(module) if callable(getattr(cls, name, None))]
+    if own:
+        return f"has its own {', '.join(own)}"
+    theirs, ours = base(1, 1, device="meta"), OURS[base](1, 1, device="meta")
+    if clash := (set(dir(ours)) - set(dir(theirs))) & set(dir(module)):
+        return f"has an attribute named as one of gatewise's: {', '.join(sorted(clash))}"
+    for weight in module.parameters():
+        if weight.device.type not in ("cpu", "meta"):
+            return f"is on {weight.device}: the kernels run on the CPU"
+        if weight.dtype not in DTYPES:
+            return f"is {weight.dtype}: the kernels compute float32, float64 and bfloat16"
+    return ""
+
+
+def _defined(cls: type, base: type) -> list[str]:
+    """The names that a subclass, and those between it and torch's class, write themselves."""
+    between = cls.__mro__[: cls.__mro__.index(base)]
+    return sorted({n for c in between for n in vars(c) if not _WRITTEN.fullmatch(n)})
+
+
+def _become(module: nn.Module, ours: type[Recurrent]) -> None:
+    """Change the class; a parametrization's class, between, is made anew over ours."""
+    if is_parametrized(module):
+        members = {k: v for k, v in vars(type(module)).items() if not _WRITTEN.fullmatch(k)}
+        ours = type(f"Parametrized{ours.__name__}", (ours,), members)
+    module.__class__ = ours
+    if isinstance(module, Layers):
+        module.__setstate__(vars(module))
+
+
+def _show(cls: type) -> str:
+    if cls.__module__ == nn.LSTM.__module__:
+        return f"torch.nn.{cls.__name__}"
+    return f"{cls.__module__}.{cls.__qualname__}"
