@@ -6,6 +6,8 @@ backward, forward mode) come from the page. ``vmap`` is in ``batching``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -15,6 +17,55 @@ from torch.autograd import Function
 from gatewise import batching, formulas, native
 from gatewise.native import GradSink, Results
 from gatewise.spec import CellSpec
+
+Gradients = tuple[Tensor | None, ...]
+
+
+def layer(cell: CellSpec, sink: GradSink | None, *flat: Tensor | None) -> Results:
+    """A layer that every derivative may be taken of."""
+    if _nested_forward_mode():
+        return formulas.layer(cell, *flat)  # type: ignore[arg-type]
+    results: Results = Layer.apply(cell, sink, *flat)
+    return results
+
+
+def _nested_forward_mode() -> bool:
+    """Whether a tangent of a tangent is asked for: of a Function torch takes it to be zero."""
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    return sum(level.key() == torch._C._functorch.TransformType.Jvp for level in stack) > 1
+
+
+def _new_vmap(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
+    """``torch.autograd.grad(is_grads_batched=True)`` still comes with the vmap before torch.func's,
+    whose tensors know few operations: take its axis off, map over it anew, put it back."""
+    is_old = torch._C._functorch.is_legacy_batchedtensor
+
+    @wraps(backward)
+    def either(ctx: Any, *d_results: Tensor | None) -> Gradients:
+        if not any(d is not None and is_old(d) for d in d_results):
+            return backward(ctx, *d_results)
+        level = torch._C._vmapmode_increment_nesting() - 1
+        torch._C._vmapmode_decrement_nesting()
+        mapped = {
+            k: torch._remove_batch_dim(d, level, 1, 0)
+            for k, d in enumerate(d_results)
+            if d is not None and is_old(d)
+        }
+        found: list[Tensor | None] = []
+
+        def dense(*axis: Tensor) -> tuple[Tensor, ...]:
+            each = dict(zip(mapped, axis, strict=True))
+            found[:] = backward(ctx, *(each.get(k, d) for k, d in enumerate(d_results)))
+            return tuple(d for d in found if d is not None)
+
+        grads = iter(torch.func.vmap(dense)(*mapped.values()))
+        return tuple(
+            None if d is None else torch._add_batch_dim(next(grads), 0, level) for d in found
+        )
+
+    return either
 
 
 class Layer(Function):
@@ -35,11 +86,15 @@ class Layer(Function):
             ctx.mark_non_differentiable(c_n)
 
     @staticmethod
-    def backward(ctx: Any, *d_results: Tensor | None) -> tuple[Tensor | None, ...]:
+    @_new_vmap
+    def backward(ctx: Any, *d_results: Tensor | None) -> Gradients:
         wanted = ctx.needs_input_grad[2:]
         args = (*ctx.saved_tensors, *d_results)
         if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
-            found = iter(LayerGradient.apply(ctx.cell, wanted, ctx.sink, *args))
+            if _nested_forward_mode():
+                found = iter(formulas.gradient(ctx.cell, wanted, *args))
+            else:
+                found = iter(LayerGradient.apply(ctx.cell, wanted, ctx.sink, *args))
             return None, None, *(next(found) if want else None for want in wanted)
         return None, None, *native.backward(ctx.cell, wanted, ctx.sink, *args)
 
@@ -78,7 +133,8 @@ class LayerGradient(Function):
         ctx.save_for_forward(*args)
 
     @staticmethod
-    def backward(ctx: Any, *d_grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    @_new_vmap
+    def backward(ctx: Any, *d_grads: Tensor | None) -> Gradients:
         found = formulas.vjp(_gradient(ctx), ctx.saved_tensors, d_grads)
         found[-6:-4] = None, None  # y, tape
         return None, None, None, *found

@@ -101,8 +101,7 @@ def _run(cell: CellSpec, keep_tape: bool, sink: GradSink | None, flat: Flat) -> 
         keep_tape = keep_tape or (not exporting and _wants_grad(flat))
         return operators.run(cell, keep_tape, *flat)
     if sink is not None or _wants_derivative(flat):
-        results: Results = autograd.Layer.apply(cell, sink, *flat)
-        return results
+        return autograd.layer(cell, sink, *flat)
     return native.forward(cell, keep_tape, *flat)  # type: ignore[arg-type]
 
 
