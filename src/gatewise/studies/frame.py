@@ -1,0 +1,292 @@
+"""The frame that every study shares: plan, measure, keep, sum up, draw.
+
+A study is a list of units. A unit is a small dict (which cell, which seed, ...) whose measurement is
+one file, written whole or not at all; so an interrupted run goes on where it stopped. When all units
+are there they become ``result.json``, and the figure is drawn from that file and from nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from gatewise.errors import ArgumentError
+from gatewise.files import whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Mode = Literal["quick", "default", "full"]
+MODES: tuple[Mode, ...] = ("quick", "default", "full")
+
+#: What can be written to a JSON file; units, records and summaries are such dicts.
+Json = dict[str, Any]
+
+#: Called before each unit: how many are done, how many there are, what comes next.
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What we expected, written before the run, and the test of it.
+
+    Args:
+        text: the sentence.
+        holds: summary -> True or False, or None where this run did not ask.
+    """
+
+    text: str
+    holds: Callable[[Json], bool | None]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A figure from the literature, to stand beside ours.
+
+    Args:
+        what: what was measured.
+        value: the number they print.
+        source: paper, table or section.
+        note: where their method differs from ours.
+        key: how a drawing finds it.
+    """
+
+    what: str
+    value: float
+    source: str
+    note: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One question.
+
+    Args:
+        name: how people ask for it, ``gatewise study NAME``.
+        question, method: sentences for a reader.
+        predictions: written before the run; the result says which held.
+        units: mode -> what has to be measured, in order.
+        measure: unit -> what was measured.
+        summarise: records -> the numbers that the answer, the figure and the lesson use.
+        answer: summary -> one line, with its uncertainty.
+        draw: result -> a matplotlib figure.
+        published: the literature beside ours.
+        revision: raised when ``measure`` changes, so that no old unit is taken for a new one.
+    """
+
+    name: str
+    question: str
+    method: str
+    predictions: tuple[Prediction, ...]
+    units: Callable[[Mode], list[Json]]
+    measure: Callable[[Json], Json]
+    summarise: Callable[[list[Json]], Json]
+    answer: Callable[[Json], str]
+    draw: Callable[[Json], Figure]
+    published: tuple[Published, ...] = ()
+    revision: int = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished study: ``data`` is what ``path`` (result.json) holds; ``figure`` is drawn from it."""
+
+    path: Path
+    figure: Path
+    data: Json = field(repr=False)
+
+    @property
+    def answer(self) -> str:
+        return str(self.data["answer"])
+
+
+def carry_out(
+    study: Study, mode: Mode, out: Path, progress: bool | Progress = True, fresh: bool = False
+) -> Result:
+    """Measure what is not yet measured, then write ``out/NAME/result.json`` and ``figure.png``.
+
+    Args:
+        out: the folder that holds one folder a study.
+        progress: True draws a bar, False is silent, a function is called before each unit.
+        fresh: measure again even what is there.
+
+    Raises:
+        ArgumentError: the mode is not one of ``MODES``.
+        KeyboardInterrupt: passed on; what was measured stays, and the next call goes on from there.
+    """
+    if mode not in MODES:
+        raise ArgumentError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
+    folder = Path(out) / study.name
+    folder.mkdir(parents=True, exist_ok=True)
+    units = json.loads(json.dumps(study.units(mode)))  # as they come back from a file
+    mark = _fingerprint(study, mode, units)
+    if fresh:
+        shutil.rmtree(folder / "units", ignore_errors=True)
+    finished = _read(folder / "result.json")
+    if fresh or finished.get("fingerprint") != mark:
+        plan = _plan(study, mode, mark, units, folder)
+        records = _measure(study, units, folder / "units", progress)
+        finished = _conclude(study, plan, records)
+        write(folder / "result.json", finished)
+    shutil.rmtree(folder / "units", ignore_errors=True)
+    return Result(folder / "result.json", redraw(study, folder), finished)
+
+
+def redraw(study: Study, folder: Path) -> Path:
+    """Draw ``figure.png`` from ``result.json`` alone; the picture names the file it was drawn from."""
+    text = (folder / "result.json").read_text(encoding="utf-8")
+    figure = study.draw(json.loads(text))
+    with whole(folder / "figure.png") as draft:
+        figure.savefig(draft, dpi=110, metadata={"Source": digest(text), "Software": "gatewise"})
+    return folder / "figure.png"
+
+
+def digest(text: str) -> str:
+    """The name of a file's content."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write(path: Path, data: Json) -> None:
+    """Write JSON whole or not at all; a number that JSON cannot hold is an error here."""
+    with whole(path) as draft:
+        draft.write_text(
+            json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+
+
+def machine() -> Json:
+    """What the numbers are measured on: processor, instruction set, threads, versions."""
+    import torch
+
+    import gatewise
+
+    here = gatewise.info().to_dict()
+    for wordy in ("cells", "isas", "note"):
+        here.pop(wordy, None)
+    return here | {"torch_threads": torch.get_num_threads()}
+
+
+def finite(value: float) -> float | None:
+    """The number, or None where JSON has no word for it (infinite, not a number)."""
+    return float(value) if math.isfinite(value) else None
+
+
+def pick(records: Sequence[Json], **wanted: Any) -> list[Json]:
+    """The records whose unit has these values."""
+    return [r for r in records if all(r["unit"].get(k) == v for k, v in wanted.items())]
+
+
+def _fingerprint(study: Study, mode: Mode, units: list[Json]) -> str:
+    mine = [study.name, study.revision, mode, units, machine()]
+    return digest(json.dumps(mine, sort_keys=True))[:16]
+
+
+def _plan(study: Study, mode: Mode, mark: str, units: list[Json], folder: Path) -> Json:
+    """What is asked and what is expected, on disk before anything is measured."""
+    path = folder / "units" / "plan.json"
+    plan = _read(path)
+    if plan.get("fingerprint") == mark:
+        return plan
+    shutil.rmtree(folder / "units", ignore_errors=True)
+    path.parent.mkdir()
+    plan = {
+        "study": study.name,
+        "mode": mode,
+        "fingerprint": mark,
+        "question": study.question,
+        "method": study.method,
+        "predictions": [p.text for p in study.predictions],
+        "seeds": sorted({unit["seed"] for unit in units if "seed" in unit}),
+        "planned": _now(),
+        "machine": machine(),
+    }
+    write(path, plan)
+    return plan
+
+
+def _measure(
+    study: Study, units: list[Json], folder: Path, progress: bool | Progress
+) -> list[Json]:
+    records = []
+    with _reporter(study.name, progress) as report:
+        for k, unit in enumerate(units):
+            report(k, len(units), label(unit))
+            path = folder / f"{k:04d}.json"
+            record = _read(path)
+            if record.get("unit") != unit:
+                start = time.perf_counter()
+                values = study.measure(unit)
+                seconds = round(time.perf_counter() - start, 3)
+                record = {"unit": unit, "values": values, "seconds": seconds}
+                write(path, record)
+            records.append(record)
+        report(len(units), len(units), "done")
+    return records
+
+
+def _conclude(study: Study, plan: Json, records: list[Json]) -> Json:
+    summary = study.summarise(records)
+    return {
+        **plan,
+        "finished": _now(),
+        "seconds": round(sum(r["seconds"] for r in records), 1),
+        "answer": study.answer(summary),
+        "predictions": [
+            {"text": p.text, "held": p.holds(summary)} for p in study.predictions
+        ],
+        "summary": summary,
+        "published": [vars(p) for p in study.published],
+        "records": records,
+    }
+
+
+def label(unit: Json) -> str:
+    """A unit in a few words."""
+    return " ".join(str(v) if isinstance(v, str) else f"{k}={v}" for k, v in unit.items())
+
+
+@contextmanager
+def _reporter(name: str, progress: bool | Progress) -> Iterator[Progress]:
+    if callable(progress):
+        yield progress
+    elif not progress:
+        yield lambda done, total, what: None
+    else:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as Bars
+
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Bars(*columns, TimeRemainingColumn(), TextColumn("{task.fields[what]}")) as bars:
+            task = bars.add_task(name, total=None, what="")
+            yield lambda done, total, what: bars.update(
+                task, completed=done, total=total, what=what[:60]
+            )
+
+
+def _read(path: Path) -> Json:
+    """The file's content; nothing where there is no file, or one that is not ours."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

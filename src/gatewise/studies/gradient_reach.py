@@ -1,0 +1,341 @@
+"""How far back does the gradient of the loss reach?
+
+The loss is a random direction of the last hidden state, L = v . h(T), |v| = 1. For each distance k
+the study takes |dL/dh(T-k)| and |dL/dc(T-k)|, step by step on the specification page in float64. A row
+whose gradient becomes small or large is rescaled by a power of two, which is exact, and the power is
+remembered: nothing underflows, however long the sequence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gatewise import CELLS, reference
+from gatewise.spec import CellSpec
+from gatewise.studies import stats, style
+from gatewise.studies.frame import Json, Mode, Prediction, Published, Study, finite, pick
+from gatewise.studies.learn import Recipe, train
+from gatewise.studies.networks import DESIGNS, Design, Reader
+from gatewise.studies.tasks import adding
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NETWORKS = (
+    "RNN tanh",
+    "RNN tanh, orthogonal",
+    "RNN relu",
+    "LSTM",
+    "LSTM, forget bias 1",
+    "Bi-LSTM",
+)
+#: W_hh = gain * orthogonal: below 1 the gradient must vanish, above 1 it can explode.
+GAINS = (0.8, 1.0, 1.5, 2.0)
+#: The smallest normal number of float32 and of float64, as powers of ten.
+FLOAT32, FLOAT64 = -37.9, -307.7
+#: How many distances of a curve are kept.
+KEPT = 48
+
+_SIZES: dict[Mode, Json] = {
+    "quick": {"hidden": 16, "batch": 4, "T": 120, "seeds": 3, "trained_on": 20, "sequences": 1600},
+    "default": {"hidden": 64, "batch": 8, "T": 1000, "seeds": 5, "trained_on": 100,
+                "sequences": 32_000},
+    "full": {"hidden": 64, "batch": 8, "T": 5000, "seeds": 10, "trained_on": 200,
+             "sequences": 128_000},
+}  # fmt: skip
+
+
+def reach(
+    cell: CellSpec, x: Tensor, w: reference.Weights, v: Tensor
+) -> tuple[Tensor, Tensor]:
+    """log10 |dL/dh(t)| and log10 |dL/dc(t)| of every sequence, for L = v . h(T), each (T, B).
+
+    Args:
+        x: (T, B, I).
+        v: (B, H).
+
+    Example:
+        >>> w = reference.Weights(torch.zeros(4, 1), torch.zeros(4, 1))  # every gate is 1/2
+        >>> h, c = reach(CELLS["lstm"], torch.zeros(3, 1, 1), w, torch.ones(1, 1))
+        >>> [round(10**value, 6) for value in c[:, 0].tolist()]  # o(T), then times f each step
+        [0.125, 0.25, 0.5]
+    """
+    T, B, H = len(x), x.shape[1], v.shape[1]
+    h = c = x.new_zeros(B, H)
+    before = []
+    with torch.no_grad():
+        for x_t in x:
+            before.append((h, c))
+            s = reference.step(cell, x_t, h, c, w)
+            h, c = s.h, s.c
+    d_h, d_c, power = v, torch.zeros_like(v), v.new_zeros(B, 1)
+    log_h, log_c = x.new_empty(T, B), x.new_empty(T, B)
+    for t in reversed(range(T)):
+        h, c = (state.detach().requires_grad_() for state in before.pop())
+        s = reference.step(cell, x[t], h, c, w)
+        log_h[t] = _log10(d_h, power)
+        seen, d_h, d_c = torch.autograd.grad((s.h, s.c), (s.c, h, c), (d_h, d_c))
+        log_c[t] = _log10(seen, power)
+        largest = torch.maximum(d_h.abs().amax(1, True), d_c.abs().amax(1, True))
+        shift = torch.where(largest > 0, -largest.clamp_min(1e-300).log2().floor(), 0.0)
+        d_h, d_c, power = d_h * 2**shift, d_c * 2**shift, power - shift
+    return log_h, log_c
+
+
+def _log10(gradient: Tensor, power: Tensor) -> Tensor:
+    return (gradient.norm(dim=1).log2() + power[:, 0]) * math.log10(2)
+
+
+def units(mode: Mode) -> list[Json]:
+    size = _SIZES[mode]
+    plan: list[Json] = []
+    for seed in range(size["seeds"]):
+        shared = {key: size[key] for key in ("hidden", "batch", "T")} | {"seed": seed}
+        training = {key: size[key] for key in ("trained_on", "sequences")}
+        for network in NETWORKS:
+            plan.append({"kind": "start", "network": network, **shared})
+            plan.append({"kind": "trained", "network": network, **shared, **training})
+        for gain in GAINS:
+            plan.append({"kind": "gain", "network": "RNN tanh", "gain": gain, **shared})
+        for clip in (None, 1.0):
+            plan.append({"kind": "clip", "network": "RNN relu", "gain": 1.1, "clip": clip,
+                         **shared, **training})  # fmt: skip
+    return plan
+
+
+def measure(unit: Json) -> Json:
+    design, seed = DESIGNS[unit["network"]], unit["seed"]
+    if "gain" in unit:
+        design = Design(design.cell, gain=unit["gain"])
+    task = adding(unit["trained_on"] if "trained_on" in unit else unit["T"])
+    net = Reader(design, task.inputs, unit["hidden"], task.outputs, seed)
+    found: Json = {}
+    if unit["kind"] == "trained":
+        found["training"] = train(net, task, Recipe(unit["sequences"], looks=10), seed)
+    if unit["kind"] == "clip":
+        recipe = Recipe(unit["sequences"] // 4, rate=0.01, clip=unit["clip"], looks=10, sgd=True)
+        found["training"] = train(net, task, recipe, seed)
+    if unit["kind"] != "clip":
+        found |= _curves(net, design, unit)
+    return found
+
+
+def _curves(net: Reader, design: Design, unit: Json) -> Json:
+    """The curves by distance from the loss; for two directions each from its own last step."""
+    T, B = unit["T"], unit["batch"]
+    rng = np.random.default_rng([unit["seed"], 3])
+    x = torch.from_numpy(adding(T).draw(B, rng).x).double()
+    v = torch.from_numpy(rng.standard_normal((B, unit["hidden"])))
+    v = v / v.norm(dim=1, keepdim=True)
+    w = {name: value.detach().double() for name, value in net.layer.named_parameters()}
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    log_h, log_c = reach(CELLS[design.cell], x, reference.Weights(*(w[n] for n in names)), v)
+    h, c = by_distance(log_h), by_distance(log_c)
+    kept = sorted({round(d) for d in np.geomspace(1, T - 1, KEPT)})
+    found: Json = {
+        "distance": kept,
+        "h": [_tidy(h[d]) for d in kept],
+        "c": [_tidy(c[d]) for d in kept],
+        "slope_h": slope(h),
+        "slope_c": slope(c),
+        "float32_ends": ends(h, FLOAT32),
+        "float64_ends": ends(h, FLOAT64),
+        "forget": None,
+    }
+    if design.both:
+        back = reference.Weights(*(w[f"{n}_reverse"] for n in names))
+        other = by_distance(reach(CELLS[design.cell], x.flip(0), back, v)[0])
+        joined = np.logaddexp2(2 * h / math.log10(2), 2 * other[::-1] / math.log10(2)) / 2
+        found["joined"] = [_tidy(joined[d] * math.log10(2)) for d in kept]
+    return found
+
+
+def by_distance(log: Tensor) -> np.ndarray:
+    """(T, B) by step -> (T,) by distance from the loss: log10 of the root mean square over B."""
+    squares = torch.logsumexp(2 * math.log(10) * log, dim=1) - math.log(log.shape[1])
+    return (squares / (2 * math.log(10))).flip(0).numpy()  # type: ignore[no-any-return]
+
+
+def slope(curve: np.ndarray) -> float | None:
+    """Decades per 100 steps: the least-squares line over the distances from 5 on that are not zero."""
+    k = np.arange(5, len(curve))
+    k = k[np.isfinite(curve[k])]
+    return finite(100 * stats.line(k.tolist(), curve[k].tolist())[0]) if len(k) > 2 else None
+
+
+def ends(curve: np.ndarray, limit: float) -> int | None:
+    """The first distance at which the norm is below 10**limit; None: it never is."""
+    below = np.flatnonzero(curve < limit)
+    return int(below[0]) if len(below) else None
+
+
+def _tidy(value: float) -> float | None:
+    return round(float(value), 3) if math.isfinite(value) else None
+
+
+def summarise(records: list[Json]) -> Json:
+    found: Json = {"slopes": {}, "gains": {}, "clipping": {}, "T": records[0]["unit"]["T"]}
+    for kind in ("start", "trained"):
+        found["slopes"][kind] = {}
+        for network in NETWORKS:
+            here = [r["values"] for r in pick(records, kind=kind, network=network)]
+            found["slopes"][kind][network] = {
+                "h": _mean([v["slope_h"] for v in here]),
+                "each_h": [v["slope_h"] for v in here],
+                "c": _mean([v["slope_c"] for v in here]),
+                "float32_ends": [v["float32_ends"] for v in here],
+                "float64_ends": [v["float64_ends"] for v in here],
+                "solved": sum(v.get("training", {}).get("solved_at") is not None for v in here),
+                "seeds": len(here),
+            }
+    for gain in GAINS:
+        values = [r["values"]["slope_h"] for r in pick(records, kind="gain", gain=gain)]
+        found["gains"][str(gain)] = _mean(values)
+    for clip in (None, 1.0):
+        here = [r["values"]["training"] for r in pick(records, kind="clip", clip=clip)]
+        found["clipping"][str(clip)] = {
+            "seeds": len(here),
+            "lost": sum(v["lost"] is not None for v in here),
+            "largest_norm": max((v["norms"][0] or math.inf for v in here), default=None),
+            "errors": [v["error"] for v in here],
+        }
+    return found
+
+
+def _mean(values: Sequence[float | None]) -> list[float] | None:
+    """Mean and half width of its interval; None where a curve had no slope (its gradient was zero)."""
+    there = [v for v in values if v is not None]
+    return [round(v, 3) for v in stats.mean(there)] if there else None
+
+
+def _less_steep(summary: Json) -> bool:
+    """At every seed the LSTM with forget bias 1 keeps more than the tanh RNN, at the start."""
+    start = summary["slopes"]["start"]
+    pairs = zip(
+        start["LSTM, forget bias 1"]["each_h"], start["RNN tanh"]["each_h"], strict=True
+    )
+    return all(a > b for a, b in pairs)
+
+
+def answer(summary: Json) -> str:
+    start = summary["slopes"]["start"]
+    rnn, lstm, open_ = (start[n]["h"] for n in ("RNN tanh", "LSTM", "LSTM, forget bias 1"))
+    return (
+        "At the start the gradient changes by "
+        f"{_pm(rnn)} decades per 100 steps in the tanh RNN, {_pm(lstm)} in the LSTM and "
+        f"{_pm(open_)} in the LSTM with forget bias 1 (torch's initialisation otherwise)."
+    )
+
+
+def _pm(pair: Sequence[float]) -> str:
+    return f"{pair[0]:.1f} ± {pair[1]:.1f}"
+
+
+def draw(result: Json) -> Figure:
+    records = result["records"]
+    figure, axes = style.canvas(2, 2, result["question"])
+    for ax, kind, title in (
+        (axes[0], "start", "|dL/dh| at the start"),
+        (axes[1], "trained", "|dL/dh| after training on the adding problem"),
+    ):
+        for network in NETWORKS:
+            _band(ax, [r["values"] for r in pick(records, kind=kind, network=network)], "h", network)
+        ax.set(title=title, xlabel="distance from the loss (steps)", ylabel="log10 of the norm")
+        ax.axhline(FLOAT32, color="#888888", linewidth=0.8, linestyle=":")
+        ax.text(1, FLOAT32, " float32 ends", fontsize=7, va="bottom", color="#555555")
+        ax.set(xscale="log", ylim=(-60, 5))
+        style.small(ax, loc="lower left", bbox_to_anchor=(0, 0.02))
+    for network in ("LSTM", "LSTM, forget bias 1", "Bi-LSTM"):
+        _band(axes[2], [r["values"] for r in pick(records, kind="trained", network=network)],
+              "c", network)  # fmt: skip
+    axes[2].set(title="|dL/dc| after training: the cell's additive path", xscale="log",
+                xlabel="distance from the loss (steps)", ylabel="log10 of the norm")  # fmt: skip
+    style.small(axes[2], loc="lower left")
+    for gain, colour in zip(GAINS, (style.BLUE, style.SKY, style.ORANGE, style.RED), strict=True):
+        here = [r["values"] for r in pick(records, kind="gain", gain=gain)]
+        _band(axes[3], here, "h", f"W_hh = {gain} x orthogonal", color=colour, marker="")
+    axes[3].set(title="tanh RNN: vanishing and exploding", xscale="log",
+                xlabel="distance from the loss (steps)", ylabel="log10 of the norm")  # fmt: skip
+    style.small(axes[3])
+    return figure
+
+
+def _band(ax: object, values: list[Json], field: str, name: str, **more: object) -> None:
+    """The middle of the seeds, and from the lowest to the highest of them."""
+    from matplotlib.axes import Axes
+
+    assert isinstance(ax, Axes)
+    if not values:
+        return
+    rows = np.array([[np.nan if y is None else y for y in v[field]] for v in values])
+    shown = ~np.isnan(rows).all(axis=0)
+    k, rows = np.array(values[0]["distance"])[shown], rows[:, shown]
+    looks = style.look(name, label=name, markevery=6, **more)
+    ax.plot(k, np.nanmedian(rows, axis=0), **looks)
+    ax.fill_between(k, np.nanmin(rows, axis=0), np.nanmax(rows, axis=0),
+                    color=looks["color"], alpha=0.2, linewidth=0)  # fmt: skip
+
+
+STUDY = Study(
+    name="gradient-reach",
+    question="How far back does the gradient of the loss reach?",
+    method=(
+        "L = v . h(T) with a random v of length 1. Exact norms of dL/dh(t) and dL/dc(t) for every "
+        "distance from the end, on the specification page in float64, rescaled by powers of two so that "
+        "nothing underflows. Inputs are those of the adding problem; networks as torch initialises "
+        "them unless the name says otherwise. Trained: Adam, learning rate 0.001, gradients clipped "
+        "at norm 1, the same for all. Slope: least squares of log10 of the norm over all distances "
+        "from 5. Clipping: relu RNN with W_hh = 1.1 x orthogonal, plain gradient descent."
+    ),
+    predictions=(
+        Prediction(
+            "The gradient of the LSTM with forget bias 1 falls less steeply than the tanh RNN's, "
+            "at every seed, at the start.",
+            _less_steep,
+        ),
+        Prediction(
+            "As torch initialises it (forget bias near 0, f near 1/2) the LSTM keeps no more than the "
+            "tanh RNN: the gate can only hold what it is set to hold.",
+            lambda s: bool(
+                s["slopes"]["start"]["LSTM"]["h"][0] <= s["slopes"]["start"]["RNN tanh"]["h"][0]
+            ),
+        ),
+        Prediction(
+            "Training lets the LSTM's gradient reach further than at the start.",
+            lambda s: bool(
+                s["slopes"]["trained"]["LSTM, forget bias 1"]["h"][0]
+                > s["slopes"]["start"]["LSTM, forget bias 1"]["h"][0]
+            ),
+        ),
+        Prediction(
+            "The tanh RNN explodes with W_hh = 2 x orthogonal and vanishes with 0.8 x orthogonal.",
+            lambda s: bool(s["gains"]["2.0"][0] > 0 > s["gains"]["0.8"][0]),
+        ),
+        Prediction(
+            "Without clipping some seeds of the relu RNN are lost to infinities; with it none.",
+            lambda s: bool(
+                s["clipping"]["None"]["lost"] > 0 and s["clipping"]["1.0"]["lost"] == 0
+            ),
+        ),
+    ),
+    units=units,
+    measure=measure,
+    summarise=summarise,
+    answer=answer,
+    draw=draw,
+    published=(
+        Published(
+            "decades per 100 steps of a cell whose forget gate stays at sigmoid(1)",
+            round(100 * math.log10(1 / (1 + math.exp(-1))), 1),
+            "follows from dc(t)/dc(t-1) = f(t): Gers, Schmidhuber and Cummins 2000, section 2",
+            "the direct path alone, without the way through h",
+            key="f1",
+        ),
+    ),
+)

@@ -1,0 +1,163 @@
+"""The networks under study: one recurrent layer of a cell, its start values, and a linear read-out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+import gatewise
+from gatewise import CELLS
+
+#: Rows of CELLS that are plain RNNs, by torch's word for them.
+_PLAIN = {"rnn": "tanh", "rnn_relu": "relu"}
+
+
+@dataclass(frozen=True)
+class Design:
+    """A recurrent layer and how it starts.
+
+    Args:
+        cell: a row of ``gatewise.CELLS``.
+        both: two directions.
+        forget: the bias of the forget gate at the start; None leaves torch's initialisation. A
+            coupled cell, which has no forget gate, gets the same f = 1 - i by its input gate.
+        chrono: longest lag T expected: forget biases log U(1, T-1), input biases their negatives
+            (Tallec and Ollivier 2018, "Can recurrent neural networks warp time?", section 2).
+        gain: W_hh starts as this times a random orthogonal matrix (plain RNN); None: torch's.
+    """
+
+    cell: str = "lstm"
+    both: bool = False
+    forget: float | None = None
+    chrono: int | None = None
+    gain: float | None = None
+
+
+#: The designs that several studies share, by the name in figures and results.
+DESIGNS = {
+    "RNN tanh": Design("rnn"),
+    "RNN relu": Design("rnn_relu"),
+    "RNN tanh, orthogonal": Design("rnn", gain=1.0),
+    "LSTM": Design("lstm"),
+    "LSTM, forget bias 1": Design("lstm", forget=1.0),
+    "Bi-RNN": Design("rnn", both=True),
+    "Bi-LSTM": Design("lstm", both=True, forget=1.0),
+}
+
+
+def layer(
+    design: Design,
+    input_size: int,
+    hidden_size: int,
+    seed: int,
+    layers: int = 1,
+    dtype: torch.dtype = torch.float32,
+) -> nn.Module:
+    """The recurrent layer; equal seeds give equal weights, and torch's own generator is left alone."""
+    shape = (input_size, hidden_size, layers)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net: nn.Module
+        if design.cell in _PLAIN:
+            net = gatewise.RNN(*shape, nonlinearity=_PLAIN[design.cell], bidirectional=design.both)
+        else:
+            net = gatewise.LSTM(*shape, bidirectional=design.both, cell=design.cell)
+        _start(net, design, hidden_size)
+    return net.to(dtype)
+
+
+def parameters(cell: str, input_size: int, hidden_size: int, directions: int = 1) -> int:
+    """How many weights and biases one layer of a cell has.
+
+    Example:
+        >>> parameters("lstm", 2, 3), parameters("rnn", 2, 3), parameters("lstm", 2, 3, directions=2)
+        (84, 21, 168)
+    """
+    G, H = len(CELLS[cell].gates), hidden_size
+    return directions * (G * H * (input_size + H + 2) + (3 * H if CELLS[cell].peephole else 0))
+
+
+def hidden_size_for(
+    cell: str, input_size: int, output_size: int, total: int, directions: int = 1
+) -> int:
+    """The hidden size that brings layer and read-out together closest to ``total`` parameters."""
+
+    def size(H: int) -> int:
+        return parameters(cell, input_size, H, directions) + (directions * H + 1) * output_size
+
+    H = 1
+    while size(H + 1) <= total:
+        H += 1
+    return min((H, H + 1), key=lambda h: abs(size(h) - total))
+
+
+class Reader(nn.Module):
+    """A recurrent layer with a linear read-out: at every step, or after the whole sequence.
+
+    Example:
+        >>> net = Reader(DESIGNS["Bi-LSTM"], 2, 8, 3, seed=0)
+        >>> net(torch.zeros(5, 4, 2)).shape, net(torch.zeros(5, 4, 2), last=True).shape
+        (torch.Size([5, 4, 3]), torch.Size([4, 3]))
+    """
+
+    def __init__(
+        self,
+        design: Design,
+        input_size: int,
+        hidden_size: int,
+        output_size: int,
+        seed: int,
+        layers: int = 1,
+    ) -> None:
+        super().__init__()
+        self.layer = layer(design, input_size, hidden_size, seed, layers)
+        self.directions = 2 if design.both else 1
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.head = nn.Linear(self.directions * hidden_size, output_size)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None, last: bool = False) -> Tensor:
+        """x (T, B, I), lengths (B,) or None -> (T, B, O), or (B, O) after each sequence's last step."""
+        packed: Tensor | PackedSequence = x
+        if lengths is not None:
+            packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+        output, state = self.layer(packed)
+        if last:
+            h_n = state[0] if isinstance(state, tuple) else state
+            return self.head(torch.cat(list(h_n[-self.directions :]), dim=-1))  # type: ignore[no-any-return]
+        if isinstance(output, PackedSequence):
+            output, _ = pad_packed_sequence(output, total_length=len(x))
+        return self.head(output)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def _start(net: nn.Module, design: Design, H: int) -> None:
+    gates = CELLS[design.cell].gates
+
+    def rows(gate: str) -> slice:
+        return slice(gates.index(gate) * H, (gates.index(gate) + 1) * H)
+
+    for name, weight in net.named_parameters():
+        if design.gain is not None and name.startswith("weight_hh"):
+            weight.copy_(design.gain * nn.init.orthogonal_(torch.empty_like(weight)))
+        for part, bias in _biases(design, H, gates).items():
+            if name.startswith("bias_ih"):
+                weight[rows(part)] = bias
+            elif name.startswith("bias_hh"):  # torch adds two biases: the other one is then zero
+                weight[rows(part)] = 0
+
+
+def _biases(design: Design, H: int, gates: tuple[str, ...]) -> dict[str, Tensor]:
+    """What the biases of single gates are set to."""
+    if design.chrono is not None:
+        lag = torch.empty(H).uniform_(1, design.chrono - 1).log()
+        wanted = {"f": lag, "i": -lag}
+    elif design.forget is not None:
+        bias = torch.full((H,), design.forget)
+        wanted = {"f": bias} if "f" in gates or not CELLS[design.cell].coupled else {"i": -bias}
+    else:
+        wanted = {}
+    return {gate: bias for gate, bias in wanted.items() if gate in gates}
