@@ -114,11 +114,11 @@ class DirectionView:
     h = _Named("(T, B, P) hidden state after the step")
 
     def __init__(self, values: Fields, k: int, d: int) -> None:
-        self._values, self._k, self._d = values, k, d
+        self._values, self.k, self.d = values, k, d
 
     def tokens(self, name: str) -> Array:
         """A value as the kernel laid it out: (T, B, ...), or (N, ...) for packed input."""
-        return self._values._lane(self._k, self._d, name)
+        return self._values._lane(self.k, self.d, name)
 
     def field(self, name: str) -> Array:
         """A value by its name."""
@@ -131,17 +131,17 @@ class DirectionView:
         return self.field("z")
 
     def __repr__(self) -> str:
-        return f"l{self._k}.{DIRECTIONS[self._d]} of {self._values!r}"
+        return f"l{self.k}.{DIRECTIONS[self.d]} of {self._values!r}"
 
 
 class LayerView:
     """One layer of a trace: ``.fwd`` and, where it reads both ways, ``.reverse``."""
 
     def __init__(self, values: Fields, k: int) -> None:
-        self._values, self._k = values, k
+        self._values, self.k = values, k
 
     def __getitem__(self, direction: str | int) -> DirectionView:
-        return DirectionView(self._values, self._k, self._values.direction(direction))
+        return DirectionView(self._values, self.k, self._values.direction(direction))
 
     @property
     def fwd(self) -> DirectionView:

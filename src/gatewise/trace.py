@@ -12,16 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gatewise.errors import ArgumentError
-from gatewise.fields import Array, Fields, Packing, as_numpy, library
+from gatewise.fields import DIRECTIONS, NAMES, Array, Fields, Packing, as_numpy, library
 from gatewise.spec import WELDED, CellSpec
 
 if TYPE_CHECKING:
     from os import PathLike
+
+    from matplotlib.figure import Figure
+
+    from gatewise.analysis import Saturation, Tracking
 
 
 @dataclass
@@ -161,7 +166,7 @@ class Trace(Fields):
     def num_directions(self) -> int:
         return int(self.records[0].tape.shape[0])
 
-    # --- values -----------------------------------------------------------------------------------
+    # --- values ----------------------------------------------------------------------------------
 
     def _lane(self, k: int, d: int, name: str) -> Array:
         record = self.records[k]
@@ -266,7 +271,7 @@ class Trace(Fields):
         if name not in ("h", "c"):
             raise ArgumentError(f"name: expected 'h' or 'c', got {name!r}")
         ends = self.h_n if name == "h" else self.c_n
-        k = self.layer(layer)._k
+        k = self.layer(layer).k
         return ends[k * self.num_directions + self.direction(direction)]
 
     @property
@@ -285,7 +290,7 @@ class Trace(Fields):
         """Bytes of tape and output."""
         return sum(record.nbytes for record in self.records)
 
-    # --- weights and gradients --------------------------------------------------------------------
+    # --- weights and gradients -------------------------------------------------------------------
 
     def _weights(self, k: int) -> Sequence[dict[str, Array]]:
         record = self.records[k]
@@ -318,7 +323,7 @@ class Trace(Fields):
         known = any(record.grad.tape is not None for record in self.records)
         return Gradients(self) if known else None
 
-    # --- elsewhere --------------------------------------------------------------------------------
+    # --- elsewhere -------------------------------------------------------------------------------
 
     def to_numpy(self) -> Trace:
         """The same trace as numpy arrays, without graph; weights and inputs are copied."""
@@ -344,9 +349,122 @@ class Trace(Fields):
             c_n=as_numpy(record.c_n),
             tape=as_numpy(record.tape),
             weights=weights,
-            grad=GradSink(*(None if g is None else as_numpy(g) for g in grad)),
+            grad=GradSink(*(None if g is None else as_numpy(g).copy() for g in grad)),
             z=None if record.z is None else [as_numpy(z) for z in record.z],
         )
+
+    def to_xarray(self) -> Any:
+        """An ``xarray.Dataset`` with named dimensions; padding is NaN.
+
+        i f g o c (layer, direction, step, batch, unit), h with ``out`` in place of ``unit``,
+        x (step, batch, input), output (step, batch, feature); coordinates layer, direction, and
+        for packed input length (batch).
+
+        Raises:
+            ArgumentError: xarray is not installed.
+        """
+        try:
+            import xarray
+        except ImportError:
+            raise ArgumentError(
+                "to_xarray: expected xarray, got none installed; pip install xarray"
+            ) from None
+        lane = ("layer", "direction", "step", "batch")
+        arrays = {n: ((*lane, "out" if n == "h" else "unit"), getattr(self, n)) for n in NAMES}
+        arrays["x"] = (("step", "batch", "input"), self.x)
+        arrays["output"] = (("step", "batch", "feature"), self.output)
+        coords = {
+            "layer": np.arange(self.num_layers),
+            "direction": list(DIRECTIONS[: self.num_directions]),
+        }
+        if self.lengths is not None:
+            coords["length"] = ("batch", self.lengths)
+        return xarray.Dataset(
+            {name: (dims, as_numpy(a)) for name, (dims, a) in arrays.items()},
+            coords,
+            {"cell": self.cell.name},
+        )
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the trace to a safetensors file, whole or not at all, with gradients if known."""
+        from gatewise.trace_file import save
+
+        save(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Trace:
+        """Read a trace that ``save`` wrote, as numpy arrays.
+
+        Raises:
+            ArgumentError: the file is of another kind.
+        """
+        from gatewise.trace_file import load
+
+        return load(Path(path))
+
+    # --- questions (analysis.py has formula and source of each) -----------------------------------
+
+    def saturation(self, gate: str, low: float = 0.1, high: float = 0.9) -> Saturation:
+        """The share of steps at which each unit's gate is shut, and is open: each (L, D, H)."""
+        from gatewise.analysis import saturation
+
+        return saturation(self, gate, low, high)
+
+    def memory_length(self) -> np.ndarray:
+        """(L, D, H) in steps: how long each unit's forget gate keeps what its cell holds."""
+        from gatewise.analysis import memory_length
+
+        return memory_length(self)
+
+    def gradient_reach(self, name: str = "c") -> np.ndarray:
+        """(L, D, T, B): the norm over units of d loss / d c(t), or of another value's gradient."""
+        from gatewise.analysis import gradient_reach
+
+        return gradient_reach(self, name)
+
+    def jacobian(self, unit: int | None = None, at: int | None = None, **lane: Any) -> np.ndarray:
+        """The exact d c_unit(at) / d c(t): (T, H), or (T, H, H) with every unit as a row."""
+        from gatewise.analysis import jacobian
+
+        return jacobian(self, unit, at, **lane)
+
+    def direct_path(self, at: int | None = None, **lane: Any) -> np.ndarray:
+        """(T, H): d c(at) / d c(t) with the gates held fixed, the product of forget gates."""
+        from gatewise.analysis import direct_path
+
+        return direct_path(self, at, **lane)
+
+    def tracking(self, signal: Any, name: str = "c") -> Tracking:
+        """Which units follow a signal (T,) or (T, B): Pearson's r (L, D, H), and the best first."""
+        from gatewise.analysis import tracking
+
+        return tracking(self, signal, name)
+
+    # --- pictures (figures.py says what each shows) -----------------------------------------------
+
+    def plot(self, **how: Any) -> Figure:
+        """Gates and states of one lane as maps of units over time."""
+        from gatewise.figures import plot
+
+        return plot(self, **how)
+
+    def plot_unit(self, unit: int, **how: Any) -> Figure:
+        """The six curves of one unit."""
+        from gatewise.figures import plot_unit
+
+        return plot_unit(self, unit, **how)
+
+    def plot_reach(self, **how: Any) -> Figure:
+        """How far back the gradient of the loss reaches."""
+        from gatewise.figures import plot_reach
+
+        return plot_reach(self, **how)
+
+    def plot_text(self, tokens: Sequence[str], unit: int, **how: Any) -> Figure:
+        """The text, each token coloured by one unit."""
+        from gatewise.figures import plot_text
+
+        return plot_text(self, tokens, unit, **how)
 
     def explore(
         self,
