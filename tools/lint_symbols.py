@@ -1,10 +1,10 @@
 """Checks that each kernel object shares no code with the others.
 
-The same source is compiled once per instruction set. If two objects define the same weak symbol (an
-inline function of a header, a template of the standard library), the linker keeps one of them for
-everybody, and it may be the one with AVX-512 in it. So an object defines what is in its own namespace,
-gatewise::<instruction set>, and asks for nothing but the core, memcpy and its kin, and the runtime of
-the compiler.
+The same source is compiled once per instruction set. If two objects define the same weak symbol
+(an inline function of a header, a template of the standard library), the linker keeps one of them
+for everybody, and it may be the one with AVX-512 in it. So an object defines what is in its own
+namespace, gatewise::<instruction set>, and asks for nothing but the core, memcpy and its kin, and
+the runtime of the compiler.
 
 Usage: lint_symbols.py [OBJECT ...]     (default: the kernels of every build under build/)
 """
