@@ -1,0 +1,226 @@
+"""The command: gatewise demo | explain | study | bench | info.
+
+Each subcommand imports what it needs inside its function, so that help and ``info`` come at once.
+Exit status: 0 done; 2 the input is wrong, said in one line; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gatewise.errors import ArgumentError, GatewiseError
+
+DEMO = Path("gatewise-demo")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""
+An LSTM for CPUs: a drop-in for torch.nn.LSTM, fast, and every gate of every step in sight.
+
+Begin with `gatewise demo`; then look at your own sentence with `gatewise explain --text ...`.
+""",
+)
+
+
+@contextmanager
+def _said(command: str) -> Iterator[None]:
+    """What is wrong with the input in one line and exit status 2; Ctrl-C ends with 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say(command, "stopped")
+        raise typer.Exit(130) from None
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").startswith("gatewise"):
+            raise
+        _say(command, f"{missing.name} is not installed; pip install 'gatewise[all]'")
+        raise typer.Exit(2) from None
+    except OSError as wrong:
+        named = f"{wrong.filename}: {wrong.strerror}" if wrong.filename else str(wrong)
+        _say(command, named)
+        raise typer.Exit(2) from None
+    except GatewiseError as wrong:
+        _say(command, str(wrong))
+        raise typer.Exit(2) from None
+
+
+def _say(command: str, message: str) -> None:
+    print(f"gatewise {command}: {' '.join(message.split())}", file=sys.stderr)
+
+
+@app.command()
+def demo(
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="Restore this sentence too, as in ilovechina; may be given repeatedly."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Directory of models, results and page.")] = DEMO,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train again what is trained.")] = False,
+    hidden_size: Annotated[int, typer.Option(help="Of all three models, each direction.")] = 128,
+    epochs: Annotated[int, typer.Option(help="Passes over the training text.")] = 2,
+    letters: Annotated[int, typer.Option(help="Train on the first N letters; 0: all.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the weights and the batches.")] = 0,
+) -> None:
+    """Put the spaces back into English: plain RNN, LSTM and Bi-LSTM side by side.
+
+    Trains three character taggers on the King James text (about two minutes on two cores), prints
+    their F1 on chapters held out, and the seconds of an epoch with gatewise and with torch.nn
+    measured in the same run. Then restores sentences, and writes a page that shows every gate while
+    the Bi-LSTM reads the first of them.
+
+    What is trained is kept and used again; after Ctrl-C the same command goes on where it stopped.
+
+        gatewise demo --text thisisasentencewithoutspaces
+    """
+    with _said("demo"):
+        from gatewise import demo as job
+        from gatewise.training import Settings
+
+        settings = Settings(hidden_size=hidden_size, epochs=epochs, letters=letters, seed=seed)
+        results = job.run(out, settings, text or [], fresh)
+        if results["interrupted"]:
+            raise typer.Exit(130)
+
+
+@app.command()
+def explain(
+    model: Annotated[
+        Path | None,
+        typer.Option(help="A tagger that demo saved, or a state_dict (.safetensors, .pt)."),
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="What a tagger reads.")] = None,
+    input: Annotated[
+        Path | None, typer.Option(help="What an LSTM or RNN reads: .csv or .npy, a row a step.")
+    ] = None,
+    beside: Annotated[
+        Path | None, typer.Option(help="A second model on the same input, to compare.")
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Which layer of a larger state_dict, as encoder.lstm.")
+    ] = None,
+    cell: Annotated[
+        str | None, typer.Option(help="Which cell, where the weights leave it open.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("gatewise-explain.html"),
+) -> None:
+    """Write one page that shows every gate of every step of a model on your own input.
+
+    The page opens from disk, without a network or a server. A text is read by a tagger (without
+    --model: the Bi-LSTM of gatewise demo, its plain RNN beside it); a series by any torch.nn.LSTM,
+    torch.nn.RNN or gatewise layer whose state_dict you saved.
+
+        gatewise explain --text ilovechina
+        gatewise explain --model lstm.pt --input series.csv
+    """
+    with _said("explain"):
+        if (text is None) == (input is None):
+            raise ArgumentError("give either --text TEXT or --input FILE.csv|.npy")
+        from gatewise import explain as job
+        from gatewise.training import load
+
+        if text is not None:
+            if layer or cell:
+                raise ArgumentError("--layer and --cell: expected with --input only, got --text")
+            if model is None:
+                model, known = DEMO / "bilstm.safetensors", DEMO / "rnn.safetensors"
+                if not model.is_file():
+                    raise ArgumentError(
+                        f"no model: give --model FILE, or run gatewise demo ({model})"
+                    )
+                beside = beside or (known if known.is_file() else None)
+            job.text_page(out, load(model), text, load(beside) if beside else None)
+        elif input is not None:
+            if model is None:
+                raise ArgumentError("--input: expected --model FILE, a state_dict, got none")
+            series = job.read_series(input)
+            first = job.read_layer(model, layer, cell)
+            second = job.read_layer(beside, layer, cell) if beside else None
+            job.series_page(out, first, series, f"{model.name} reads {input.name}", second)
+        print(out)
+
+
+@app.command()
+def study(
+    name: Annotated[str | None, typer.Argument(help="Which; without it, their names.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every study.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A look: under a minute each.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Everything: hours.")] = False,
+    out: Annotated[Path, typer.Option(help="Directory of results and figures.")] = Path(
+        "gatewise-studies"
+    ),
+) -> None:
+    """Measure what the LSTM buys and costs against the plain RNN, on this machine.
+
+    gatewise study --all --quick
+    """
+    with _said("study"):
+        studies = _part("gatewise.studies")
+        names = list(studies.names())
+        if quick and full:
+            raise ArgumentError("--quick and --full: expected one of them, got both")
+        if name is not None and all_:
+            raise ArgumentError(f"NAME and --all: expected one of them, got {name} and --all")
+        if name is not None and name not in names:
+            raise ArgumentError(f"NAME: expected one of {', '.join(names)}, got {name}")
+        if name is None and not (all_ or quick or full):
+            print("\n".join(names))
+            return
+        mode = "quick" if quick else "full" if full else "default"
+        for each in names if name is None else [name]:
+            done = studies.run(each, mode, out)
+            print(f"{each}: {done.answer}\n  {done.path}\n  {done.figure}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench(context: typer.Context) -> None:
+    """Time gatewise against torch.nn, interleaved; in a checkout of the repository only.
+
+    What follows is passed on to bench/run.py.
+    """
+    with _said("bench"):
+        import subprocess
+
+        script = Path(__file__).parents[2] / "bench" / "run.py"
+        if not script.is_file():
+            raise ArgumentError("not in a checkout: clone the repository and run make bench there")
+        ended = subprocess.run([sys.executable, script, *context.args], check=False)
+        raise typer.Exit(ended.returncode)
+
+
+@app.command()
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Say what is installed: versions, instruction sets found and chosen, threads, cells."""
+    with _said("info"):
+        import json
+
+        from gatewise import about
+
+        found = about.info()
+        print(json.dumps(found.to_dict(), indent=2) if as_json else found)
+
+
+def _part(name: str) -> Any:
+    """A module of gatewise that may not be there yet."""
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as missing:
+        if missing.name != name:
+            raise
+        raise ArgumentError(f"{name} is not part of this installation") from None
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,253 @@
+"""The explorer page for a person's own model and input: a text, or a series from a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import gatewise
+from gatewise.corpus import ALPHABET, letters_of
+from gatewise.errors import ArgumentError, ShapeError
+from gatewise.spec import CELLS
+from gatewise.tagger import KINDS, Tagger, pack
+
+if TYPE_CHECKING:
+    from gatewise.lstm import LSTM, RNN
+    from gatewise.trace import Trace
+
+#: Rows of the weights for each hidden unit, to the cell that is meant when none is named.
+_USUAL = {4: "lstm", 1: "rnn"}
+
+#: Letters that a page shows: more take long to open, and nobody steps through them.
+MOST_LETTERS = 2000
+
+
+def text_page(path: Path, model: Tagger, text: str, beside: Tagger | None = None) -> Path:
+    """Show a tagger while it puts the spaces back into a text.
+
+    The gradients on the page are those of the decision at the middle letter: it shows how far to
+    each side the model looks for it. A page shows the first 2,000 letters.
+
+    Args:
+        path: the page.
+        beside: a second tagger, on the same text.
+
+    Raises:
+        ArgumentError: no letter in the text.
+        OSError: the page cannot be written.
+    """
+    letters, shown = letters_of(text)
+    letters, shown = letters[:MOST_LETTERS], shown[:MOST_LETTERS]
+    tokens = [sign or ALPHABET[k] for sign, k in zip(shown, letters, strict=True)]
+    traces = [_traced(tagger, letters) for tagger in (model, beside) if tagger]
+    title = f"{KINDS[model.kind]}: {shorten(model.restore(''.join(tokens)), 80)}"
+    traces[0].explore(
+        path, tokens=tokens, title=title, beside=None if len(traces) == 1 else traces[1]
+    )
+    return path
+
+
+def _traced(tagger: Tagger, letters: NDArray[np.int64]) -> Trace:
+    x = tagger.embed(pack(letters)).data.detach()[:, None]  # (T, 1, embedding_size)
+    trace: Trace = tagger.rnn.trace(x)
+    tagger.linear(trace.output)[len(letters) // 2].sum().backward()
+    tagger.zero_grad()
+    return trace
+
+
+def series_page(
+    path: Path,
+    layer: LSTM | RNN,
+    series: NDArray[np.float32],
+    title: str,
+    beside: LSTM | RNN | None = None,
+) -> Path:
+    """Show a layer while it reads a series (T, I); the gradients are those of its last output.
+
+    Raises:
+        ShapeError: the series has another width than the layer's input_size.
+        OSError: the page cannot be written.
+    """
+    traces = []
+    for each in (layer, beside):
+        if each is None:
+            continue
+        if series.shape[1] != each.input_size:
+            raise ShapeError(
+                f"input: expected I = {each.input_size} columns, as the model reads, "
+                f"got {series.shape[1]}"
+            )
+        dtype = next(each.parameters()).dtype
+        trace = each.trace(torch.from_numpy(series)[:, None].to(dtype))
+        trace.output[-1].sum().backward()
+        traces.append(trace)
+    tokens = series[:, 0].tolist() if series.shape[1] == 1 else None
+    traces[0].explore(
+        path, tokens=tokens, title=title, beside=None if len(traces) == 1 else traces[1]
+    )
+    return path
+
+
+def read_series(path: Path) -> NDArray[np.float32]:
+    """A series from a .csv file, a row a step, or from a .npy array (T,), (T, I) or (T, 1, I).
+
+    A first row of a CSV without any number in it is taken as the names of the columns.
+
+    Returns:
+        (T, I) float32, all finite.
+
+    Raises:
+        OSError: it cannot be read.
+        ArgumentError: it is of another kind, holds no series, or a value is missing.
+    """
+    if path.suffix.lower() == ".npy":
+        series = _from_npy(path)
+    elif path.suffix.lower() == ".csv":
+        series = _from_csv(path)
+    else:
+        raise ArgumentError(f"{path}: expected a .csv or a .npy file")
+    if series.ndim == 1:
+        series = series[:, None]
+    if series.ndim == 3 and series.shape[1] == 1:
+        series = series[:, 0]
+    if series.ndim != 2 or 0 in series.shape:
+        raise ArgumentError(f"{path}: expected one series (T,) or (T, I), got shape {series.shape}")
+    values = np.ascontiguousarray(series, np.float32)
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        t, k = bad[0]
+        raise ArgumentError(
+            f"{path}: expected finite numbers, got {values[t, k]} at step {t}, column {k}"
+        )
+    return values
+
+
+def _from_npy(path: Path) -> NDArray[np.generic]:
+    with path.open("rb") as file:
+        try:
+            array = np.load(file, allow_pickle=False)
+        except (ValueError, EOFError):
+            raise ArgumentError(f"{path}: not an array of numbers that numpy.save wrote") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+        raise ArgumentError(f"{path}: expected one array of real numbers")
+    return array
+
+
+def _from_csv(path: Path) -> NDArray[np.generic]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [
+                (n, row) for n, row in enumerate(csv.reader(file), 1) if any(map(str.strip, row))
+            ]
+    except (csv.Error, UnicodeDecodeError):
+        raise ArgumentError(f"{path}: not a text file of comma-separated numbers") from None
+    if rows and not any(_number(cell) is not None for cell in rows[0][1]):
+        rows = rows[1:]
+    if not rows:
+        raise ArgumentError(f"{path}: no numbers in it")
+    width = len(rows[0][1])
+    values = []
+    for n, row in rows:
+        numbers = [_number(cell) for cell in row]
+        if len(row) != width:
+            raise ArgumentError(f"{path}, line {n}: expected {width} columns, got {len(row)}")
+        if None in numbers:
+            cell = row[numbers.index(None)].strip()
+            raise ArgumentError(f"{path}, line {n}: expected a number, got {cell[:20]!r}")
+        values.append(numbers)
+    return np.array(values, np.float64)
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return float(cell)
+    except ValueError:
+        return None
+
+
+def read_layer(path: Path, prefix: str | None = None, cell: str | None = None) -> LSTM | RNN:
+    """An LSTM or RNN from a saved state_dict; its sizes come from the shapes of its weights.
+
+    Args:
+        path: a safetensors file, or what ``torch.save(module.state_dict(), path)`` wrote.
+        prefix: which layer of a larger model, as in ``encoder.lstm``.
+        cell: a name in ``gatewise.CELLS``, where the weights leave it open.
+
+    Raises:
+        OSError: it cannot be read.
+        ArgumentError: no recurrent layer in it, several and none named, weights that fit no cell.
+    """
+    tensors, sign = _tensors(path), "weight_ih_l0"
+    found = [name.removesuffix(sign).rstrip(".") for name in tensors if name.endswith(sign)]
+    names = ", ".join(found)
+    if not found:
+        raise ArgumentError(f"{path}: expected the weights of an LSTM or RNN, got no {sign}")
+    if prefix is None and len(found) > 1:
+        raise ArgumentError(f"{path}: several recurrent layers; choose one with --layer: {names}")
+    chosen = found[0] if prefix is None else prefix.rstrip(".")
+    if chosen not in found:
+        raise ArgumentError(f"--layer: expected one of {names or '(top)'}, got {prefix!r}")
+    start = f"{chosen}." if chosen else ""
+    pattern = re.compile(re.escape(start) + r"(weight|bias)_(ih|hh|hr|peep)_l\d+(_reverse)?")
+    weights = {k.removeprefix(start): t for k, t in tensors.items() if pattern.fullmatch(k)}
+    try:
+        layer = _layer(weights, cell)
+        layer.load_state_dict(weights)
+    except (KeyError, RuntimeError, IndexError) as wrong:
+        reason = " ".join(str(wrong).split())
+        raise ArgumentError(f"{path}: its weights fit no layer ({reason})") from None
+    return layer.eval()
+
+
+def _layer(weights: Mapping[str, Tensor], cell: str | None) -> LSTM | RNN:
+    """An untrained layer of the shape that these weights have."""
+    rows, input_size = weights["weight_ih_l0"].shape
+    out = weights["weight_hh_l0"].shape[1]
+    projected = "weight_hr_l0" in weights
+    hidden_size = weights["weight_hr_l0"].shape[1] if projected else out
+    gates = rows / hidden_size
+    name = cell or _USUAL.get(int(gates) if gates.is_integer() else 0)
+    fit = [row for row, spec in CELLS.items() if len(spec.gates) == gates]
+    if name not in fit:
+        raise ArgumentError(
+            f"{gates:g} x H rows of weights (H = {hidden_size}): expected --cell to be one of "
+            f"{', '.join(fit) or 'none'}, got {cell or 'none'}; a GRU is not a cell of gatewise"
+        )
+    kind: dict[str, Any] = {
+        "num_layers": sum(re.fullmatch(r"weight_ih_l\d+", key) is not None for key in weights),
+        "bias": "bias_ih_l0" in weights,
+        "bidirectional": "weight_ih_l0_reverse" in weights,
+        "dtype": torch.promote_types(weights["weight_ih_l0"].dtype, torch.float32),
+    }
+    if name in ("rnn", "rnn_relu"):
+        return gatewise.RNN(input_size, hidden_size, cell=name, **kind)
+    return gatewise.LSTM(
+        input_size, hidden_size, proj_size=out if projected else 0, cell=name, **kind
+    )
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    data = path.read_bytes()
+    try:
+        if path.suffix == ".safetensors":
+            return dict(safetensors.torch.load(data))
+        held = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception:  # what a file that is no state_dict makes of an unpickler is open-ended
+        raise ArgumentError(
+            f"{path}: expected a state_dict, from torch.save(module.state_dict(), path) or as "
+            "safetensors; a whole pickled module is not loaded, for it could run code"
+        ) from None
+    if isinstance(held, nn.Module) or not isinstance(held, Mapping):
+        raise ArgumentError(f"{path}: expected a state_dict, got {type(held).__name__}")
+    return {str(name): t for name, t in held.items() if isinstance(t, Tensor)}
