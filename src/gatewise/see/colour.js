@@ -1,0 +1,120 @@
+// Colours of values. Gates, 0 to 1: one hue from pale to deep. Signed values: orange below zero, blue
+// above, neutral at zero, equal lightness at equal size; told apart under the common colour
+// blindnesses. Interpolated in OKLab, so equal steps look equal.
+
+const stops = {
+  light: {
+    gate: ["#f3f1ea", "#b5dcc6", "#55ac9a", "#13766f", "#06403f"],
+    signed: ["#8a3200", "#d9722a", "#f6bd8b", "#f4f2ec", "#9cc8ec", "#3485c7", "#0b3f7d"],
+  },
+  dark: {
+    gate: ["#22242a", "#1d4a4b", "#1f7f76", "#52bfa5", "#c9f5dc"],
+    signed: ["#ffc592", "#e8843a", "#7d431c", "#26272c", "#204a73", "#4a97dc", "#b3dcff"],
+  },
+};
+
+// The curve of each field, the same everywhere: Okabe and Ito's palette, tuned for contrast.
+export const hues = {
+  light: { i: "#00805c", f: "#c04a00", g: "#a8467f", o: "#9a6b00", c: "#005fa8", h: "#24262b" },
+  dark: { i: "#2fc79a", f: "#ff8a4c", g: "#e58ac0", o: "#e8b93e", c: "#62b2f5", h: "#eceae4" },
+};
+
+const bad = { light: [201, 196, 208], dark: [82, 74, 92] }; // NaN and infinity
+
+function oklab(hex) {
+  const linear = [1, 3, 5].map((k) => {
+    const v = parseInt(hex.slice(k, k + 2), 16) / 255;
+    return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  });
+  const [r, g, b] = linear;
+  const l = Math.cbrt(0.4122214708 * r + 0.5363325363 * g + 0.0514459929 * b);
+  const m = Math.cbrt(0.2119034982 * r + 0.6806995451 * g + 0.1073969566 * b);
+  const s = Math.cbrt(0.0883024619 * r + 0.2817188376 * g + 0.6299787005 * b);
+  return [
+    0.2104542553 * l + 0.793617785 * m - 0.0040720468 * s,
+    1.9779984951 * l - 2.428592205 * m + 0.4505937099 * s,
+    0.0259040371 * l + 0.7827717662 * m - 0.808675766 * s,
+  ];
+}
+
+function rgb([L, a, b]) {
+  const l = (L + 0.3963377774 * a + 0.2158037573 * b) ** 3;
+  const m = (L - 0.1055613458 * a - 0.0638541728 * b) ** 3;
+  const s = (L - 0.0894841775 * a - 1.291485548 * b) ** 3;
+  return [
+    4.0767416621 * l - 3.3077115913 * m + 0.2309699292 * s,
+    -1.2684380046 * l + 2.6097574011 * m - 0.3413193965 * s,
+    -0.0041960863 * l - 0.7034186147 * m + 1.707614701 * s,
+  ].map((v) => {
+    const u = v <= 0.0031308 ? 12.92 * v : 1.055 * v ** (1 / 2.4) - 0.055;
+    return Math.round(255 * Math.min(1, Math.max(0, u)));
+  });
+}
+
+// 256 colours between stops: bytes r g b for each.
+export function ramp(hexes) {
+  const labs = hexes.map(oklab);
+  const out = new Uint8Array(256 * 3);
+  for (let k = 0; k < 256; k++) {
+    const place = (k / 255) * (labs.length - 1);
+    const at = Math.min(labs.length - 2, Math.floor(place));
+    out.set(rgb(labs[at].map((v, n) => v + (place - at) * (labs[at + 1][n] - v))), 3 * k);
+  }
+  return out;
+}
+
+const ramps = {};
+for (const theme of Object.keys(stops)) {
+  ramps[theme] = { gate: ramp(stops[theme].gate), signed: ramp(stops[theme].signed) };
+}
+
+// A scale: how a number becomes a place among 256 colours, and back.
+//   gate: 0 .. 1    signed: -limit .. limit; a power below 1 lets small values be seen
+export function scale(kind, limit = 1, power = 1) {
+  if (kind === "gate") {
+    return { kind, limit: 1, power: 1, place: (v) => Math.round(255 * v), value: (k) => k / 255 };
+  }
+  const bend = power === 1 ? (v) => v : (v) => Math.sign(v) * Math.abs(v) ** power;
+  const back = power === 1 ? (v) => v : (v) => Math.sign(v) * Math.abs(v) ** (1 / power);
+  return {
+    kind, limit, power,
+    place: (v) => Math.round(127.5 + 127.5 * bend(v / limit)),
+    value: (k) => limit * back(k / 127.5 - 1),
+  };
+}
+
+// The 256 colours as pixels of an ImageData (little-endian), and one more for NaN.
+const pixels = new Map();
+export function palette(theme, kind) {
+  const key = `${theme} ${kind}`;
+  if (!pixels.has(key)) {
+    const table = ramps[theme][kind];
+    const out = new Uint32Array(257);
+    const pixel = (r, g, b) => (255 << 24) | (b << 16) | (g << 8) | r;
+    for (let k = 0; k < 256; k++) out[k] = pixel(table[3 * k], table[3 * k + 1], table[3 * k + 2]);
+    out[256] = pixel(...bad[theme]);
+    pixels.set(key, out);
+  }
+  return pixels.get(key);
+}
+
+export function colour(theme, scaled, v) {
+  if (!Number.isFinite(v)) return `rgb(${bad[theme].join(" ")})`;
+  const k = 3 * Math.max(0, Math.min(255, scaled.place(v)));
+  const table = ramps[theme][scaled.kind];
+  return `rgb(${table[k]} ${table[k + 1]} ${table[k + 2]})`;
+}
+
+const luminance = (r, g, b) => {
+  const [R, G, B] = [r, g, b].map((v) => {
+    const u = v / 255;
+    return u <= 0.04045 ? u / 12.92 : ((u + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * R + 0.7152 * G + 0.0722 * B;
+};
+
+// Black or white, whichever reads better on a colour "rgb(r g b)".
+export function inkOn(fill) {
+  const L = luminance(...fill.match(/\d+/g).map(Number));
+  return (L + 0.05) / 0.05 > 1.05 / (L + 0.05) ? "#14161a" : "#ffffff";
+}

@@ -1,0 +1,160 @@
+// The chosen unit over time: its gates, what is written and shown, its cell; and its text.
+
+import { colour, hues, inkOn } from "./colour.js";
+import { names, show, welded } from "./cell.js";
+import { lane, run, series } from "./data.js";
+import { axis, curve, el, fit, levels, visible } from "./paint.js";
+
+const LEFT = 46;
+const RIGHT = 150;
+
+export function curves(host, app) {
+  const canvas = el("canvas", { id: "curves", role: "img" });
+  host.append(canvas);
+  canvas.addEventListener("click", (event) => {
+    const box = canvas.getBoundingClientRect();
+    const [a, b] = app.state.win;
+    const t = a + Math.floor(((event.clientX - box.left - LEFT) / (box.width - LEFT - RIGHT)) * (b - a));
+    if (t >= a && t < b) app.set({ t, playing: false });
+  });
+
+  return function draw(s) {
+    const { cell } = app.page.meta.models[s.model];
+    const style = app.style();
+    const outer = host.clientWidth;
+    if (outer <= LEFT + RIGHT) return;
+    const narrow = outer < 560;
+    const right = narrow ? 96 : RIGHT;
+    const width = outer - LEFT - right;
+    const [a, b] = s.win;
+    const gates = ["f", "i", "o"].filter((gate) => !welded(cell, gate));
+    const bands = [
+      ...(gates.length > 0 ? [{ fields: gates, height: 110, low: 0, high: 1 }] : []),
+      { fields: cell.has_cell_state ? ["g", "h"] : ["h"], height: 110 },
+      ...(cell.has_cell_state ? [{ fields: ["c"], height: 110 }] : []),
+    ];
+    const gap = 18;
+    const height = bands.reduce((sum, band) => sum + band.height + gap, 0) + 14;
+    const context = fit(canvas, outer, height);
+    const xOf = (t) => LEFT + ((t - a) / (b - a)) * width;
+    let top = 6;
+    for (const band of bands) {
+      const lines = band.fields.map((name) => ({
+        name, values: series(app.page, s, name, name === "h" ? s.out : s.unit, s.grad),
+      })).filter((line) => line.values !== null);
+      let [low, high] = s.grad || band.low === undefined ? [0, 0] : [band.low, band.high];
+      if (s.grad || band.low === undefined || gates.some((g) => cell[g] !== "sigmoid" && band.fields.includes(g))) {
+        for (const { values } of lines) {
+          for (const v of values) {
+            if (v < low) low = v;
+            if (v > high && v < Infinity) high = v;
+          }
+        }
+        const pad = (high - low) * 0.08 || 1e-6;
+        [low, high] = [low < 0 ? low - pad : 0, high > 0 ? high + pad : 0];
+      }
+      const yOf = (v) => top + band.height - ((v - low) / (high - low)) * band.height;
+      context.font = style.small;
+      context.textBaseline = "middle";
+      context.textAlign = "right";
+      for (const v of levels(low, high, 2.5)) {
+        context.strokeStyle = style.line;
+        context.lineWidth = v === 0 ? 1.25 : 0.75;
+        context.beginPath();
+        context.moveTo(LEFT, Math.round(yOf(v)) + 0.5);
+        context.lineTo(LEFT + width, Math.round(yOf(v)) + 0.5);
+        context.stroke();
+        context.fillStyle = style.soft;
+        context.fillText(v === 0 ? "0" : show(v), LEFT - 7, yOf(v));
+      }
+      if (s.t >= a && s.t < b) {
+        context.strokeStyle = style.soft;
+        context.lineWidth = 1;
+        context.setLineDash([2, 3]);
+        context.beginPath();
+        context.moveTo(xOf(s.t + 0.5), top);
+        context.lineTo(xOf(s.t + 0.5), top + band.height);
+        context.stroke();
+        context.setLineDash([]);
+      }
+      const labels = [];
+      for (const { name, values } of lines) {
+        const hue = hues[app.theme()][name];
+        context.strokeStyle = hue;
+        context.lineWidth = 1.75;
+        context.lineJoin = "round";
+        curve(context, values, a, b, xOf, yOf);
+        if (s.t >= a && s.t < b && Number.isFinite(values[s.t])) {
+          context.fillStyle = hue;
+          context.beginPath();
+          context.arc(xOf(s.t + 0.5), yOf(values[s.t]), 3.5, 0, 7);
+          context.fill();
+        }
+        const last = values[b - 1];
+        labels.push({ name, hue, y: Number.isFinite(last) ? yOf(last) : top, now: values[s.t] });
+      }
+      // names at the ends of their curves, kept apart
+      labels.sort((p, q) => p.y - q.y);
+      for (let k = 0; k < labels.length; k++) {
+        labels[k].y = Math.max(labels[k].y, k > 0 ? labels[k - 1].y + 16 : top + 6);
+      }
+      const over = labels.length > 0 ? Math.max(0, labels[labels.length - 1].y - (top + band.height - 6)) : 0;
+      context.textAlign = "left";
+      for (const { name, hue, y, now } of labels) {
+        context.fillStyle = hue;
+        context.font = style.smallBold;
+        const text = narrow ? name : name === "h" && app.page.meta.models[s.model].size.P !== app.page.meta.models[s.model].size.H
+          ? `output ${s.out}` : names[name];
+        context.fillText(text, LEFT + width + 10, y - over);
+        const from = context.measureText(text).width;
+        context.font = style.small;
+        context.fillText(show(now), LEFT + width + 16 + from, y - over);
+      }
+      top += band.height + gap;
+    }
+    axis(context, { a, b, left: LEFT, width, y: top - gap + 8, style, words: app.words() });
+    const memory = lane(app.page, s).memory;
+    canvas.ariaLabel = `Curves of unit ${s.unit} over ${run(app.page, s).T} steps`
+      + (memory && memory[s.unit] !== null ? `; memory length ${show(memory[s.unit])} steps` : "");
+  };
+}
+
+// The whole text, each token on the colour of the unit's value.
+export function text(host, app) {
+  const box = el("p", { className: "coloured", lang: "" });
+  host.append(box);
+  box.addEventListener("click", (event) => {
+    const span = event.target.closest("span");
+    if (span) app.set({ t: [...box.children].indexOf(span), playing: false });
+  });
+  let written = null;
+  let now = null;
+  let inked = null;
+
+  function draw(s) {
+    const words = app.words();
+    host.hidden = words === null || app.page.meta.kind === "series";
+    if (host.hidden) return;
+    if (written !== words) {
+      const chars = words.every((w) => [...w].length <= 1);
+      box.classList.toggle("words", !chars);
+      box.replaceChildren(...words.map((w) => el("span", {}, w === "\n" ? "↵\n" : chars ? w : visible(w))));
+      written = words;
+    }
+    const values = series(app.page, s, s.field, app.row(), s.grad);
+    const [scaled, theme] = [app.scale(), app.theme()];
+    const key = values === null ? null : [s.model, s.batch, s.layer, s.dir, s.field, s.grad, app.row(), theme].join();
+    if (key !== inked && values !== null) {
+      for (let t = 0; t < words.length; t++) {
+        const fill = colour(theme, scaled, values[t]);
+        box.children[t].style.background = fill;
+        box.children[t].style.color = inkOn(fill);
+      }
+      inked = key;
+    }
+    if (now !== null && now < box.children.length) box.children[now].classList.remove("now");
+    box.children[s.t].classList.add("now");
+    now = s.t;
+  }
+  return draw;
+}

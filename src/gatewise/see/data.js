@@ -1,0 +1,252 @@
+// The numbers of the page, and what is computed from them. Pure: nothing here draws or listens.
+//   T steps   I input size   H hidden size   P output size   t a step, u a unit, d a direction
+
+// A base64 block of little-endian float32 as a typed array.
+export function decode(text) {
+  if (Uint8Array.fromBase64) return new Float32Array(Uint8Array.fromBase64(text.trim()).buffer);
+  const raw = atob(text.trim());
+  const bytes = new Uint8Array(raw.length);
+  for (let k = 0; k < raw.length; k++) bytes[k] = raw.charCodeAt(k);
+  return new Float32Array(bytes.buffer);
+}
+
+// The page's numbers: its description, and blocks decoded when first asked for.
+export function openPage(meta, read) {
+  const blocks = new Map();
+  const block = (id) => {
+    if (!blocks.has(id)) blocks.set(id, decode(read(id)));
+    return blocks.get(id);
+  };
+  return { meta, block, filled: new Map() };
+}
+
+export const model = (page, s) => page.meta.models[s.model];
+export const run = (page, s) => model(page, s).runs[s.batch];
+export const lane = (page, s) => run(page, s).lanes[s.layer][s.dir];
+
+// Where a lane reads and writes at step t: a reverse lane comes from t + 1.
+export const before = (s, t) => (s.dir === 1 ? t + 1 : t - 1);
+
+// One field of the chosen lane as {data, width}: step t of unit u is data[t * width + u].
+export function field(page, s, name, grad = false) {
+  const here = lane(page, s);
+  const ref = grad ? (here.grad ? here.grad[name] : null) : here.value[name];
+  const size = model(page, s).size;
+  const width = name === "h" ? size.P : size.H;
+  if (ref === null || ref === undefined) return null;
+  if (typeof ref === "number") return { data: page.block(ref), width };
+  const T = run(page, s).T;
+  const key = `${ref.fill} ${T * width}`;
+  if (!page.filled.has(key)) page.filled.set(key, new Float32Array(T * width).fill(ref.fill));
+  return { data: page.filled.get(key), width };
+}
+
+export function at(page, s, name, t, u, grad = false) {
+  const values = field(page, s, name, grad);
+  return values === null ? null : values.data[t * values.width + u];
+}
+
+// All steps of one unit.
+export function series(page, s, name, u, grad = false) {
+  const values = field(page, s, name, grad);
+  if (values === null) return null;
+  const T = values.data.length / values.width;
+  const out = new Float32Array(T);
+  for (let t = 0; t < T; t++) out[t] = values.data[t * values.width + u];
+  return out;
+}
+
+// The vector c or h before step t; before the first one, the state the run began with.
+export function stateBefore(page, s, name, t) {
+  const T = run(page, s).T;
+  const from = before(s, t);
+  if (from < 0 || from >= T) return page.block(lane(page, s)[`${name}0`]);
+  const { data, width } = field(page, s, name);
+  return data.subarray(from * width, (from + 1) * width);
+}
+
+// The input vector of the chosen layer at step t: x, or the joined output of the layer below.
+export function input(page, s, t) {
+  const { I, D, P } = model(page, s).size;
+  const id = run(page, s).x[s.layer];
+  if (id === null) return outputAt(page, { ...s, layer: s.layer - 1 }, t);
+  const width = s.layer === 0 ? I : D * P;
+  return page.block(id).subarray(t * width, (t + 1) * width);
+}
+
+// The output of a layer at step t: h of both directions, forward half first.
+export function outputAt(page, s, t) {
+  const { D, P } = model(page, s).size;
+  const out = new Float32Array(D * P);
+  for (let d = 0; d < D; d++) {
+    const { data } = field(page, { ...s, dir: d }, "h");
+    out.set(data.subarray(t * P, (t + 1) * P), d * P);
+  }
+  return out;
+}
+
+export const activations = {
+  sigmoid: (z) => 1 / (1 + Math.exp(-z)),
+  tanh: Math.tanh,
+  relu: (z) => Math.max(0, z),
+  identity: (z) => z,
+  one: () => 1,
+  zero: () => 0,
+};
+
+// What one gate of unit u hears at step t: {x, h, bias, peep, z, terms}; null without weights.
+// terms: every product weight * value, largest first.
+export function hears(page, s, gate) {
+  const { cell, weights, size } = model(page, s);
+  const place = cell.gates.indexOf(gate);
+  if (weights === null || place < 0) return null;
+  const w = weights[s.layer][s.dir];
+  const row = place * size.H + s.unit;
+  const terms = [];
+  const product = (kind, block, values) => {
+    const W = page.block(block);
+    let sum = 0;
+    for (let k = 0; k < values.length; k++) {
+      const weight = W[row * values.length + k];
+      const part = weight * values[k];
+      sum += part;
+      if (part !== 0) terms.push({ kind, index: k, weight, value: values[k], part });
+    }
+    return sum;
+  };
+  const x = product("x", w.W_ih, input(page, s, s.t));
+  const h = product("h", w.W_hh, stateBefore(page, s, "h", s.t));
+  const bias = ["b_ih", "b_hh"].reduce(
+    (sum, name) => sum + (w[name] === undefined ? 0 : page.block(w[name])[row]), 0);
+  let peep = 0;
+  if (cell.peephole && w.peep !== undefined && gate !== "g") {
+    const weight = page.block(w.peep)["ifo".indexOf(gate) * size.H + s.unit];
+    const seen = gate === "o"
+      ? at(page, s, "c", s.t, s.unit) : stateBefore(page, s, "c", s.t)[s.unit];
+    peep = weight * seen;
+    terms.push({ kind: "c", index: s.unit, weight, value: seen, part: peep });
+  }
+  if (bias !== 0) terms.push({ kind: "bias", index: null, weight: bias, value: 1, part: bias });
+  terms.sort((a, b) => Math.abs(b.part) - Math.abs(a.part));
+  return { x, h, bias, peep, z: x + h + bias + peep, terms };
+}
+
+// Everything that happens to the chosen unit at the chosen step.
+export function step(page, s) {
+  const { cell, size, weights } = model(page, s);
+  const value = Object.fromEntries("ifgoc".split("").map((n) => [n, at(page, s, n, s.t, s.unit)]));
+  const heard = Object.fromEntries(cell.gates.map((gate) => [gate, hears(page, s, gate)]));
+  const cBefore = cell.has_cell_state ? stateBefore(page, s, "c", s.t)[s.unit] : 0;
+  const projected = weights !== null && weights[s.layer][s.dir].W_hr !== undefined;
+  const read = activations[cell.out](value.c);
+  // dropout between layers changes the input on its way here, and then these sums are not the gate's
+  const matches = cell.gates.every((gate) => heard[gate] === null
+    || !(Math.abs(activations[cell[gate]](heard[gate].z) - value[gate]) > 2e-3));
+  return {
+    ...value, cBefore, heard, matches, projected, read,
+    h: at(page, s, "h", s.t, s.out),
+    x: input(page, s, s.t),
+    hBefore: stateBefore(page, s, "h", s.t),
+    kept: value.f * cBefore,
+    written: value.i * value.g,
+    shown: value.o * read,
+    first: before(s, s.t) < 0 || before(s, s.t) >= run(page, s).T,
+    size,
+  };
+}
+
+// The parts of output p of a projection: its weights times what each unit shows, largest first.
+export function projection(page, s) {
+  const { cell, size, weights } = model(page, s);
+  const W = page.block(weights[s.layer][s.dir].W_hr);
+  const terms = [];
+  for (let u = 0; u < size.H; u++) {
+    const weight = W[s.out * size.H + u];
+    const value = at(page, s, "o", s.t, u) * activations[cell.out](at(page, s, "c", s.t, u));
+    terms.push({ kind: "m", index: u, weight, value, part: weight * value });
+  }
+  return terms.sort((a, b) => Math.abs(b.part) - Math.abs(a.part));
+}
+
+// The order of the rows of a map, a permutation of 0 .. width - 1.
+export function order(here, how, width) {
+  const index = Array.from({ length: width }, (_, k) => k);
+  const key = here[how];
+  if (how === "index" || !key || key.length !== width) return index;
+  if (how === "similarity") return key;
+  const value = (k) => (key[k] === null ? Infinity : key[k]); // a gate that never closes
+  return index.sort((a, b) => (value(b) === value(a) ? a - b : value(b) > value(a) ? 1 : -1));
+}
+
+// The largest finite magnitude, never 0; at most `samples` values are looked at.
+export function reach(data, samples = 200000) {
+  const stride = Math.max(1, Math.floor(data.length / samples));
+  let most = 0;
+  for (let k = 0; k < data.length; k += stride) {
+    const size = Math.abs(data[k]);
+    if (size > most && size < Infinity) most = size;
+  }
+  return most || 1;
+}
+
+// Norm over the units of a gradient at each step; null if there is none.
+export function norms(page, s, name) {
+  const values = field(page, s, name, true);
+  if (values === null) return null;
+  const T = values.data.length / values.width;
+  const out = new Float64Array(T);
+  for (let t = 0; t < T; t++) {
+    let sum = 0;
+    for (let u = 0; u < values.width; u++) sum += values.data[t * values.width + u] ** 2;
+    out[t] = Math.sqrt(sum);
+  }
+  return out;
+}
+
+// How far a gradient reaches: steps between its largest norm and the farthest step, against the
+// direction of the run, that still has `share` of it.
+export function distance(norm, reverse, share = 0.01) {
+  const seen = Array.from(norm, (n) => (Number.isFinite(n) ? n : 0));
+  if (reverse) seen.reverse();
+  const top = Math.max(...seen);
+  if (!(top > 0)) return { steps: 0, whole: false };
+  const from = seen.lastIndexOf(top);
+  let far = from;
+  for (let t = 0; t < from; t++) if (seen[t] >= share * top) { far = t; break; }
+  return { steps: from - far, whole: far === 0 };
+}
+
+// Steps of a window that shows `width` of T steps and holds t, moving only as far as it must.
+export function windowAround([a, b], width, t, T) {
+  const size = Math.max(1, Math.min(width, T));
+  let from = b - a === size ? a : Math.round(t - size / 2);
+  if (t < from) from = t;
+  if (t >= from + size) from = t - size + 1;
+  from = Math.max(0, Math.min(T - size, from));
+  return [from, from + size];
+}
+
+// Where to begin: the unit and the step at which most is forgotten (in a plain RNN: at which the
+// state moves most), among the first steps and units.
+export function telling(page, s) {
+  const { cell } = model(page, s);
+  const c = field(page, s, "c");
+  const f = field(page, s, "f");
+  const T = Math.min(run(page, s).T, 200);
+  const best = { t: 0, unit: 0 };
+  let most = -1;
+  for (let t = 1; t < T; t++) {
+    for (let u = 0; u < Math.min(c.width, 128); u++) {
+      const old = c.data[(t - 1) * c.width + u];
+      const score = cell.has_cell_state
+        ? Math.abs(old) * (1 - f.data[t * f.width + u])
+        : Math.abs(c.data[t * c.width + u] - old);
+      if (score > most) {
+        most = score;
+        best.t = t;
+        best.unit = u;
+      }
+    }
+  }
+  return best;
+}

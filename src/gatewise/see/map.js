@@ -1,0 +1,185 @@
+// All units over time: a row a unit, a column a step. Hover reads, click selects.
+
+import { colour, palette } from "./colour.js";
+import { names, show } from "./cell.js";
+import { before, field, lane, order, run } from "./data.js";
+import { axis, el, fit, heat, place, visible } from "./paint.js";
+
+const LEFT = 46;
+const BOTTOM = 24;
+
+export function map(host, app) {
+  const frame = el("div", { className: "map-frame" });
+  const canvas = el("canvas", { id: "map-image", role: "img", tabIndex: 0 });
+  const overlay = el("canvas", { className: "overlay", ariaHidden: "true" });
+  const tip = el("div", { className: "tip", hidden: true, role: "status" });
+  const loupe = el("canvas", { className: "loupe" });
+  const said = el("div", { className: "said" });
+  tip.append(said, loupe);
+  frame.append(canvas, overlay, tip);
+  const legend = el("div", { className: "legend" });
+  host.append(frame, legend);
+  let at = null; // what the pointer is on: {row, t}
+  let drawn = null; // the geometry and values of the last drawing
+
+  const hit = (event) => {
+    if (drawn === null) return null;
+    const box = canvas.getBoundingClientRect();
+    const t = drawn.a + Math.floor(((event.clientX - box.left - LEFT) / drawn.width) * (drawn.b - drawn.a));
+    const row = Math.floor(((event.clientY - box.top) / drawn.height) * drawn.rows.length);
+    const inside = t >= drawn.a && t < drawn.b && row >= 0 && row < drawn.rows.length;
+    return inside ? { t, row, x: event.clientX - box.left, y: event.clientY - box.top } : null;
+  };
+  canvas.addEventListener("pointermove", (event) => { at = hit(event); drawOverlay(); });
+  canvas.addEventListener("pointerleave", () => { at = null; drawOverlay(); });
+  canvas.addEventListener("click", (event) => {
+    const found = hit(event);
+    if (found) app.select(drawn.rows[found.row], { t: found.t, playing: false });
+  });
+  canvas.addEventListener("wheel", (event) => {
+    if (!event.ctrlKey) return; // pinch, or the wheel with control: zoom in time
+    event.preventDefault();
+    app.zoom(event.deltaY < 0 ? 0.5 : 2);
+  }, { passive: false });
+
+  function drawOverlay() {
+    const { a, b, rows, width, height, values, scaled, s, words } = drawn;
+    const style = app.style();
+    const context = fit(overlay, width + LEFT, height + BOTTOM);
+    const each = width / (b - a);
+    const tall = height / rows.length;
+    const column = (t, fill, alpha) => {
+      context.globalAlpha = alpha;
+      context.strokeStyle = fill;
+      context.lineWidth = 1.5;
+      if (each >= 6) context.strokeRect(LEFT + (t - a) * each, 0.75, each, height - 1.5);
+      else context.fillRect(LEFT + (t - a + 0.5) * each - 0.75, 0, 1.5, height);
+      context.globalAlpha = 1;
+    };
+    const selected = rows.indexOf(app.row());
+    context.fillStyle = context.strokeStyle = style.ink;
+    if (s.t >= a && s.t < b) column(s.t, style.ink, 0.9);
+    if (selected >= 0) {
+      const y = (selected + 0.5) * tall;
+      context.lineWidth = 1.5;
+      if (tall >= 5) context.strokeRect(LEFT, selected * tall, width, tall);
+      else context.fillRect(LEFT, y - 0.6, width, 1.2);
+      context.font = style.smallBold;
+      context.textAlign = "right";
+      context.textBaseline = "middle";
+      const text = `${rows[selected]}`;
+      context.fillText(text, LEFT - 12, Math.max(7, Math.min(height - 7, y)));
+      context.beginPath();
+      context.moveTo(LEFT - 9, y - 4);
+      context.lineTo(LEFT - 3, y);
+      context.lineTo(LEFT - 9, y + 4);
+      context.fill();
+    }
+    tip.hidden = at === null;
+    if (at === null) return;
+    const u = rows[at.row];
+    const v = values.data[at.t * values.width + u];
+    said.replaceChildren(
+      el("b", {}, show(v)),
+      ` ${s.grad ? "gradient of " : ""}${names[s.field]} ${s.field}`,
+      el("br"), `${app.rowName()} ${u}, step ${at.t}${words ? ` “${visible(words[at.t])}”` : ""}`);
+    tip.dataset.value = v;
+    const small = each < 5 || tall < 5;
+    loupe.hidden = !small;
+    if (small) {
+      const [across, down, size] = [17, 9, 9];
+      const lens = fit(loupe, across * size, down * size);
+      for (let r = 0; r < down; r++) {
+        for (let k = 0; k < across; k++) {
+          const [row, t] = [at.row + r - (down >> 1), at.t + k - (across >> 1)];
+          if (row < 0 || row >= rows.length || t < 0 || t >= run(app.page, s).T) continue;
+          lens.fillStyle = colour(app.theme(), scaled, values.data[t * values.width + rows[row]]);
+          lens.fillRect(k * size, r * size, size, size);
+        }
+      }
+      lens.strokeStyle = style.ink;
+      lens.lineWidth = 1.5;
+      lens.strokeRect((across >> 1) * size, (down >> 1) * size, size, size);
+    }
+    context.lineWidth = 2;
+    context.strokeStyle = style.accent;
+    context.strokeRect(LEFT + (at.t - a) * each - 0.5, at.row * tall - 0.5, Math.max(4, each) + 1, Math.max(4, tall) + 1);
+    const right = at.x > width * 0.65;
+    tip.style.left = right ? "" : `${at.x + 16}px`;
+    tip.style.right = right ? `${width + LEFT - at.x + 16}px` : "";
+    tip.style.top = `${Math.min(at.y + 12, height - (small ? 110 : 36))}px`;
+  }
+
+  function drawLegend(scaled, s) {
+    const bar = el("canvas", { ariaHidden: "true" });
+    const context = fit(bar, 180, 10);
+    const colours = palette(app.theme(), scaled.kind);
+    const image = new ImageData(256, 1);
+    new Uint32Array(image.data.buffer).set(colours.subarray(0, 256));
+    const strip = new OffscreenCanvas(256, 1);
+    strip.getContext("2d").putImageData(image, 0, 0);
+    context.drawImage(strip, 0, 0, 180, 10);
+    const text = (place) => el("span", {}, show(scaled.value(place)));
+    const marks = scaled.kind === "gate"
+      ? [el("span", {}, s.field === "f" ? "0 forget" : "0 shut"), el("span", {}, s.field === "f" ? "keep 1" : "open 1")]
+      : [text(0), el("span", {}, "0"), text(255)];
+    legend.replaceChildren(
+      el("div", { className: "legend-bar" }, bar, el("div", { className: "legend-marks" }, ...marks)),
+      el("p", {}, ...note(scaled, s)));
+  }
+
+  function note(scaled, s) {
+    const sorted = {
+      index: "rows in the order of the weights",
+      activity: "rows by mean |c|, the most active first",
+      memory: "rows by memory length, −1 / mean log f, the longest first",
+      similarity: "rows with similar curves side by side",
+    }[lane(app.page, s)[s.sort] || s.sort === "index" ? s.sort : "index"];
+    return [`${sorted}${scaled.power === 1 ? "" : "; colours by cube root, so that small gradients show"}`];
+  }
+
+  function draw(s) {
+    const T = run(app.page, s).T;
+    const [a, b] = s.win;
+    const values = field(app.page, s, s.field, s.grad);
+    const size = app.page.meta.models[s.model].size;
+    const outer = frame.clientWidth;
+    if (outer <= LEFT || values === null) return;
+    const width = outer - LEFT;
+    const rows = order(lane(app.page, s), s.sort, values.width);
+    const tall = Math.max(3, Math.min(16, Math.floor(360 / rows.length)));
+    const height = rows.length * tall > 400 ? 380 : rows.length * tall;
+    const context = fit(canvas, outer, height + BOTTOM);
+    const scaled = app.scale();
+    const style = app.style();
+    place(context, heat(values, rows, a, b, scaled, app.theme()), LEFT, 0, width, height);
+    context.strokeStyle = style.line;
+    context.strokeRect(LEFT + 0.5, 0.5, width - 1, height - 1);
+    axis(context, { a, b, left: LEFT, width, y: height + 7, style, words: app.words() });
+    context.save();
+    context.translate(11, height / 2);
+    context.rotate(-Math.PI / 2);
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    context.font = style.small;
+    context.fillStyle = style.soft;
+    context.fillText(height > 90 ? `${values.width} ${s.field === "h" && size.P !== size.H ? "outputs" : "units"}` : "", 0, 0);
+    context.restore();
+    const from = before(s, 0) < 0 ? "left to right" : "right to left";
+    canvas.ariaLabel = `Map of ${s.grad ? "the gradients of " : ""}${names[s.field]} ${s.field}: `
+      + `${values.width} units in rows, steps ${a} to ${b - 1} of ${T} in columns, read ${from}. `
+      + "Arrow keys move the step and the unit; the numbers of the chosen one are in the table at the end.";
+    drawn = { a, b, rows, width, height, values, scaled, s: { ...s }, words: app.words() };
+    drawLegend(scaled, s);
+    drawOverlay();
+  }
+
+  // Only the marks: when the step or the unit moves, the image stays.
+  draw.marks = (s) => {
+    if (drawn === null) return;
+    drawn.s = { ...s };
+    drawOverlay();
+  };
+  draw.rows = () => (drawn === null ? [] : drawn.rows);
+  return draw;
+}

@@ -1,0 +1,130 @@
+// Drawing on canvas that several parts share: sharp canvases, maps of values, axes of steps.
+
+import { palette } from "./colour.js";
+
+// An element with properties and children; text children are text, never markup.
+export function el(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name in made && name !== "list") made[name] = value;
+    else made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+// A cleared context in CSS pixels, as sharp as the screen.
+export function fit(canvas, width, height) {
+  const ratio = window.devicePixelRatio || 1;
+  if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
+    canvas.width = Math.round(width * ratio);
+    canvas.height = Math.round(height * ratio);
+    canvas.style.width = `${width}px`;
+    canvas.style.height = `${height}px`;
+  }
+  const context = canvas.getContext("2d");
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  context.clearRect(0, 0, width, height);
+  return context;
+}
+
+// Values of steps a .. b - 1 as an image: a column a step, row r the unit rows[r].
+export function heat({ data, width }, rows, a, b, scaled, theme) {
+  const n = b - a;
+  const canvas = new OffscreenCanvas(Math.max(1, n), Math.max(1, rows.length));
+  const image = new ImageData(canvas.width, canvas.height);
+  const out = new Uint32Array(image.data.buffer);
+  const colours = palette(theme, scaled.kind);
+  const gain = scaled.kind === "gate" ? 255 : 127.5 / scaled.limit;
+  const shift = (scaled.kind === "gate" ? 0 : 127.5) + 0.5;
+  for (let t = 0; t < n; t++) {
+    const from = (a + t) * width;
+    for (let r = 0; r < rows.length; r++) {
+      const v = data[from + rows[r]];
+      const place = scaled.power === 1 ? (v * gain + shift) | 0 : scaled.place(v);
+      out[r * n + t] = Number.isFinite(v) ? colours[place < 0 ? 0 : place > 255 ? 255 : place] : colours[256];
+    }
+  }
+  canvas.getContext("2d").putImageData(image, 0, 0);
+  return canvas;
+}
+
+export function place(context, image, x, y, width, height) {
+  const shrinks = image.width > width || image.height > height;
+  context.imageSmoothingEnabled = shrinks;
+  context.imageSmoothingQuality = "medium";
+  context.drawImage(image, x, y, width, height);
+}
+
+// Round steps of an axis from a to b: at most `count` of them.
+export function ticks(a, b, count) {
+  const raw = Math.max(1, (b - a) / Math.max(1, count));
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const by = [1, 2, 5, 10].map((k) => k * power).find((k) => k >= raw);
+  const out = [];
+  for (let t = Math.ceil(a / by) * by; t < b; t += by) out.push(t);
+  return out;
+}
+
+// Round values of an axis of numbers.
+export function levels(low, high, count) {
+  const raw = (high - low) / count || 1;
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const by = [1, 2, 2.5, 5, 10].map((k) => k * power).find((k) => k >= raw * 0.999);
+  const out = [];
+  for (let v = Math.ceil(low / by - 1e-9) * by; v <= high + 1e-9 * by; v += by) out.push(Math.abs(v) < by / 1e6 ? 0 : v);
+  return out;
+}
+
+// The words of the steps under a plot if they fit, their numbers otherwise.
+export function axis(context, { a, b, left, width, y, style, words }) {
+  const each = width / (b - a);
+  context.fillStyle = style.soft;
+  context.textAlign = "center";
+  context.textBaseline = "top";
+  const widest = words === null ? Infinity : Math.max(...words.slice(a, b).map((w) => w.length));
+  if (words !== null && b - a <= 200 && each >= 7.5 * widest + 4) {
+    context.font = style.mono;
+    context.fillStyle = style.ink;
+    for (let t = a; t < b; t++) context.fillText(visible(words[t]), left + (t - a + 0.5) * each, y);
+    return;
+  }
+  context.font = style.small;
+  for (const t of ticks(a, b, width / 70)) context.fillText(String(t), left + (t - a + 0.5) * each, y);
+}
+
+// A token as it can be seen: spaces and line ends as signs.
+export function visible(token) {
+  if (token === "") return "∅";
+  return token.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥");
+}
+
+// A curve; more points than pixels become the least and the greatest of each pixel.
+export function curve(context, values, a, b, xOf, yOf) {
+  const pixels = Math.abs(xOf(b) - xOf(a));
+  context.beginPath();
+  let pen = false;
+  const to = (x, y) => {
+    if (!Number.isFinite(y)) { pen = false; return; }
+    if (pen) context.lineTo(x, y); else context.moveTo(x, y);
+    pen = true;
+  };
+  if (b - a <= 2 * pixels) {
+    for (let t = a; t < b; t++) to(xOf(t + 0.5), yOf(values[t]));
+  } else {
+    const by = (b - a) / pixels;
+    for (let k = 0; k < pixels; k++) {
+      let low = Infinity;
+      let high = -Infinity;
+      for (let t = a + Math.floor(k * by); t < a + Math.floor((k + 1) * by) && t < b; t++) {
+        if (values[t] < low) low = values[t];
+        if (values[t] > high) high = values[t];
+      }
+      if (low > high) { pen = false; continue; }
+      const x = xOf(a) + k + 0.5;
+      to(x, yOf(low));
+      to(x, yOf(high));
+    }
+  }
+  context.stroke();
+}

@@ -1,0 +1,164 @@
+// How far the gradient of the loss reaches back: its norm at each step, on a scale of powers of ten,
+// for this layer and for the one beside it.
+
+import { scale } from "./colour.js";
+import { distance, norms, run } from "./data.js";
+import { show } from "./cell.js";
+import { axis, curve, el, fit, heat, place } from "./paint.js";
+
+const LEFT = 60;
+const RIGHT = 130;
+
+export function reaching(host, app) {
+  const said = el("ul", { className: "reach-said" });
+  const canvas = el("canvas", { id: "reach", role: "img" });
+  const hint = el("p", { className: "hint" });
+  const maps = el("canvas", { id: "beside", role: "img" });
+  const mapsName = el("h3", {}, "The hidden states side by side");
+  host.append(said, canvas, hint, mapsName, maps);
+  const known = new Map();
+
+  // the same place in another model: a layer and direction it has
+  const there = (s, m) => {
+    const { D, L } = app.page.meta.models[m].size;
+    return { ...s, model: m, layer: Math.min(s.layer, L - 1), dir: Math.min(s.dir, D - 1) };
+  };
+
+  function lines(s) {
+    const out = [];
+    app.page.meta.models.forEach((one, m) => {
+      const place = there(s, m);
+      for (const name of one.cell.has_cell_state ? ["c", "h"] : ["h"]) {
+        const key = [m, place.batch, place.layer, place.dir, name].join();
+        if (!known.has(key)) known.set(key, norms(app.page, place, name));
+        if (known.get(key) !== null) out.push({ m, name, place, title: one.name, norm: known.get(key) });
+      }
+    });
+    return out;
+  }
+
+  function drawMaps(s) {
+    const models = app.page.meta.models;
+    maps.hidden = mapsName.hidden = models.length < 2;
+    if (maps.hidden) return;
+    const style = app.style();
+    const outer = host.clientWidth;
+    const right = outer < 560 ? 10 : RIGHT;
+    const width = outer - LEFT - right;
+    const T = run(app.page, s).T;
+    const tall = 92;
+    const context = fit(maps, outer, models.length * (tall + 26) + 22);
+    models.forEach((one, m) => {
+      const place1 = there(s, m);
+      const values = app.field(place1, "h");
+      const top = m * (tall + 26) + 16;
+      const rows = Array.from({ length: values.width }, (_, k) => k);
+      const key = `map ${m},${place1.batch},${place1.layer},${place1.dir},${app.theme()}`;
+      if (!known.has(key)) known.set(key, heat(values, rows, 0, T, scale("signed", app.limit(place1, "h")), app.theme()));
+      place(context, known.get(key), LEFT, top, width, tall);
+      context.strokeStyle = style.line;
+      context.strokeRect(LEFT + 0.5, top + 0.5, width - 1, tall - 1);
+      context.fillStyle = style.ink;
+      context.font = style.smallBold;
+      context.textAlign = "left";
+      context.textBaseline = "alphabetic";
+      context.fillText(`${one.name}: h`, LEFT, top - 5);
+    });
+    axis(context, { a: 0, b: T, left: LEFT, width, y: models.length * (tall + 26) + 2, style, words: app.words() });
+    maps.ariaLabel = `Hidden states of ${models.map((one) => one.name).join(" and ")} over ${T} steps`;
+  }
+
+  return function draw(s) {
+    const T = run(app.page, s).T;
+    const all = lines(s);
+    drawMaps(s);
+    hint.hidden = all.length > 0;
+    canvas.hidden = said.hidden = all.length === 0;
+    if (all.length === 0) {
+      hint.replaceChildren("This trace has no gradients. Call backward on a loss before writing the page: ",
+        el("code", {}, "trace = lstm.trace(x); loss(trace.output).backward(); trace.explore(path)"));
+      return;
+    }
+    const style = app.style();
+    const inks = [style.forward, style.other];
+    let [low, high] = [Infinity, -Infinity];
+    for (const { norm } of all) {
+      for (const n of norm) {
+        if (!(n > 0) || !Number.isFinite(n)) continue;
+        const power = Math.log10(n);
+        if (power < low) low = power;
+        if (power > high) high = power;
+      }
+    }
+    if (!(high >= low)) [low, high] = [-1, 0];
+    [low, high] = [Math.floor(Math.max(low, high - 30)), Math.ceil(high + 1e-9)];
+    if (high === low) high += 1;
+
+    const outer = host.clientWidth;
+    const narrow = outer < 560;
+    const right = narrow ? 72 : RIGHT;
+    const width = outer - LEFT - right;
+    const tall = 220;
+    const context = fit(canvas, outer, tall + 44);
+    const yOf = (n) => (n > 0 ? 10 + tall - ((Math.max(low, Math.log10(n)) - low) / (high - low)) * tall : NaN);
+    const xOf = (t) => LEFT + (t / T) * width;
+    context.textBaseline = "middle";
+    context.textAlign = "right";
+    const by = Math.max(1, Math.ceil((high - low) / 7));
+    for (let power = high; power >= low; power -= by) {
+      const y = Math.round(yOf(10 ** power)) + 0.5;
+      context.strokeStyle = style.line;
+      context.lineWidth = 0.75;
+      context.beginPath();
+      context.moveTo(LEFT, y);
+      context.lineTo(LEFT + width, y);
+      context.stroke();
+      context.font = style.small;
+      context.fillStyle = style.soft;
+      const raised = [...String(power)].map((d) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d] ?? "⁻").join("");
+      context.fillText(`10${raised}`, LEFT - 8, y);
+    }
+    context.strokeStyle = style.soft;
+    context.setLineDash([2, 3]);
+    context.beginPath();
+    context.moveTo(xOf(s.t + 0.5), 10);
+    context.lineTo(xOf(s.t + 0.5), 10 + tall);
+    context.stroke();
+    context.setLineDash([]);
+    const labels = [];
+    for (const { m, name, norm, title } of all) {
+      context.strokeStyle = inks[m];
+      context.lineWidth = name === "c" || all.length === 1 || m === 1 ? 2.25 : 1.5;
+      if (name === "h" && m === 0 && all.some((one) => one.m === 0 && one.name === "c")) context.setLineDash([5, 4]);
+      curve(context, norm, 0, T, xOf, yOf);
+      context.setLineDash([]);
+      const end = yOf(norm[T - 1]);
+      labels.push({ y: Number.isFinite(end) ? end : 10 + tall, ink: inks[m], text: narrow ? `${title.slice(0, 7)} ${name}` : `${title}, ∂${name}` });
+    }
+    labels.sort((p, q) => p.y - q.y);
+    context.textAlign = "left";
+    context.font = style.smallBold;
+    labels.forEach((one, k) => {
+      one.y = Math.max(one.y, k > 0 ? labels[k - 1].y + 16 : 16);
+      context.fillStyle = one.ink;
+      context.fillText(one.text, LEFT + width + 10, one.y);
+    });
+    axis(context, { a: 0, b: T, left: LEFT, width, y: tall + 20, style, words: app.words() });
+    canvas.ariaLabel = "Norm of the gradient of the loss at each step, logarithmic";
+
+    said.replaceChildren(...app.page.meta.models.flatMap((one, m) => {
+      const name = one.cell.has_cell_state ? "c" : "h";
+      const line = all.find((candidate) => candidate.m === m && candidate.name === name);
+      if (line === undefined) return [];
+      const { steps, whole } = distance(line.norm, line.place.dir === 1);
+      const first = line.norm[line.place.dir === 1 ? T - 1 : 0];
+      const top = line.norm.reduce((a, b) => Math.max(a, Number.isFinite(b) ? b : 0), 0);
+      const item = el("li", {}, el("strong", {}, one.name), whole
+        ? ` still has ${top > 0 ? show((100 * first) / top) : 0} % of its largest gradient at the step it read first, ${steps} steps back.`
+        : ` has less than 1 % of its largest gradient more than ${steps} ${steps === 1 ? "step" : "steps"} back.`);
+      item.style.setProperty("--mark", inks[m]);
+      item.dataset.steps = steps;
+      return [item];
+    }));
+  };
+}

@@ -1,0 +1,100 @@
+// The sequence: its tokens (those around the step, if there are many) or its series, and a scrubber.
+
+import { colour, inkOn } from "./colour.js";
+import { show } from "./cell.js";
+import { run, series, windowAround } from "./data.js";
+import { curve, el, fit, visible } from "./paint.js";
+
+export function ribbon(host, app) {
+  const cells = el("div", { className: "cells" });
+  const canvas = el("canvas", { className: "series", role: "img" });
+  const slider = el("input", { type: "range", id: "step", min: 0, step: 1, ariaLabel: "Step" });
+  host.append(cells, canvas, slider);
+  slider.addEventListener("input", () => app.set({ t: Number(slider.value), playing: false }));
+  cells.addEventListener("click", (event) => {
+    const cell = event.target.closest("[data-t]");
+    if (cell) app.set({ t: Number(cell.dataset.t), playing: false });
+  });
+  const scrub = (event) => {
+    if (event.type === "pointermove" && event.buttons === 0) return;
+    const box = canvas.getBoundingClientRect();
+    const T = run(app.page, app.state).T;
+    const t = Math.floor(((event.clientX - box.left) / box.width) * T);
+    app.set({ t: Math.max(0, Math.min(T - 1, t)), playing: false });
+  };
+  canvas.addEventListener("pointerdown", scrub);
+  canvas.addEventListener("pointermove", scrub);
+  let shown = [0, 0];
+
+  function drawSeries(s, T) {
+    const width = host.clientWidth;
+    const height = 54;
+    const context = fit(canvas, width, height);
+    const I = app.page.meta.models[s.model].size.I;
+    const x = app.page.block(run(app.page, s).x[0]);
+    const style = app.style();
+    const each = width / T;
+    const lines = Math.min(I, 6);
+    for (let k = lines - 1; k >= 0; k--) {
+      const values = Float32Array.from({ length: T }, (_, t) => x[t * I + k]);
+      const finite = values.filter(Number.isFinite);
+      const [low, high] = [finite.reduce((a, b) => Math.min(a, b), Infinity), finite.reduce((a, b) => Math.max(a, b), -Infinity)];
+      const y = (v) => height - 6 - ((v - low) / (high - low || 1)) * (height - 12);
+      context.strokeStyle = k === 0 ? style.ink : style.soft;
+      context.globalAlpha = k === 0 ? 1 : 0.45;
+      context.lineWidth = k === 0 ? 1.5 : 1;
+      curve(context, values, 0, T, (t) => t * each, y);
+      context.globalAlpha = 1;
+      if (k === 0 && Number.isFinite(values[s.t])) {
+        context.fillStyle = style.accent;
+        context.beginPath();
+        context.arc((s.t + 0.5) * each, y(values[s.t]), 4.5, 0, 7);
+        context.fill();
+      }
+    }
+    context.fillStyle = style.accent;
+    context.globalAlpha = 0.5;
+    context.fillRect((s.t + 0.5) * each - 0.5, 0, 1, height);
+    context.globalAlpha = 1;
+    canvas.ariaLabel = `The input as a series of ${T} steps`;
+  }
+
+  return function draw(s) {
+    const T = run(app.page, s).T;
+    const words = app.words();
+    slider.max = T - 1;
+    slider.value = s.t;
+    slider.setAttribute("aria-valuetext", `step ${s.t} of ${T}${words ? `, ${visible(words[s.t])}` : ""}`);
+    slider.style.setProperty("--done", `${T > 1 ? (100 * s.t) / (T - 1) : 0}%`);
+    const drawn = words === null || app.page.meta.kind === "series";
+    canvas.hidden = !drawn;
+    cells.hidden = drawn;
+    if (drawn) { drawSeries(s, T); return; }
+    const longest = Math.min(12, Math.max(...words.map((w) => w.length)));
+    const least = longest <= 2 ? 30 : 9 * longest + 16;
+    const fits = Math.max(3, Math.floor(host.clientWidth / least));
+    shown = windowAround(shown, fits, s.t, T);
+    const values = series(app.page, s, s.field, app.row(), s.grad);
+    const scaled = app.scale();
+    const theme = app.theme();
+    const [a, b] = shown;
+    while (cells.children.length > b - a) cells.lastChild.remove();
+    while (cells.children.length < b - a) cells.append(el("span", { className: "cell" }, el("b"), el("i")));
+    for (let t = a; t < b; t++) {
+      const cell = cells.children[t - a];
+      cell.dataset.t = t;
+      cell.classList.toggle("now", t === s.t);
+      cell.classList.toggle("space", words[t].trim() === "");
+      cell.firstChild.textContent = visible(words[t]);
+      cell.lastChild.textContent = T <= fits || t % 5 === 0 || t === s.t ? t : "";
+      if (values === null) continue;
+      const fill = colour(theme, scaled, values[t]);
+      cell.firstChild.style.background = fill;
+      cell.firstChild.style.color = inkOn(fill);
+      cell.title = `step ${t}: ${s.grad ? "gradient of " : ""}${s.field} = ${show(values[t])}`;
+    }
+    cells.classList.toggle("more-left", a > 0);
+    cells.classList.toggle("more-right", b < T);
+  };
+}
+
