@@ -5,6 +5,7 @@ Results are numpy arrays. Steps that are padding count nowhere.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from gatewise.trace import Trace
 Values = np.ndarray[Any, np.dtype[Any]]
 
 #: d activation / d z, from the activation's value.
-_SLOPES = {
+_SLOPES: dict[str, Callable[[Values], Values]] = {
     "sigmoid": lambda v: v * (1 - v),
     "tanh": lambda v: 1 - v * v,
     "relu": lambda v: (v > 0).astype(v.dtype),
@@ -24,7 +25,7 @@ _SLOPES = {
     "one": np.zeros_like,
     "zero": np.zeros_like,
 }
-_OUT = {"tanh": np.tanh, "identity": lambda v: v}
+_OUT: dict[str, Callable[[Values], Values]] = {"tanh": np.tanh, "identity": lambda v: v}
 
 
 class Saturation(NamedTuple):

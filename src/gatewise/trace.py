@@ -370,10 +370,12 @@ class Trace(Fields):
                 "to_xarray: expected xarray, got none installed; pip install xarray"
             ) from None
         lane = ("layer", "direction", "step", "batch")
-        arrays = {n: ((*lane, "out" if n == "h" else "unit"), getattr(self, n)) for n in NAMES}
+        arrays: dict[str, Any] = {
+            n: ((*lane, "out" if n == "h" else "unit"), getattr(self, n)) for n in NAMES
+        }
         arrays["x"] = (("step", "batch", "input"), self.x)
         arrays["output"] = (("step", "batch", "feature"), self.output)
-        coords = {
+        coords: dict[str, Any] = {
             "layer": np.arange(self.num_layers),
             "direction": list(DIRECTIONS[: self.num_directions]),
         }

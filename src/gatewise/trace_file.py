@@ -93,11 +93,17 @@ def _record(
     grad = GradSink()
     if f"grad.{lanes[0]}h" in arrays:
         grad.add(tape(f"grad.{layer}"), np.stack([arrays[f"grad.{lane}h"] for lane in lanes]))
+    ends = [np.stack([arrays[lane + end] for lane in lanes]) for end in _ENDS]
+    h0, c0, h_n, c_n = ends
+    output = np.concatenate([arrays[lane + "h"] for lane in lanes], axis=-1)
     return LayerRecord(
-        x=arrays[layer + "x"],
-        output=np.concatenate([arrays[lane + "h"] for lane in lanes], axis=-1),
-        tape=tape(layer),
-        weights=weights if all(weights) else None,
-        grad=grad,
-        **{end: np.stack([arrays[lane + end] for lane in lanes]) for end in _ENDS},
+        arrays[layer + "x"],
+        h0,
+        c0,
+        output,
+        h_n,
+        c_n,
+        tape(layer),
+        weights if all(weights) else None,
+        grad,
     )

@@ -1,0 +1,380 @@
+"""Figures of a trace, as a paper could print them. Each function is a method of Trace.
+
+Colours keep the sign: what lies in 0..1 (gates) goes from dark to light (cividis), what has a sign
+goes from blue over white to red (RdBu), white at zero. Both are safe for the colour-blind, and so
+are the curves (Okabe and Ito 2008). Nothing here touches pyplot: a figure belongs to its caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gatewise.errors import ArgumentError, ShapeError
+from gatewise.fields import NAMES, DirectionView, as_numpy
+from gatewise.spec import WELDED
+from gatewise.trace import Trace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Values = np.ndarray[Any, np.dtype[Any]]
+
+TITLES = {
+    "i": "input gate i",
+    "f": "forget gate f",
+    "g": "candidate g",
+    "o": "output gate o",
+    "c": "cell state c",
+    "h": "hidden state h",
+}
+#: Okabe and Ito's colours, the dark ones for the states.
+COLOURS = {
+    "i": "#009E73",
+    "f": "#E69F00",
+    "g": "#56B4E9",
+    "o": "#CC79A7",
+    "c": "#000000",
+    "h": "#0072B2",
+}
+_WAYS = {"fwd": "left to right", "reverse": "right to left"}
+
+
+def plot(
+    trace: Trace,
+    names: Sequence[str] | None = None,
+    *,
+    layer: int = 0,
+    direction: str = "fwd",
+    sequence: int = 0,
+    order: str = "memory",
+    tokens: Sequence[str] | None = None,
+    gradient: bool = False,
+    ax: Any = None,
+) -> Figure:
+    """Maps of units (rows) over time (columns), one for each gate and state.
+
+    Args:
+        names: which of i f g o c h; by default all that the cell computes.
+        layer, direction, sequence: which lane, and which sequence of the batch.
+        order: how units are sorted, top to bottom: "memory" (the longest first, ``memory_length``),
+            "activity" (the largest sd of c over time first), "similarity" (neighbours correlate) or
+            "index".
+        tokens: (T,) labels of the steps.
+        gradient: draw d loss / d value instead of the values.
+        ax: axes to draw in, as many as names; by default a new figure.
+
+    Raises:
+        ArgumentError: a name or an order is unknown, or there is no gradient.
+        ShapeError: tokens or ax are not as many as they should be.
+    """
+    names = _computed(trace) if names is None else list(names)
+    values, T = _lane(trace, layer, direction, sequence, gradient)
+    for name in names:
+        if name not in NAMES:
+            raise ArgumentError(f"names: expected some of {' '.join(NAMES)}, got {name!r}")
+    _check_tokens(tokens, T)
+    by_unit, meaning = _order(trace, order, layer, direction, sequence)
+    rows = -(-len(names) // 2) if len(names) > 1 else 1
+    figure, axes = _axes(
+        ax, len(names), rows, width=4.4 * -(-len(names) // rows), height=2.2 * rows
+    )
+    for panel, name in zip(axes, names, strict=True):
+        shown = values(name)
+        projected = shown.shape[1] != len(by_unit)
+        shown = shown if projected else shown[:, by_unit]
+        image = panel.imshow(
+            shown.T,
+            aspect="auto",
+            interpolation="nearest",
+            **_colours(trace, name, shown, gradient),
+        )
+        title = f"gradient of the loss by {name}" if gradient else TITLES[name]
+        panel.set_title(title, fontsize=10)
+        panel.set_ylabel("projected unit" if projected else f"unit, {meaning}", fontsize=8)
+        _label_steps(panel, tokens, T)
+        _tidy(panel)
+        bar = panel.figure.colorbar(image, ax=panel, fraction=0.05, pad=0.02)
+        bar.ax.tick_params(labelsize=7)
+        bar.outline.set_linewidth(0.5)
+    return figure
+
+
+def plot_unit(
+    trace: Trace,
+    unit: int,
+    *,
+    layer: int = 0,
+    direction: str = "fwd",
+    sequence: int = 0,
+    tokens: Sequence[str] | None = None,
+    ax: Any = None,
+) -> Figure:
+    """The six curves of one unit over time: gates above (0 to 1), candidate and states below.
+
+    Args:
+        unit: 0 to H - 1.
+        layer, direction, sequence, tokens: as for ``plot``.
+        ax: two axes, or one for all six curves; by default a new figure.
+    """
+    values, T = _lane(trace, layer, direction, sequence, gradient=False)
+    _check_unit(values("c"), unit)
+    _check_tokens(tokens, T)
+    figure, axes = _axes(ax, 2, 2, width=6.4, height=4.2, fewest=1)
+    upper, lower = axes[0], axes[-1]
+    for name in _computed(trace):
+        if name == "h" and values("h").shape[1] != values("c").shape[1]:
+            continue  # projected: h has no such unit
+        panel = upper if name in "ifo" else lower
+        heavy = name in "ch"
+        panel.plot(
+            values(name)[:, unit],
+            color=COLOURS[name],
+            label=TITLES[name],
+            linewidth=1.8 if heavy else 1.2,
+            linestyle="--" if name == "g" else "-",
+        )
+    if upper is not lower:
+        upper.set_ylim(-0.04, 1.04)
+        upper.set_ylabel("gate, 0 shut, 1 open", fontsize=8)
+        upper.tick_params(labelbottom=False)
+        lower.set_ylabel("value", fontsize=8)
+    lower.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+    upper.set_title(f"unit {unit}, layer {layer}, {_WAYS[direction]}", fontsize=10)
+    for panel in dict.fromkeys((upper, lower)):
+        panel.set_xlim(-0.5, T - 0.5)
+        _tidy(panel)
+        if panel.lines:
+            panel.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _label_steps(lower, tokens, T)
+    return figure
+
+
+def plot_reach(
+    trace: Trace,
+    name: str = "c",
+    *,
+    beside: Trace | None = None,
+    labels: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """How far back the gradient reaches: the norm of d loss / d c(t) at each step, log scale.
+
+    Args:
+        name: i, f, g, o, c or h.
+        beside: another trace of the same input, e.g. of a plain RNN.
+        labels: what to call the two in the legend; by default by their cells.
+        ax: axes to draw in; by default a new figure.
+
+    Each line is the mean over the batch of ``gradient_reach``. A norm of exactly 0 is a gap: it
+    has no logarithm.
+    """
+    figure, (panel,) = _axes(ax, 1, 1, width=5.6, height=3.2)
+    traces = [trace] if beside is None else [trace, beside]
+    called = list(labels) if labels is not None else [each.cell.name for each in traces]
+    styles = ["-", "--"]
+    palette = list(COLOURS.values())
+    for number, each in enumerate(traces):
+        reach = np.nanmean(each.gradient_reach(name), axis=-1)
+        for k, d in np.ndindex(reach.shape[:2]):
+            lane = "" if reach.shape[:2] == (1, 1) else f", layer {k}, {list(_WAYS.values())[d]}"
+            line = np.where(reach[k, d] > 0, reach[k, d], np.nan)
+            colour = palette[(4 + number + 2 * (k * reach.shape[1] + d)) % len(palette)]
+            panel.plot(line, styles[number], color=colour, label=called[number] + lane)
+    panel.set_yscale("log")
+    panel.set_xlabel("step t", fontsize=8)
+    panel.set_ylabel(f"norm of d loss / d {name}(t)", fontsize=8)
+    panel.set_title("how far the gradient reaches back", fontsize=10)
+    panel.legend(fontsize=8, frameon=False)
+    _tidy(panel)
+    return figure
+
+
+def plot_text(
+    trace: Trace,
+    tokens: Sequence[str],
+    unit: int,
+    name: str = "c",
+    *,
+    layer: int = 0,
+    direction: str = "fwd",
+    sequence: int = 0,
+    width: int = 64,
+    ax: Axes | None = None,
+) -> Figure:
+    """The text, each token on the colour of one unit's value there.
+
+    Args:
+        tokens: (T,) what stands at each step: characters or words.
+        unit, name: whose value, and which.
+        layer, direction, sequence: as for ``plot``.
+        width: characters a line.
+        ax: axes to draw in; by default a new figure.
+
+    Source: Karpathy, Johnson and Fei-Fei 2015, figure 2.
+    """
+    from matplotlib.patches import Rectangle
+
+    values, T = _lane(trace, layer, direction, sequence, gradient=False)
+    _check_unit(values(name), unit)
+    _check_tokens(tokens, T)
+    v = values(name)[:, unit]
+    placed, line, column = [], 0, 0
+    for token in tokens:
+        shown = _visible(token)
+        cells = len(shown) + (len(shown) > 1)
+        if column and column + cells > width:
+            line, column = line + 1, 0
+        placed.append((shown, line, column, cells))
+        column += cells
+        if token.endswith("\n"):
+            line, column = line + 1, 0
+    lines = placed[-1][1] + 1 if placed else 1
+    used = max((column + cells for _, _, column, cells in placed), default=1)
+    figure, (panel,) = _axes(ax, 1, 1, width=0.115 * used + 1.2, height=0.28 * lines + 0.7)
+    colours = _colours(trace, name, v, gradient=False)
+    mappable = _mappable(colours)
+    for (shown, row, left, cells), value in zip(placed, v, strict=True):
+        rgba = mappable.to_rgba(value)
+        ink = "white" if np.dot(rgba[:3], (0.299, 0.587, 0.114)) < 0.5 else "black"
+        panel.add_patch(Rectangle((left, row), cells, 1, facecolor=rgba, edgecolor="none"))
+        panel.text(
+            left + cells / 2, row + 0.52, shown, color=ink, fontsize=9, family="monospace",
+            ha="center", va="center",
+        )  # fmt: skip
+    panel.set_xlim(0, used)
+    panel.set_ylim(lines, 0)
+    panel.set_axis_off()
+    panel.set_title(f"{TITLES[name]} of unit {unit}", fontsize=10, loc="left")
+    bar = panel.figure.colorbar(mappable, ax=panel, fraction=0.04, pad=0.02, aspect=12)
+    bar.ax.tick_params(labelsize=7)
+    bar.outline.set_linewidth(0.5)
+    return figure
+
+
+# --- parts ----------------------------------------------------------------------------------------
+
+
+def _computed(trace: Trace) -> list[str]:
+    """The values that are not constant in this cell, and not twice the same."""
+    gates = [g for g in "ifgo" if getattr(trace.cell, g) not in WELDED]
+    return [*gates, "c", "h"] if trace.cell.has_cell_state else ["h"]
+
+
+def _lane(
+    trace: Trace, layer: int, direction: str, sequence: int, gradient: bool
+) -> tuple[Callable[[str], Values], int]:
+    """The values (T, H) of one sequence in one lane by name, and its T."""
+    fields = trace.grad if gradient else trace
+    if fields is None:
+        raise ArgumentError(
+            "gradient: expected a trace after backward(), got one without gradients"
+        )
+    view: DirectionView = fields.layer(layer)[direction]
+    B = trace.mask.shape[1]
+    if not -B <= sequence < B:
+        raise ArgumentError(f"sequence: expected 0 to {B - 1} (B - 1), got {sequence}")
+    T = int(trace.mask[:, sequence].sum())
+
+    def values(name: str) -> Values:
+        return as_numpy(view.field(name))[:T, sequence].astype(np.float64)
+
+    return values, T
+
+
+def _order(
+    trace: Trace, order: str, layer: int, direction: str, sequence: int
+) -> tuple[Values, str]:
+    """The units from top to bottom, and the order in words."""
+    values, _ = _lane(trace, layer, direction, sequence, gradient=False)
+    c = values("c")
+    if order == "index":
+        return np.arange(c.shape[1]), "by index"
+    if order == "memory":
+        with np.errstate(divide="ignore"):
+            kept = np.log(np.abs(values("f"))).mean(axis=0)
+        return np.argsort(-kept, kind="stable"), "longest memory on top"
+    if order == "activity":
+        return np.argsort(-c.std(axis=0), kind="stable"), "most active on top"
+    if order == "similarity":
+        return _chain(c), "similar ones together"
+    raise ArgumentError(f"order: expected memory, activity, similarity or index, got {order!r}")
+
+
+def _chain(c: Values) -> Values:
+    """Units so that neighbours correlate: from the most active one, always to the most alike."""
+    z = c - c.mean(axis=0)
+    z = z / np.maximum(np.linalg.norm(z, axis=0), 1e-30)
+    alike = z.T @ z
+    chain = [int(np.argmax(c.std(axis=0)))]
+    left = set(range(c.shape[1])) - set(chain)
+    while left:
+        chain.append(max(left, key=lambda unit: (alike[chain[-1], unit], -unit)))
+        left.remove(chain[-1])
+    return np.array(chain)
+
+
+def _colours(trace: Trace, name: str, shown: Values, gradient: bool) -> dict[str, Any]:
+    """Colour map and limits: 0..1 for gates, symmetric about zero for what has a sign."""
+    activation = getattr(trace.cell, name, "")
+    if not gradient and (activation == "sigmoid" or (name == "f" and trace.cell.coupled)):
+        return {"cmap": "cividis", "vmin": 0.0, "vmax": 1.0}
+    most = float(np.nanmax(np.abs(shown), initial=0.0)) or 1.0
+    return {"cmap": "RdBu_r", "vmin": -most, "vmax": most}
+
+
+def _mappable(colours: dict[str, Any]) -> Any:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    return ScalarMappable(Normalize(colours["vmin"], colours["vmax"]), colours["cmap"])
+
+
+def _axes(
+    ax: Any, count: int, rows: int, width: float, height: float, fewest: int | None = None
+) -> tuple[Figure, list[Axes]]:
+    """The axes to draw in: the caller's, or those of a new figure."""
+    if ax is None:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(width, height), layout="constrained")
+        made = figure.subplots(rows, -(-count // rows), squeeze=False).T.ravel().tolist()
+        for spare in made[count:]:
+            spare.remove()
+        return figure, made[:count]
+    given: list[Axes] = list(np.ravel(np.asarray(ax, dtype=object)))
+    if not (fewest or count) <= len(given) <= count:
+        raise ShapeError(f"ax: expected {count} axes, got {len(given)}")
+    return given[0].figure, given  # type: ignore[return-value]
+
+
+def _label_steps(panel: Axes, tokens: Sequence[str] | None, T: int) -> None:
+    if tokens is not None and T <= 80:
+        panel.set_xticks(range(T), [_visible(token) for token in tokens])
+        long = max(map(len, tokens), default=0) > 2
+        panel.tick_params(axis="x", labelsize=7, rotation=90 if long else 0, length=2)
+    panel.set_xlabel("step t", fontsize=8)
+
+
+def _visible(token: str) -> str:
+    return token.replace("\n", "↵").replace(" ", "·" if token.isspace() else " ")
+
+
+def _tidy(panel: Axes) -> None:
+    panel.tick_params(labelsize=7)
+    for side in ("top", "right"):
+        panel.spines[side].set_visible(False)
+
+
+def _check_tokens(tokens: Sequence[str] | None, T: int) -> None:
+    if tokens is not None and len(tokens) != T:
+        raise ShapeError(f"tokens: expected one a step (T = {T}), got {len(tokens)}")
+
+
+def _check_unit(values: Values, unit: int) -> None:
+    H = values.shape[1]
+    if not -H <= unit < H:
+        raise ArgumentError(f"unit: expected 0 to {H - 1} (H - 1), got {unit}")
