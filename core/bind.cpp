@@ -1,0 +1,594 @@
+// The door to Python: check, call. The only file that includes nanobind.
+//
+// Arrays come as torch tensors (through the DLPack exchange table that torch's type carries: no Python
+// code runs, about 50 ns each), as anything with the buffer protocol (numpy), or as anything else that
+// speaks DLPack. Every shape, dtype and stride is checked before a pointer is used.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cell.h"
+#include "dispatch.h"
+#include "kernel.h"
+#include "workspace.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace gatewise {
+namespace {
+
+// --- arrays -------------------------------------------------------------------------------------
+
+// DLPack's exchange table (DLPack 1.3, dlpack.h), as far as it is used here.
+struct PlainTensor {
+  void* data;
+  int32_t device_type, device_id;
+  int32_t ndim;
+  uint8_t code, bits;
+  uint16_t lanes;
+  int64_t* shape;
+  int64_t* strides;
+  uint64_t byte_offset;
+};
+struct ExchangeTable {
+  uint32_t major, minor;
+  void* previous;
+  void *allocate, *from_python, *to_python;
+  int (*tensor_from_python)(void* object, PlainTensor* out);
+  void* stream;
+};
+constexpr int32_t kCpu = 1;
+enum Code : uint8_t { kInt = 0, kFloat = 2, kBfloat = 4 };
+
+struct Array {
+  static constexpr int kAxes = 5;  // the tape has (D, T, B, S, H)
+  char* data = nullptr;
+  int ndim = 0;
+  int64_t shape[kAxes] = {}, stride[kAxes] = {};  // strides in elements
+  uint8_t code = 0;
+  int bytes = 0;  // of an element
+  bool present = false, read_only = false;
+
+  std::string describe() const {
+    std::string text = "(";
+    for (int k = 0; k < ndim; k++) text += (k ? ", " : "") + std::to_string(shape[k]);
+    return text + ")";
+  }
+  bool contiguous() const {
+    int64_t expected = 1;
+    for (int k = ndim - 1; k >= 0; expected *= shape[k--])
+      if (shape[k] > 1 && stride[k] != expected) return false;
+    return true;
+  }
+  bool empty() const {
+    for (int k = 0; k < ndim; k++)
+      if (shape[k] == 0) return true;
+    return false;
+  }
+  template <class T>
+  T* as() const {
+    return present ? reinterpret_cast<T*>(data) : nullptr;
+  }
+};
+
+[[noreturn]] void fail(const std::string& what) { throw nb::value_error(what.c_str()); }
+[[noreturn]] void fail_type(const std::string& what) { throw nb::type_error(what.c_str()); }
+
+// Keeps what has to live as long as the call: buffers and DLPack capsules.
+class Arrays {
+ public:
+  ~Arrays() {
+    for (Py_buffer& buffer : buffers_) PyBuffer_Release(&buffer);
+  }
+  Arrays() { buffers_.reserve(64); }  // a Py_buffer must not move
+  Arrays(const Arrays&) = delete;
+  Arrays& operator=(const Arrays&) = delete;
+
+  Array read(nb::handle object, const char* name) {
+    Array a;
+    if (object.is_none()) return a;
+    if (const ExchangeTable* table = exchange(Py_TYPE(object.ptr())))
+      from_exchange(*table, object, name, a);
+    else if (PyObject_CheckBuffer(object.ptr()))
+      from_buffer(object, name, a);
+    else
+      from_dlpack(object, name, a);
+    a.present = true;
+    return a;
+  }
+
+ private:
+  std::vector<Py_buffer> buffers_;
+  std::vector<nb::ndarray<>> capsules_;
+
+  // The table of a type, looked up once. Types live as long as the interpreter's modules do.
+  static const ExchangeTable* exchange(PyTypeObject* type) {
+    static PyTypeObject* known_type = nullptr;
+    static const ExchangeTable* known = nullptr;
+    if (type == known_type) return known;
+    if (!PyObject_HasAttrString(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__")) return nullptr;
+    nb::object capsule = nb::getattr(nb::handle(reinterpret_cast<PyObject*>(type)), "__dlpack_c_exchange_api__");
+    auto* table = static_cast<const ExchangeTable*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+    if (!table) {
+      PyErr_Clear();
+      return nullptr;
+    }
+    if (table->major != 1 || !table->tensor_from_python) return nullptr;
+    Py_INCREF(type);
+    known_type = type;
+    return known = table;
+  }
+
+  static void fill(const PlainTensor& t, const char* name, Array& a) {
+    if (t.device_type != kCpu) fail_type(std::string(name) + ": expected an array on the CPU");
+    if (t.ndim > Array::kAxes) fail(std::string(name) + ": expected at most 5 axes, got " + std::to_string(t.ndim));
+    a.data = static_cast<char*>(t.data) + t.byte_offset;
+    a.ndim = t.ndim;
+    a.code = t.code;
+    a.bytes = t.bits * t.lanes / 8;
+    int64_t step = 1;
+    for (int k = t.ndim - 1; k >= 0; k--) {
+      a.shape[k] = t.shape[k];
+      a.stride[k] = t.strides ? t.strides[k] : step;
+      step *= t.shape[k];
+    }
+  }
+
+  void from_exchange(const ExchangeTable& table, nb::handle object, const char* name, Array& a) {
+    PlainTensor t;
+    if (table.tensor_from_python(object.ptr(), &t) != 0) {
+      if (!PyErr_Occurred()) fail_type(std::string(name) + ": cannot be read as an array");
+      throw nb::python_error();
+    }
+    fill(t, name, a);
+  }
+
+  void from_buffer(nb::handle object, const char* name, Array& a) {
+    Py_buffer& buffer = buffers_.emplace_back();
+    if (PyObject_GetBuffer(object.ptr(), &buffer, PyBUF_RECORDS_RO) != 0) {
+      buffers_.pop_back();
+      throw nb::python_error();
+    }
+    if (buffer.ndim > Array::kAxes) fail(std::string(name) + ": expected at most 5 axes");
+    const std::string format = buffer.format ? buffer.format : "B";
+    const char last = format.back();
+    const bool native = format.size() == 1 || (format.size() == 2 && (format[0] == '@' || format[0] == '='));
+    a.code = !native ? 255 : last == 'f' || last == 'd' ? kFloat : last == 'l' || last == 'q' ? kInt : 255;
+    a.data = static_cast<char*>(buffer.buf);
+    a.ndim = buffer.ndim;
+    a.bytes = int(buffer.itemsize);
+    a.read_only = buffer.readonly;
+    for (int k = 0; k < buffer.ndim; k++) {
+      a.shape[k] = buffer.shape[k];
+      if (a.bytes == 0 || buffer.strides[k] % a.bytes != 0)
+        fail(std::string(name) + ": expected strides of whole elements");
+      a.stride[k] = buffer.strides[k] / a.bytes;
+    }
+  }
+
+  void from_dlpack(nb::handle object, const char* name, Array& a) {
+    nb::ndarray<> array;
+    if (!nb::try_cast(object, array))
+      fail_type(std::string(name) + ": expected a torch tensor or a numpy array, got " +
+                nb::type_name(object.type()).c_str());
+    PlainTensor t{array.data(),          array.device_type(), array.device_id(),
+                  int32_t(array.ndim()), array.dtype().code,  array.dtype().bits,
+                  array.dtype().lanes,   nullptr,             nullptr,
+                  0};
+    std::vector<int64_t> shape(array.ndim()), strides(array.ndim());
+    for (std::size_t k = 0; k < array.ndim(); k++) shape[k] = int64_t(array.shape(k)), strides[k] = array.stride(k);
+    t.shape = shape.data();
+    t.strides = strides.data();
+    fill(t, name, a);
+    capsules_.push_back(std::move(array));
+  }
+};
+
+// --- checks -------------------------------------------------------------------------------------
+
+struct Axis {
+  const char* letter;
+  int64_t size;
+};
+
+std::string expected_shape(const std::vector<Axis>& axes) {
+  std::string text = "(";
+  for (std::size_t k = 0; k < axes.size(); k++)
+    text += (k ? ", " : "") + std::string(axes[k].letter) + " = " + std::to_string(axes[k].size);
+  return text + ")";
+}
+
+template <class T>
+constexpr uint8_t kCodeOf = kFloat;
+
+// One call's arrays: reads them one by one, each with the shape it must have.
+template <class T>
+class Reader {
+ public:
+  explicit Reader(Arrays& arrays) : arrays_(arrays) {}
+
+  Array any(nb::handle object, const std::string& name, const std::vector<Axis>& axes, bool required) {
+    const Array a = arrays_.read(object, name.c_str());
+    if (!a.present) {
+      if (required) fail_type(name + ": expected an array of shape " + expected_shape(axes) + ", got None");
+      return a;
+    }
+    if (a.code != kCodeOf<T> || a.bytes != int(sizeof(T)))
+      fail_type(name + ": expected the dtype of x (" + (sizeof(T) == 4 ? "float32" : "float64") + ")");
+    bool fits = a.ndim == int(axes.size());
+    for (int k = 0; fits && k < a.ndim; k++) fits = a.shape[k] == axes[std::size_t(k)].size;
+    if (!fits) fail(name + ": expected shape " + expected_shape(axes) + ", got " + a.describe());
+    return a;
+  }
+  const T* input(nb::handle object, const std::string& name, const std::vector<Axis>& axes, bool required = false) {
+    const Array a = any(object, name, axes, required);
+    if (a.present && !a.contiguous()) fail(name + ": expected a contiguous array; call .contiguous()");
+    return a.template as<const T>();
+  }
+  T* output(nb::handle object, const std::string& name, const std::vector<Axis>& axes, bool required = false) {
+    const Array a = any(object, name, axes, required);
+    if (a.present && !a.contiguous()) fail(name + ": expected a contiguous array; call .contiguous()");
+    if (a.read_only) fail(name + ": expected an array that may be written");
+    return a.template as<T>();
+  }
+  // Vectors of `size` numbers a token: (T, B, size) or (N, size).
+  template <class U>
+  View<U> tokens(nb::handle object, const std::string& name, const Dims& d, bool packed, const Axis& last, bool required) {
+    const Array a = packed ? any(object, name, {{"N", d.N}, last}, required)
+                           : any(object, name, {{"T", d.T}, {"B", d.B}, last}, required);
+    if (!a.present) return {};
+    if (a.shape[a.ndim - 1] > 1 && a.stride[a.ndim - 1] != 1)
+      fail(name + ": expected the last axis to be contiguous; call .contiguous()");
+    if constexpr (!std::is_const_v<U>)
+      if (a.read_only) fail(name + ": expected an array that may be written");
+    return {a.template as<U>(), packed ? 0 : a.stride[0], packed ? a.stride[0] : a.stride[1]};
+  }
+
+ private:
+  Arrays& arrays_;
+};
+
+int cell_index(const std::string& name) {
+  std::string valid;
+  for (int k = 0; k < CELL_COUNT; k++) {
+    if (name == CELLS[k].name) return k;
+    valid += std::string(k ? ", " : "") + CELLS[k].name;
+  }
+  fail("cell: expected one of " + valid + ", got '" + name + "'");
+}
+
+// Everything both calls share: sizes, lengths, weights.
+struct Problem {
+  Dims dims{};
+  Sequence sequence{};
+  std::vector<i64> offsets;
+  bool packed = false;
+  int G = 0, S = 0;
+};
+
+Problem measure(const Array& x, const Array& lengths, nb::tuple weights, Arrays& arrays, int cell) {
+  Problem p;
+  Dims& d = p.dims;
+  p.packed = lengths.present;
+  if (!x.present || x.ndim != (p.packed ? 2 : 3))
+    fail(std::string("x: expected shape ") + (p.packed ? "(N, I) with batch_sizes" : "(T, B, I)") + ", got " +
+         (x.present ? x.describe() : "None"));
+  d.D = i64(weights.size());
+  if (d.D != 1 && d.D != 2) fail("weights: expected 1 or 2 directions, got " + std::to_string(d.D));
+  if (p.packed) {
+    if (lengths.code != kInt || lengths.bytes != 8 || lengths.ndim != 1 || !lengths.contiguous())
+      fail_type("batch_sizes: expected a contiguous array of int64 with one axis");
+    const i64* sizes = lengths.as<const i64>();
+    d.T = lengths.shape[0];
+    d.N = x.shape[0];
+    p.offsets.assign(1, 0);
+    for (i64 t = 0; t < d.T; t++) {
+      if (sizes[t] < 1 || (t && sizes[t] > sizes[t - 1]) || sizes[t] > d.N)
+        fail("batch_sizes: expected positive numbers that never grow");
+      p.offsets.push_back(p.offsets.back() + sizes[t]);
+    }
+    if (p.offsets.back() != d.N)
+      fail("batch_sizes: expected a sum of N = " + std::to_string(d.N) + ", got " + std::to_string(p.offsets.back()));
+    d.B = d.T ? sizes[0] : 0;
+    p.sequence = {sizes, p.offsets.data(), d.T, d.B};
+  } else {
+    d.T = x.shape[0];
+    d.B = x.shape[1];
+    d.N = d.T * d.B;
+    p.sequence = {nullptr, nullptr, d.T, d.B};
+  }
+  if (d.T == 0) fail("x: expected at least one step, T > 0");
+  d.I = x.shape[x.ndim - 1];
+  p.G = CELLS[cell].cell.gates();
+  p.S = CELLS[cell].cell.slots();
+  const nb::tuple first = nb::cast<nb::tuple>(weights[0]);
+  if (first.size() != 6) fail("weights: expected (W_ih, W_hh, b_ih, b_hh, W_hr, peep) for each direction");
+  const Array W_hh = arrays.read(first[1], "W_hh");
+  if (!W_hh.present || W_hh.ndim != 2 || W_hh.shape[0] % p.G != 0 || W_hh.shape[0] == 0 || W_hh.shape[1] == 0)
+    fail("W_hh: expected shape (G*H, P) with G = " + std::to_string(p.G));
+  d.H = W_hh.shape[0] / p.G;
+  d.P = W_hh.shape[1];
+  if (d.I == 0) fail("x: expected at least one number a token, I > 0");
+  return p;
+}
+
+template <class T>
+Weights<T> read_weights(Reader<T>& r, nb::handle item, const Problem& p, int cell) {
+  const nb::tuple w = nb::cast<nb::tuple>(item);
+  if (w.size() != 6) fail("weights: expected (W_ih, W_hh, b_ih, b_hh, W_hr, peep) for each direction");
+  const Dims& d = p.dims;
+  const Axis rows{"G*H", p.G * d.H};
+  const bool projected = !w[4].is_none(), peephole = CELLS[cell].cell.peephole;
+  if (!projected && d.P != d.H)
+    fail("W_hh: expected shape (G*H, H) where there is no W_hr, got P = " + std::to_string(d.P) + ", H = " + std::to_string(d.H));
+  return {r.input(w[0], "W_ih", {rows, {"I", d.I}}, true), r.input(w[1], "W_hh", {rows, {"P", d.P}}, true),
+          r.input(w[2], "b_ih", {rows}),                   r.input(w[3], "b_hh", {rows}),
+          r.input(w[4], "W_hr", {{"P", d.P}, {"H", d.H}}), r.input(w[5], "peep", {{"3", 3}, {"H", d.H}}, peephole)};
+}
+
+// A direction's part of an array whose first axis is D.
+template <class T>
+T* part(T* all, int direction, i64 size) {
+  return all ? all + direction * size : nullptr;
+}
+
+std::vector<Axis> tape_shape(const Problem& p) {
+  const Dims& d = p.dims;
+  if (p.packed) return {{"D", d.D}, {"N", d.N}, {"S", p.S}, {"H", d.H}};
+  return {{"D", d.D}, {"T", d.T}, {"B", d.B}, {"S", p.S}, {"H", d.H}};
+}
+
+std::vector<Axis> hidden_shape(const Problem& p) {
+  const Dims& d = p.dims;
+  if (p.packed) return {{"D", d.D}, {"N", d.N}, {"P", d.P}};
+  return {{"D", d.D}, {"T", d.T}, {"B", d.B}, {"P", d.P}};
+}
+
+// --- calls --------------------------------------------------------------------------------------
+
+// Waking a second worker costs up to about 100 us of its sleep; below this work one does it alone.
+constexpr double kWorkPerThread = 4e6;  // floating-point operations
+
+int workers(const Problem& p, int threads, double passes) {
+  const Dims& d = p.dims;
+  const double work = passes * 2.0 * double(d.N) * double(d.D) * p.G * double(d.H) * double(d.I + d.P);
+  const double useful = work / kWorkPerThread;
+  return useful < threads ? (useful < 1 ? 1 : int(useful)) : threads;
+}
+
+template <class Call, class Kernel, class Bytes>
+void run(Call& call, Kernel kernel, Bytes bytes, int threads) {
+  struct Context {
+    Call& call;
+    Kernel kernel;
+  } context{call, kernel};
+  Workspace space(bytes(call, threads));
+  call.workspace = space.data();
+  parallel(
+      threads,
+      [](void* c, int id, int count) {
+        auto& context = *static_cast<Context*>(c);
+        context.kernel(context.call, id, count);
+      },
+      &context);
+}
+
+template <class T>
+const Kernels<T>& kernels() {
+  if constexpr (sizeof(T) == 4)
+    return active().f32;
+  else
+    return active().f64;
+}
+
+template <class T>
+void forward(Arrays& arrays, Problem& p, int cell, nb::handle x, nb::handle h0, nb::handle c0, nb::tuple weights,
+             nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle tape, int threads) {
+  Reader<T> r(arrays);
+  const Dims& d = p.dims;
+  const Axis D{"D", d.D}, B{"B", d.B}, H{"H", d.H}, P{"P", d.P};
+  ForwardCall<T> call{};
+  call.dims = d;
+  call.sequence = p.sequence;
+  call.cell = cell;
+  call.x = r.template tokens<const T>(x, "x", d, p.packed, {"I", d.I}, true);
+  const View<T> out = r.template tokens<T>(y, "y", d, p.packed, {"D*P", d.D * d.P}, true);
+  const T* h = r.input(h0, "h0", {D, B, P});
+  const T* c = r.input(c0, "c0", {D, B, H});
+  T* hn = r.output(h_n, "h_n", {D, B, P}, true);
+  T* cn = r.output(c_n, "c_n", {D, B, H}, CELLS[cell].cell.has_cell_state());
+  T* kept = r.output(tape, "tape", tape_shape(p));
+  for (int k = 0; k < d.D; k++) {
+    auto& dir = call.direction[k];
+    dir.w = read_weights(r, weights[std::size_t(k)], p, cell);
+    if (bool(dir.w.W_hr) != bool(call.direction[0].w.W_hr)) fail("W_hr: expected for both directions or for none");
+    dir.y = {out.data + k * d.P, out.step, out.row};
+    dir.h0 = part(h, k, d.B * d.P);
+    dir.c0 = part(c, k, d.B * d.H);
+    dir.h_n = part(hn, k, d.B * d.P);
+    dir.c_n = part(cn, k, d.B * d.H);
+    dir.tape = part(kept, k, d.N * p.S * d.H);
+  }
+  if (d.N == 0) return;
+  threads = workers(p, threads, 1);
+  nb::gil_scoped_release release;
+  run(call, kernels<T>().forward, kernels<T>().forward_bytes, threads);
+}
+
+template <class T>
+struct BackwardArrays {
+  nb::handle x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape, d_x, d_h0, d_c0, g_tape, g_h;
+  nb::tuple weights, d_weights;
+};
+
+template <class T>
+void clear(T* data, i64 n) {
+  for (i64 k = 0; data && k < n; k++) data[k] = T(0);
+}
+
+template <class T>
+void backward(Arrays& arrays, Problem& p, int cell, const BackwardArrays<T>& a, int threads) {
+  Reader<T> r(arrays);
+  const Dims& d = p.dims;
+  const Axis D{"D", d.D}, B{"B", d.B}, I{"I", d.I}, H{"H", d.H}, P{"P", d.P}, rows{"G*H", p.G * d.H};
+  BackwardCall<T> call{};
+  call.dims = d;
+  call.sequence = p.sequence;
+  call.cell = cell;
+  call.x = r.template tokens<const T>(a.x, "x", d, p.packed, I, true);
+  call.d_x = r.template tokens<T>(a.d_x, "d_x", d, p.packed, I, false);
+  const Axis DP{"D*P", d.D * d.P};
+  const auto y = r.template tokens<const T>(a.y, "y", d, p.packed, DP, true);
+  const auto d_y = r.template tokens<const T>(a.d_y, "d_y", d, p.packed, DP, false);
+  const T *h0 = r.input(a.h0, "h0", {D, B, P}), *c0 = r.input(a.c0, "c0", {D, B, H});
+  const T *d_h_n = r.input(a.d_h_n, "d_h_n", {D, B, P}), *d_c_n = r.input(a.d_c_n, "d_c_n", {D, B, H});
+  const T *tape = r.input(a.tape, "tape", tape_shape(p), true), *d_tape = r.input(a.d_tape, "d_tape", tape_shape(p));
+  T *d_h0 = r.output(a.d_h0, "d_h0", {D, B, P}), *d_c0 = r.output(a.d_c0, "d_c0", {D, B, H});
+  T *g_tape = r.output(a.g_tape, "g_tape", tape_shape(p)), *g_h = r.output(a.g_h, "g_h", hidden_shape(p));
+  if (i64(a.d_weights.size()) != d.D) fail("d_weights: expected one tuple for each direction");
+  const i64 states = d.B * d.P, cells = d.B * d.H, slots = d.N * p.S * d.H;
+  for (int k = 0; k < d.D; k++) {
+    auto& dir = call.direction[k];
+    dir.w = read_weights(r, a.weights[std::size_t(k)], p, cell);
+    if (bool(dir.w.W_hr) != bool(call.direction[0].w.W_hr)) fail("W_hr: expected for both directions or for none");
+    const nb::tuple w = nb::cast<nb::tuple>(a.d_weights[std::size_t(k)]);
+    if (w.size() != 6 || !w[3].is_none())
+      fail("d_weights: expected (d_W_ih, d_W_hh, d_b_ih, None, d_W_hr, d_peep) for each direction; d_b_ih serves both biases");
+    dir.d_W_ih = r.output(w[0], "d_W_ih", {rows, I});
+    dir.d_W_hh = r.output(w[1], "d_W_hh", {rows, P});
+    dir.d_b = r.output(w[2], "d_b", {rows});
+    dir.d_W_hr = r.output(w[4], "d_W_hr", {P, H});
+    dir.d_peep = r.output(w[5], "d_peep", {{"3", 3}, H});
+    if (dir.d_W_hr && !dir.w.W_hr) fail("d_W_hr: expected None where there is no W_hr");
+    if (dir.d_peep && !dir.w.peep) fail("d_peep: expected None where there are no peepholes");
+    dir.y = {y.data + k * d.P, y.step, y.row};
+    if (d_y.data) dir.d_y = {d_y.data + k * d.P, d_y.step, d_y.row};
+    dir.h0 = part(h0, k, states), dir.c0 = part(c0, k, cells);
+    dir.d_h_n = part(d_h_n, k, states), dir.d_c_n = part(d_c_n, k, cells);
+    dir.d_h0 = part(d_h0, k, states), dir.d_c0 = part(d_c0, k, cells);
+    dir.tape = part(tape, k, slots), dir.d_tape = part(d_tape, k, slots);
+    dir.g_tape = part(g_tape, k, slots), dir.g_h = part(g_h, k, d.N * d.P);
+    if (d.N == 0) {  // a sum over no tokens
+      clear(dir.d_W_ih, p.G * d.H * d.I), clear(dir.d_W_hh, p.G * d.H * d.P), clear(dir.d_b, p.G * d.H);
+      clear(dir.d_W_hr, d.P * d.H), clear(dir.d_peep, 3 * d.H);
+    }
+  }
+  if (d.N == 0) return;
+  threads = workers(p, threads, 2);
+  nb::gil_scoped_release release;
+  run(call, kernels<T>().backward, kernels<T>().backward_bytes, threads);
+}
+
+template <class F32, class F64>
+void by_dtype(const Array& x, F32 f32, F64 f64) {
+  if (x.code == kFloat && x.bytes == 4)
+    f32();
+  else if (x.code == kFloat && x.bytes == 8)
+    f64();
+  else
+    fail_type("x: expected float32 or float64");
+}
+
+int checked_threads(int threads) {
+  if (threads < 1) fail("threads: expected at least 1, got " + std::to_string(threads));
+  return threads > 1024 ? 1024 : threads;
+}
+
+void forward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes, nb::handle h0, nb::handle c0,
+                 nb::tuple weights, nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle tape, int threads) {
+  Arrays arrays;
+  const int index = cell_index(cell);
+  const Array in = arrays.read(x, "x"), lengths = arrays.read(batch_sizes, "batch_sizes");
+  Problem p = measure(in, lengths, weights, arrays, index);
+  threads = checked_threads(threads);
+  by_dtype(
+      in, [&] { forward<float>(arrays, p, index, x, h0, c0, weights, y, h_n, c_n, tape, threads); },
+      [&] { forward<double>(arrays, p, index, x, h0, c0, weights, y, h_n, c_n, tape, threads); });
+}
+
+void backward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes, nb::handle h0, nb::handle c0,
+                  nb::tuple weights, nb::handle y, nb::handle tape, nb::handle d_y, nb::handle d_h_n, nb::handle d_c_n,
+                  nb::handle d_tape, nb::handle d_x, nb::handle d_h0, nb::handle d_c0, nb::tuple d_weights,
+                  nb::handle g_tape, nb::handle g_h, int threads) {
+  Arrays arrays;
+  const int index = cell_index(cell);
+  const Array in = arrays.read(x, "x"), lengths = arrays.read(batch_sizes, "batch_sizes");
+  Problem p = measure(in, lengths, weights, arrays, index);
+  threads = checked_threads(threads);
+  const auto call = [&]<class T>(T) {
+    backward<T>(arrays, p, index,
+                BackwardArrays<T>{x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape, d_x, d_h0, d_c0, g_tape, g_h, weights,
+                                  d_weights},
+                threads);
+  };
+  by_dtype(in, [&] { call(float{}); }, [&] { call(double{}); });
+}
+
+nb::dict cells() {
+  static const char* names[] = {"sigmoid", "tanh", "relu", "identity", "one", "zero"};
+  const auto name = [](Act a) { return names[int(a)]; };
+  nb::dict rows;
+  for (const Row& row : CELLS) {
+    const Cell& c = row.cell;
+    nb::dict fields;
+    fields["i"] = name(c.i), fields["f"] = name(c.f), fields["g"] = name(c.g), fields["o"] = name(c.o);
+    fields["out"] = name(c.out), fields["coupled"] = c.coupled, fields["peephole"] = c.peephole;
+    fields["gates"] = c.gates(), fields["slots"] = c.slots();
+    rows[row.name] = fields;
+  }
+  return rows;
+}
+
+nb::dict info() {
+  nb::dict d;
+  nb::list isas;
+  for (const Table* table : supported()) isas.append(table->isa);
+  d["isas"] = isas;
+  d["isa"] = active().isa;
+  d["vector_bytes"] = active().vector_bytes;
+  d["cells"] = cells();
+  d["compiler"] = GATEWISE_COMPILER;
+  d["workspace_bytes"] = workspace_held();
+  return d;
+}
+
+void activations(nb::handle x, nb::handle sigmoid, nb::handle tanh) {
+  Arrays arrays;
+  const Array in = arrays.read(x, "x");
+  const auto call = [&]<class T>(T) {
+    Reader<T> r(arrays);
+    if (in.ndim != 1) fail("x: expected one axis");
+    const Axis n{"n", in.shape[0]};
+    const T* from = r.input(x, "x", {n}, true);
+    T* s = r.output(sigmoid, "sigmoid", {n}, true);
+    T* t = r.output(tanh, "tanh", {n}, true);
+    kernels<T>().activations(from, s, t, in.shape[0]);
+  };
+  by_dtype(in, [&] { call(float{}); }, [&] { call(double{}); });
+}
+
+}  // namespace
+}  // namespace gatewise
+
+NB_MODULE(_core, m) {
+  using namespace gatewise;
+  m.doc() = "The native kernels. gatewise.ops is the door that checks, differentiates and dispatches.";
+  m.def("forward", forward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(), "c0"_a.none(), "weights"_a,
+        "y"_a, "h_n"_a, "c_n"_a.none(), "tape"_a.none(), "threads"_a,
+        "Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape.");
+  m.def("backward", backward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(), "c0"_a.none(), "weights"_a,
+        "y"_a, "tape"_a, "d_y"_a.none(), "d_h_n"_a.none(), "d_c_n"_a.none(), "d_tape"_a.none(), "d_x"_a.none(),
+        "d_h0"_a.none(), "d_c0"_a.none(), "d_weights"_a, "g_tape"_a.none(), "g_h"_a.none(), "threads"_a,
+        "Run the layer's gradient; fills every output that is not None, and changes no input.");
+  m.def("activations", activations, "x"_a, "sigmoid"_a, "tanh"_a, "The kernels' own sigmoid and tanh of a vector.");
+  m.def("cells", cells, "The kernels' table of cells, to be held against gatewise.CELLS.");
+  m.def("info", info, "Instruction sets found and in use, compiler, memory kept for reuse.");
+  m.def("select_isa", [](const std::string& name) { gatewise::select(name); }, "name"_a, "Use the kernels of this instruction set from now on.");
+  m.def("release", release_workspaces, "Give the scratch memory kept for reuse back to the system.");
+}
