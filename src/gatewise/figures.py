@@ -50,7 +50,7 @@ def plot(
     layer: int = 0,
     direction: str = "fwd",
     sequence: int = 0,
-    order: str = "memory",
+    order: str | None = None,
     tokens: Sequence[str] | None = None,
     gradient: bool = False,
     ax: Any = None,
@@ -62,7 +62,7 @@ def plot(
         layer, direction, sequence: which lane, and which sequence of the batch.
         order: how units are sorted, top to bottom: "memory" (the longest first, ``memory_length``),
             "activity" (the largest sd of c over time first), "similarity" (neighbours correlate) or
-            "index".
+            "index". By default memory, or activity where the forget gate is welded.
         tokens: (T,) labels of the steps.
         gradient: draw d loss / d value instead of the values.
         ax: axes to draw in, as many as names; by default a new figure.
@@ -92,11 +92,13 @@ def plot(
             interpolation="nearest",
             **_colours(trace, name, shown, gradient),
         )
-        title = f"gradient of the loss by {name}" if gradient else TITLES[name]
-        panel.set_title(title, fontsize=10)
+        panel.set_title(f"d loss / d {name}" if gradient else TITLES[name], fontsize=10)
         panel.set_ylabel("projected unit" if projected else f"unit, {meaning}", fontsize=8)
-        _label_steps(panel, tokens, T)
+        if not projected:
+            at = np.arange(0, len(by_unit), -(-len(by_unit) // 8))
+            panel.set_yticks(at, [str(unit) for unit in by_unit[at]])
         _tidy(panel)
+        _label_steps(panel, tokens, T)
         bar = panel.figure.colorbar(image, ax=panel, fraction=0.05, pad=0.02)
         bar.ax.tick_params(labelsize=7)
         bar.outline.set_linewidth(0.5)
@@ -118,12 +120,14 @@ def plot_unit(
     Args:
         unit: 0 to H - 1.
         layer, direction, sequence, tokens: as for ``plot``.
-        ax: two axes, or one for all six curves; by default a new figure.
+        ax: two axes, or one for all curves; by default a new figure. A plain RNN has no gates, and
+            so one.
     """
     values, T = _lane(trace, layer, direction, sequence, gradient=False)
     _check_unit(values("c"), unit)
     _check_tokens(tokens, T)
-    figure, axes = _axes(ax, 2, 2, width=6.4, height=4.2, fewest=1)
+    panels = 2 if any(name in "ifo" for name in _computed(trace)) else 1
+    figure, axes = _axes(ax, panels, panels, width=6.4, height=2.1 * panels, fewest=1)
     upper, lower = axes[0], axes[-1]
     for name in _computed(trace):
         if name == "h" and values("h").shape[1] != values("c").shape[1]:
@@ -138,10 +142,11 @@ def plot_unit(
             linestyle="--" if name == "g" else "-",
         )
     if upper is not lower:
-        upper.set_ylim(-0.04, 1.04)
+        if all(_is_share(trace, name) for name in _computed(trace) if name in "ifo"):
+            upper.set_ylim(-0.04, 1.04)
         upper.set_ylabel("gate, 0 shut, 1 open", fontsize=8)
         upper.tick_params(labelbottom=False)
-        lower.set_ylabel("value", fontsize=8)
+    lower.set_ylabel("value", fontsize=8)
     lower.axhline(0, color="0.7", linewidth=0.8, zorder=0)
     upper.set_title(f"unit {unit}, layer {layer}, {_WAYS[direction]}", fontsize=10)
     for panel in dict.fromkeys((upper, lower)):
@@ -222,16 +227,7 @@ def plot_text(
     _check_unit(values(name), unit)
     _check_tokens(tokens, T)
     v = values(name)[:, unit]
-    placed, line, column = [], 0, 0
-    for token in tokens:
-        shown = _visible(token)
-        cells = len(shown) + (len(shown) > 1)
-        if column and column + cells > width:
-            line, column = line + 1, 0
-        placed.append((shown, line, column, cells))
-        column += cells
-        if token.endswith("\n"):
-            line, column = line + 1, 0
+    placed = _typeset(tokens, width)
     lines = placed[-1][1] + 1 if placed else 1
     used = max((column + cells for _, _, column, cells in placed), default=1)
     figure, (panel,) = _axes(ax, 1, 1, width=0.115 * used + 1.2, height=0.28 * lines + 0.7)
@@ -286,11 +282,12 @@ def _lane(
 
 
 def _order(
-    trace: Trace, order: str, layer: int, direction: str, sequence: int
+    trace: Trace, order: str | None, layer: int, direction: str, sequence: int
 ) -> tuple[Values, str]:
     """The units from top to bottom, and the order in words."""
     values, _ = _lane(trace, layer, direction, sequence, gradient=False)
     c = values("c")
+    order = order or ("activity" if trace.cell.f in WELDED else "memory")
     if order == "index":
         return np.arange(c.shape[1]), "by index"
     if order == "memory":
@@ -319,11 +316,16 @@ def _chain(c: Values) -> Values:
 
 def _colours(trace: Trace, name: str, shown: Values, gradient: bool) -> dict[str, Any]:
     """Colour map and limits: 0..1 for gates, symmetric about zero for what has a sign."""
-    activation = getattr(trace.cell, name, "")
-    if not gradient and (activation == "sigmoid" or (name == "f" and trace.cell.coupled)):
+    if not gradient and _is_share(trace, name):
         return {"cmap": "cividis", "vmin": 0.0, "vmax": 1.0}
     most = float(np.nanmax(np.abs(shown), initial=0.0)) or 1.0
     return {"cmap": "RdBu_r", "vmin": -most, "vmax": most}
+
+
+def _is_share(trace: Trace, name: str) -> bool:
+    """Whether the value lies in 0..1: a gate with a sigmoid."""
+    coupled = name == "f" and trace.cell.coupled
+    return bool(getattr(trace.cell, "i" if coupled else name, "") == "sigmoid")
 
 
 def _mappable(colours: dict[str, Any]) -> Any:
@@ -352,15 +354,44 @@ def _axes(
 
 
 def _label_steps(panel: Axes, tokens: Sequence[str] | None, T: int) -> None:
-    if tokens is not None and T <= 80:
-        panel.set_xticks(range(T), [_visible(token) for token in tokens])
-        long = max(map(len, tokens), default=0) > 2
-        panel.tick_params(axis="x", labelsize=7, rotation=90 if long else 0, length=2)
+    """Tokens under the steps, where they can be read."""
     panel.set_xlabel("step t", fontsize=8)
+    if tokens is None:
+        return
+    shown = [_visible(token) for token in tokens]
+    upright = max(map(len, shown), default=0) <= 1
+    width = panel.get_window_extent().width * 72 / panel.figure.dpi / max(T, 1)  # of a step, points
+    size = min(8.0, width / (0.65 if upright else 1.1))
+    if size >= 4:
+        panel.set_xticks(range(T), shown, family="monospace", rotation=0 if upright else 90)
+        panel.tick_params(axis="x", labelsize=size, length=2)
+
+
+def _typeset(tokens: Sequence[str], width: int) -> list[tuple[str, int, int, int]]:
+    """Each token as (text, line, column, columns taken); lines break between words if they can."""
+    placed: list[tuple[str, int, int, int]] = []
+    line = column = 0
+    sizes = [max(len(_visible(token)), 1) for token in tokens]
+    # how much must stand on one line from here on: up to the next token that ends in white space
+    word, words = 0, []
+    for token, size in zip(reversed(tokens), reversed(sizes), strict=True):
+        word = size if token[-1:].isspace() or size > 1 else word + size
+        words.append(word)
+    for token, size, ahead in zip(tokens, sizes, reversed(words), strict=True):
+        starts = not placed or tokens[len(placed) - 1][-1:].isspace()
+        needed = ahead if starts and ahead <= width else size
+        if column and column + needed > width:
+            line, column = line + 1, 0
+        placed.append((_visible(token), line, column, size))
+        column += size + (size > 1)
+        if token.endswith("\n"):
+            line, column = line + 1, 0
+    return placed
 
 
 def _visible(token: str) -> str:
-    return token.replace("\n", "↵").replace(" ", "·" if token.isspace() else " ")
+    """The token as a reader can see it: a space as a dot, the end of a line as an arrow."""
+    return token.rstrip() or token.replace("\n", "↵").replace(" ", "·")
 
 
 def _tidy(panel: Axes) -> None:
