@@ -54,7 +54,7 @@ def faults(symbols: Iterable[tuple[str, str]], isa: str) -> list[str]:
                 else "global"
             )
             found.append(f"defines {name} ({shared})")
-        elif kind == "u":
+        elif kind == "u" and not own:
             found.append(f"defines {name} (unique in the whole process)")
     return found
 
