@@ -1,13 +1,14 @@
 # One command a verb. Each does all its set-up on a fresh machine, in .venv.
 #   make demo    the main job on real text          make test [ARGS="-k swap"]
-#   make lint    style, types, symbols, line count  make bench    make studies    make mutations
+#   make lint    style, types, symbols, line count  make format   make bench    make studies
+#   make mutations    breaks the code on purpose; the tests must notice
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 CORE := CMakeLists.txt $(wildcard core/*)
 CPP := $(wildcard core/*.h core/*.cpp tests/core/*.cpp)
 
-.PHONY: setup demo test lint bench studies mutations clean
+.PHONY: setup demo test lint format bench studies mutations clean
 
 setup: .venv/built
 
@@ -18,12 +19,17 @@ test: setup
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: setup
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/clang-format --dry-run --Werror $(CPP)
 	@$(BIN)/mypy
 	@$(BIN)/python tools/lint_symbols.py
 	@$(BIN)/python tools/count_lines.py
+
+format: setup
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/clang-format -i $(CPP)
 
 bench: setup
 	@$(BIN)/python bench/run.py $(ARGS)
