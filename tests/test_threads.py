@@ -20,18 +20,32 @@ SANITIZED = [
     for check in CHECKS
     if "fork" not in check and check not in ("refused_threads", "absurd_request")
 ]
+SANITIZER = ("-fsanitize=thread", "-g")
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 
 
-def compile_checks(folder: Path, *flags: str, source: Path = SOURCE) -> Path:
-    """The program of checks, built from ``source``."""
-    program = folder / "threads_test"
-    command = [str(COMPILER), "-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", *flags]
-    command += [f"-I{ROOT / 'core'}", str(source), str(CHECKS_SOURCE), "-o", str(program)]
-    subprocess.run([*command, "-pthread"], check=True, capture_output=True, text=True)
-    return program
+def compiled(source: Path, to: Path, *flags: str) -> Path:
+    """``source`` compiled, or linked, to ``to``."""
+    command = [
+        str(COMPILER),
+        "-std=c++20",
+        "-O1",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-pthread",
+        *flags,
+    ]
+    command += [f"-I{ROOT / 'core'}", str(source), "-o", str(to)]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return to
+
+
+def program_of(checks: Path, folder: Path, *flags: str, source: Path = SOURCE) -> Path:
+    """The compiled ``checks`` linked with the pool in ``source``."""
+    return compiled(source, folder / "threads_test", *flags, str(checks))
 
 
 def run(program: Path, *check: str) -> subprocess.CompletedProcess[str]:
@@ -61,20 +75,31 @@ def broken(folder: Path, pattern: str, replacement: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_checks(tmp_path_factory.mktemp("threads"))
+def checks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(CHECKS_SOURCE, tmp_path_factory.mktemp("checks") / "checks.o", "-c")
 
 
 @pytest.fixture(scope="module")
-def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def program(checks: Path) -> Path:
+    return program_of(checks, checks.parent)
+
+
+@pytest.fixture(scope="module")
+def sanitized_checks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sanitized")
     try:
-        built = compile_checks(folder, "-fsanitize=thread", "-g")
+        built = compiled(CHECKS_SOURCE, folder / "checks.o", "-c", *SANITIZER)
+        program = program_of(built, folder, *SANITIZER)
     except subprocess.CalledProcessError:
         pytest.skip("this compiler has no ThreadSanitizer")
-    if run(built).returncode != 0:
+    if run(program).returncode != 0:
         pytest.skip("ThreadSanitizer does not start on this kernel")
     return built
+
+
+@pytest.fixture(scope="module")
+def sanitized(sanitized_checks: Path) -> Path:
+    return sanitized_checks.parent / "threads_test"
 
 
 def test_every_check_is_run(program: Path) -> None:
@@ -102,13 +127,14 @@ def test_threads_under_sanitizer(sanitized: Path, check: str) -> None:
         ("fork_in_the_middle", r"  held\.store\(false\);\n\}\n\[", "}\n["),
     ],
 )
-def test_checks_can_fail(tmp_path: Path, check: str, pattern: str, replacement: str) -> None:
-    wrong = compile_checks(tmp_path, source=broken(tmp_path, pattern, replacement))
+def test_checks_can_fail(
+    checks: Path, tmp_path: Path, check: str, pattern: str, replacement: str
+) -> None:
+    wrong = program_of(checks, tmp_path, source=broken(tmp_path, pattern, replacement))
     assert run(wrong, check).returncode != 0
 
 
-@pytest.mark.usefixtures("sanitized")
-def test_sanitizer_sees_a_barrier_without_ordering(tmp_path: Path) -> None:
+def test_sanitizer_sees_a_barrier_without_ordering(sanitized_checks: Path, tmp_path: Path) -> None:
     relaxed = broken(tmp_path, "__ATOMIC_(ACQUIRE|RELEASE|ACQ_REL)", "__ATOMIC_RELAXED")
-    result = run(compile_checks(tmp_path, "-fsanitize=thread", "-g", source=relaxed), "barrier")
-    assert "data race" in result.stderr
+    program = program_of(sanitized_checks, tmp_path, *SANITIZER, source=relaxed)
+    assert "data race" in run(program, "barrier").stderr
