@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from gatewise.studies import tasks
-from gatewise.studies.learn import error_of
 from gatewise.studies.tasks import REBER, REBER_SIGNS, UNASKED, Batch, Task
 
 EVERY: list[Callable[[], Task]] = [
@@ -53,7 +52,8 @@ def test_sizes_and_types_fit_the_task(make: Callable[[], Task]) -> None:
         assert not batch.x[after].any()
     asked = batch.y[batch.counts] if batch.counts is not None else batch.y
     if task.wanted != "number":
-        assert asked.min() >= 0 and asked.max() < task.outputs
+        assert asked.min() >= 0
+        assert asked.max() < task.outputs
 
 
 def test_adding_is_the_sum_of_the_two_marked_numbers() -> None:
@@ -64,7 +64,8 @@ def test_adding_is_the_sum_of_the_two_marked_numbers() -> None:
         marked = [float(v) for v, m in zip(numbers, marks, strict=True) if m == 1]
         assert len(marked) == 2
         assert batch.y[k] == np.float32(marked[0]) + np.float32(marked[1])
-    assert 0 <= batch.x[..., 0].min() and batch.x[..., 0].max() < 1
+    assert batch.x[..., 0].min() >= 0
+    assert batch.x[..., 0].max() < 1
 
 
 def test_adding_marks_every_pair_of_steps_equally_often() -> None:
@@ -103,11 +104,13 @@ def test_temporal_order_names_the_first_and_the_second_sign() -> None:
     assert set(batch.lengths.tolist()) == set(range(60, 67))
     for k, length in enumerate(batch.lengths):
         text = "".join(tasks.ORDER_SIGNS[s] for s in batch.x[:length, k].argmax(-1))
-        assert text[0] == "E" and text[-1] == "B"
+        assert text[0] == "E"
+        assert text[-1] == "B"
         assert set(text[1:-1]) <= set("abcdXY")
         where = [t for t, sign in enumerate(text) if sign in "XY"]
         assert len(where) == 2
-        assert T // 10 <= where[0] <= T // 5 and T // 2 <= where[1] <= 6 * T // 10
+        assert T // 10 <= where[0] <= T // 5
+        assert T // 2 <= where[1] <= 6 * T // 10
         assert ["XX", "XY", "YX", "YY"][batch.y[k]] == text[where[0]] + text[where[1]]
     assert set(batch.y.tolist()) == {0, 1, 2, 3}
 
@@ -131,7 +134,8 @@ def test_reber_grammar_holds_the_strings_of_the_paper() -> None:
     language = every_string(9)
     # The grammar's shortest strings, and two that it forbids.
     assert {"BTXSE", "BPVVE", "BTSXSE", "BTXXVVE", "BPTVVE", "BPVPSE"} <= set(language)
-    assert "BTVVE" not in language and "BTXS" not in language
+    assert "BTVVE" not in language
+    assert "BTXS" not in language
 
 
 def test_every_drawn_string_is_of_the_grammar_with_its_legal_signs() -> None:
@@ -139,7 +143,10 @@ def test_every_drawn_string_is_of_the_grammar_with_its_legal_signs() -> None:
     seen = 0
     for _ in range(300):
         text, legal = tasks.embedded_reber_string(source)
-        assert text[0] == "B" and text[1] == text[-2] and text[1] in "TP" and text[-1] == "E"
+        assert text[0] == "B"
+        assert text[1] == text[-2]
+        assert text[1] in "TP"
+        assert text[-1] == "E"
         inner = text[2:-2]
         if inner in language:
             seen += 1
@@ -150,7 +157,9 @@ def test_every_drawn_string_is_of_the_grammar_with_its_legal_signs() -> None:
 def test_reber_batch_asks_for_the_next_sign() -> None:
     batch = tasks.embedded_reber().draw(50, rng(1))
     source = rng(1)
-    assert batch.lengths is not None and batch.legal is not None and batch.counts is not None
+    assert batch.lengths is not None
+    assert batch.legal is not None
+    assert batch.counts is not None
     for k in range(50):
         text, legal = tasks.embedded_reber_string(source)
         n = len(text) - 1
@@ -171,7 +180,8 @@ def test_shifted_asks_for_a_sign_that_is_there(shift: int) -> None:
         for k in range(20):
             there = 0 <= t - shift < 10
             assert batch.y[t, k] == (signs[t - shift, k] if there else UNASKED)
-            assert batch.counts is not None and batch.counts[t, k] == there
+            assert batch.counts is not None
+            assert batch.counts[t, k] == there
 
 
 def answers(task: Task, batch: Batch) -> np.ndarray:
@@ -190,19 +200,19 @@ def test_error_is_zero_for_the_perfect_answer_and_grows_with_one_wrong(
     task = make()
     batch = task.draw(10, rng())
     perfect = answers(task, batch)
-    assert error_of(task, perfect, batch) == 0
+    assert task.judge(perfect, batch) == 0
     wrong = perfect.copy()
     if task.wanted == "each":
         t = int(np.flatnonzero(batch.counts[:, 0])[0])  # type: ignore[index]
         wrong[t, 0] = 1 - wrong[t, 0]
     else:
         wrong[0] = 1 - wrong[0] + (task.wanted == "number")
-    assert error_of(task, wrong, batch) > 0
+    assert task.judge(wrong, batch) > 0
 
 
 def test_an_answer_that_is_not_a_number_is_never_right() -> None:
     for make in EVERY:
         task = make()
         batch = task.draw(4, rng())
-        error = error_of(task, np.full_like(answers(task, batch), np.nan), batch)
+        error = task.judge(np.full_like(answers(task, batch), np.nan), batch)
         assert not error < task.solved

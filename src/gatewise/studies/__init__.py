@@ -57,7 +57,8 @@ def run(
         mode: "quick" (under a minute, for a look and for CI), "default" (minutes), "full" (hours).
         out: the folder for the results.
         progress: True draws a bar, False is silent, a function gets (done, total, what comes next).
-        fresh: measure again even what an earlier run of the same mode, machine and version measured.
+        fresh: measure again even what an earlier run of the same mode, machine and version
+            measured.
 
     Raises:
         ArgumentError: an unknown name or mode.

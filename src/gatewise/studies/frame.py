@@ -1,8 +1,9 @@
 """The frame that every study shares: plan, measure, keep, sum up, draw.
 
-A study is a list of units. A unit is a small dict (which cell, which seed, ...) whose measurement is
-one file, written whole or not at all; so an interrupted run goes on where it stopped. When all units
-are there they become ``result.json``, and the figure is drawn from that file and from nothing else.
+A study is a list of units. A unit is a small dict (which cell, which seed, ...) whose measurement
+is one file, written whole or not at all; so an interrupted run goes on where it stopped. When all
+units are there they become ``result.json``, and the figure is drawn from that file and from
+nothing else.
 """
 
 from __future__ import annotations
@@ -54,14 +55,14 @@ class Published:
 
     Args:
         what: what was measured.
-        value: the number they print.
+        value: the number they print, or None where they rank in words.
         source: paper, table or section.
         note: where their method differs from ours.
         key: how a drawing finds it.
     """
 
     what: str
-    value: float
+    value: float | None
     source: str
     note: str = ""
     key: str = ""
@@ -99,7 +100,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished study: ``data`` is what ``path`` (result.json) holds; ``figure`` is drawn from it."""
+    """A finished study: ``data`` is what ``path`` holds, ``figure`` is drawn from it."""
 
     path: Path
     figure: Path
@@ -143,7 +144,7 @@ def carry_out(
 
 
 def redraw(study: Study, folder: Path) -> Path:
-    """Draw ``figure.png`` from ``result.json`` alone; the picture names the file it was drawn from."""
+    """Draw ``figure.png`` from ``result.json`` alone; the picture carries that file's digest."""
     text = (folder / "result.json").read_text(encoding="utf-8")
     figure = study.draw(json.loads(text))
     with whole(folder / "figure.png") as draft:
@@ -241,9 +242,7 @@ def _conclude(study: Study, plan: Json, records: list[Json]) -> Json:
         "finished": _now(),
         "seconds": round(sum(r["seconds"] for r in records), 1),
         "answer": study.answer(summary),
-        "predictions": [
-            {"text": p.text, "held": p.holds(summary)} for p in study.predictions
-        ],
+        "predictions": [{"text": p.text, "held": p.holds(summary)} for p in study.predictions],
         "summary": summary,
         "published": [vars(p) for p in study.published],
         "records": records,

@@ -1,8 +1,9 @@
 """How far back does the gradient of the loss reach?
 
 The loss is a random direction of the last hidden state, L = v . h(T), |v| = 1. For each distance k
-the study takes |dL/dh(T-k)| and |dL/dc(T-k)|, step by step on the specification page in float64. A row
-whose gradient becomes small or large is rescaled by a power of two, which is exact, and the power is
+the study takes |dL/dh(T-k)| and |dL/dc(T-k)|, step by step on the specification page in float64. A
+row whose gradient becomes small or large is rescaled by a power of two, which is exact, and the
+power is
 remembered: nothing underflows, however long the sequence.
 """
 
@@ -16,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gatewise import CELLS, reference
-from gatewise.spec import CellSpec
+from gatewise import CELLS, CellSpec, Weights, step
 from gatewise.studies import stats, style
 from gatewise.studies.frame import Json, Mode, Prediction, Published, Study, finite, pick
 from gatewise.studies.learn import Recipe, train
@@ -51,9 +51,7 @@ _SIZES: dict[Mode, Json] = {
 }  # fmt: skip
 
 
-def reach(
-    cell: CellSpec, x: Tensor, w: reference.Weights, v: Tensor
-) -> tuple[Tensor, Tensor]:
+def reach(cell: CellSpec, x: Tensor, w: Weights, v: Tensor) -> tuple[Tensor, Tensor]:
     """log10 |dL/dh(t)| and log10 |dL/dc(t)| of every sequence, for L = v . h(T), each (T, B).
 
     Args:
@@ -61,7 +59,7 @@ def reach(
         v: (B, H).
 
     Example:
-        >>> w = reference.Weights(torch.zeros(4, 1), torch.zeros(4, 1))  # every gate is 1/2
+        >>> w = Weights(torch.zeros(4, 1), torch.zeros(4, 1))  # every gate is 1/2
         >>> h, c = reach(CELLS["lstm"], torch.zeros(3, 1, 1), w, torch.ones(1, 1))
         >>> [round(10**value, 6) for value in c[:, 0].tolist()]  # o(T), then times f each step
         [0.125, 0.25, 0.5]
@@ -72,13 +70,13 @@ def reach(
     with torch.no_grad():
         for x_t in x:
             before.append((h, c))
-            s = reference.step(cell, x_t, h, c, w)
+            s = step(cell, x_t, h, c, w)
             h, c = s.h, s.c
     d_h, d_c, power = v, torch.zeros_like(v), v.new_zeros(B, 1)
     log_h, log_c = x.new_empty(T, B), x.new_empty(T, B)
     for t in reversed(range(T)):
         h, c = (state.detach().requires_grad_() for state in before.pop())
-        s = reference.step(cell, x[t], h, c, w)
+        s = step(cell, x[t], h, c, w)
         log_h[t] = _log10(d_h, power)
         seen, d_h, d_c = torch.autograd.grad((s.h, s.c), (s.c, h, c), (d_h, d_c))
         log_c[t] = _log10(seen, power)
@@ -89,7 +87,8 @@ def reach(
 
 
 def _log10(gradient: Tensor, power: Tensor) -> Tensor:
-    return (gradient.norm(dim=1).log2() + power[:, 0]) * math.log10(2)
+    norm: Tensor = torch.linalg.vector_norm(gradient, dim=1)
+    return (norm.log2() + power[:, 0]) * math.log10(2)
 
 
 def units(mode: Mode) -> list[Json]:
@@ -135,7 +134,7 @@ def _curves(net: Reader, design: Design, unit: Json) -> Json:
     v = v / v.norm(dim=1, keepdim=True)
     w = {name: value.detach().double() for name, value in net.layer.named_parameters()}
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-    log_h, log_c = reach(CELLS[design.cell], x, reference.Weights(*(w[n] for n in names)), v)
+    log_h, log_c = reach(CELLS[design.cell], x, Weights(*(w[n] for n in names)), v)
     h, c = by_distance(log_h), by_distance(log_c)
     kept = sorted({round(d) for d in np.geomspace(1, T - 1, KEPT)})
     found: Json = {
@@ -149,7 +148,7 @@ def _curves(net: Reader, design: Design, unit: Json) -> Json:
         "forget": None,
     }
     if design.both:
-        back = reference.Weights(*(w[f"{n}_reverse"] for n in names))
+        back = Weights(*(w[f"{n}_reverse"] for n in names))
         other = by_distance(reach(CELLS[design.cell], x.flip(0), back, v)[0])
         joined = np.logaddexp2(2 * h / math.log10(2), 2 * other[::-1] / math.log10(2)) / 2
         found["joined"] = [_tidy(joined[d] * math.log10(2)) for d in kept]
@@ -159,11 +158,11 @@ def _curves(net: Reader, design: Design, unit: Json) -> Json:
 def by_distance(log: Tensor) -> np.ndarray:
     """(T, B) by step -> (T,) by distance from the loss: log10 of the root mean square over B."""
     squares = torch.logsumexp(2 * math.log(10) * log, dim=1) - math.log(log.shape[1])
-    return (squares / (2 * math.log(10))).flip(0).numpy()  # type: ignore[no-any-return]
+    return (squares / (2 * math.log(10))).flip(0).numpy()
 
 
 def slope(curve: np.ndarray) -> float | None:
-    """Decades per 100 steps: the least-squares line over the distances from 5 on that are not zero."""
+    """Decades per 100 steps: the least-squares line over the distances from 5 on, zeros apart."""
     k = np.arange(5, len(curve))
     k = k[np.isfinite(curve[k])]
     return finite(100 * stats.line(k.tolist(), curve[k].tolist())[0]) if len(k) > 2 else None
@@ -209,7 +208,7 @@ def summarise(records: list[Json]) -> Json:
 
 
 def _mean(values: Sequence[float | None]) -> list[float] | None:
-    """Mean and half width of its interval; None where a curve had no slope (its gradient was zero)."""
+    """Mean and half width of its interval; None where no curve had a slope."""
     there = [v for v in values if v is not None]
     return [round(v, 3) for v in stats.mean(there)] if there else None
 
@@ -217,9 +216,7 @@ def _mean(values: Sequence[float | None]) -> list[float] | None:
 def _less_steep(summary: Json) -> bool:
     """At every seed the LSTM with forget bias 1 keeps more than the tanh RNN, at the start."""
     start = summary["slopes"]["start"]
-    pairs = zip(
-        start["LSTM, forget bias 1"]["each_h"], start["RNN tanh"]["each_h"], strict=True
-    )
+    pairs = zip(start["LSTM, forget bias 1"]["each_h"], start["RNN tanh"]["each_h"], strict=True)
     return all(a > b for a, b in pairs)
 
 
@@ -245,7 +242,9 @@ def draw(result: Json) -> Figure:
         (axes[1], "trained", "|dL/dh| after training on the adding problem"),
     ):
         for network in NETWORKS:
-            _band(ax, [r["values"] for r in pick(records, kind=kind, network=network)], "h", network)
+            _band(
+                ax, [r["values"] for r in pick(records, kind=kind, network=network)], "h", network
+            )
         ax.set(title=title, xlabel="distance from the loss (steps)", ylabel="log10 of the norm")
         ax.axhline(FLOAT32, color="#888888", linewidth=0.8, linestyle=":")
         ax.text(1, FLOAT32, " float32 ends", fontsize=7, va="bottom", color="#555555")
@@ -287,11 +286,12 @@ STUDY = Study(
     question="How far back does the gradient of the loss reach?",
     method=(
         "L = v . h(T) with a random v of length 1. Exact norms of dL/dh(t) and dL/dc(t) for every "
-        "distance from the end, on the specification page in float64, rescaled by powers of two so that "
-        "nothing underflows. Inputs are those of the adding problem; networks as torch initialises "
-        "them unless the name says otherwise. Trained: Adam, learning rate 0.001, gradients clipped "
-        "at norm 1, the same for all. Slope: least squares of log10 of the norm over all distances "
-        "from 5. Clipping: relu RNN with W_hh = 1.1 x orthogonal, plain gradient descent."
+        "distance from the end, on the specification page in float64, rescaled by powers of two "
+        "so that nothing underflows. Inputs are those of the adding problem; networks as torch "
+        "initialises them unless the name says otherwise. Trained: Adam, learning rate 0.001, "
+        "gradients clipped at norm 1, the same for all. Slope: least squares of log10 of the norm "
+        "over all distances from 5. Clipping: relu RNN with W_hh = 1.1 x orthogonal, plain "
+        "gradient descent."
     ),
     predictions=(
         Prediction(
@@ -300,8 +300,8 @@ STUDY = Study(
             _less_steep,
         ),
         Prediction(
-            "As torch initialises it (forget bias near 0, f near 1/2) the LSTM keeps no more than the "
-            "tanh RNN: the gate can only hold what it is set to hold.",
+            "As torch initialises it (forget bias near 0, f near 1/2) the LSTM keeps no more than "
+            "the tanh RNN: the gate can only hold what it is set to hold.",
             lambda s: bool(
                 s["slopes"]["start"]["LSTM"]["h"][0] <= s["slopes"]["start"]["RNN tanh"]["h"][0]
             ),
@@ -319,9 +319,7 @@ STUDY = Study(
         ),
         Prediction(
             "Without clipping some seeds of the relu RNN are lost to infinities; with it none.",
-            lambda s: bool(
-                s["clipping"]["None"]["lost"] > 0 and s["clipping"]["1.0"]["lost"] == 0
-            ),
+            lambda s: bool(s["clipping"]["None"]["lost"] > 0 and s["clipping"]["1.0"]["lost"] == 0),
         ),
     ),
     units=units,

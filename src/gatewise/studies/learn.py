@@ -50,7 +50,7 @@ def train(net: nn.Module, task: Task, recipe: Recipe, seed: int) -> Json:
         before clipping; lost: the step at which a loss or gradient stopped being finite, or None.
     """
     stream = np.random.default_rng([seed, 1])
-    held_out = task.draw(HELD_OUT, np.random.default_rng([seed, 2]))
+    held_out = (task.held_out or task.draw)(HELD_OUT, np.random.default_rng([seed, 2]))
     family = torch.optim.SGD if recipe.sgd else torch.optim.Adam
     optimizer = family(net.parameters(), lr=recipe.rate)
     steps = math.ceil(recipe.sequences / recipe.batch)
@@ -112,22 +112,8 @@ def loss_of(task: Task, answer: Tensor, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def held_out_error(net: nn.Module, task: Task, batch: Batch) -> float:
-    """The error in the task's own words: squared error, or the share of wrong answers."""
+    """The error in the task's own words."""
     net.eval()
     answer = read(net, task, batch).numpy()
     net.train()
-    return error_of(task, answer, batch)
-
-
-def error_of(task: Task, answer: np.ndarray, batch: Batch) -> float:
-    """As ``held_out_error``, from the answers (n, O) or (T, n, O)."""
-    if task.wanted == "number":
-        return float(np.mean((answer[..., 0] - batch.y) ** 2))
-    if batch.legal is not None:
-        assert batch.counts is not None
-        least = np.where(batch.legal, answer, np.inf).min(-1)
-        most = np.where(batch.legal, -np.inf, answer).max(-1)
-        right = least > most  # so that a NaN is wrong
-        return float(np.mean((~right & batch.counts).any(0)))
-    wrong = (answer.argmax(-1) != batch.y) | np.isnan(answer).any(-1)
-    return float(np.mean(wrong if batch.counts is None else wrong[batch.counts]))
+    return task.judge(answer, batch)

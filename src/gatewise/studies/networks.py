@@ -1,4 +1,4 @@
-"""The networks under study: one recurrent layer of a cell, its start values, and a linear read-out."""
+"""The networks under study: a recurrent layer, its start values, and a linear read-out."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def layer(
     layers: int = 1,
     dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
-    """The recurrent layer; equal seeds give equal weights, and torch's own generator is left alone."""
+    """The recurrent layer; equal seeds, equal weights; torch's own generator is left alone."""
     shape = (input_size, hidden_size, layers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -73,25 +73,29 @@ def parameters(cell: str, input_size: int, hidden_size: int, directions: int = 1
     """How many weights and biases one layer of a cell has.
 
     Example:
-        >>> parameters("lstm", 2, 3), parameters("rnn", 2, 3), parameters("lstm", 2, 3, directions=2)
+        >>> parameters("lstm", 2, 3), parameters("rnn", 2, 3), parameters("lstm", 2, 3, 2)
         (84, 21, 168)
     """
     G, H = len(CELLS[cell].gates), hidden_size
     return directions * (G * H * (input_size + H + 2) + (3 * H if CELLS[cell].peephole else 0))
 
 
-def hidden_size_for(
-    cell: str, input_size: int, output_size: int, total: int, directions: int = 1
-) -> int:
-    """The hidden size that brings layer and read-out together closest to ``total`` parameters."""
+def equal_hidden_size(design: Design, input_size: int, output_size: int, H: int) -> int:
+    """The hidden size at which a design has as many parameters, read-out included, as an LSTM of H.
 
-    def size(H: int) -> int:
-        return parameters(cell, input_size, H, directions) + (directions * H + 1) * output_size
+    Example:
+        >>> [equal_hidden_size(DESIGNS[name], 2, 1, 32) for name in ("LSTM", "RNN tanh")]
+        [32, 66]
+    """
 
-    H = 1
-    while size(H + 1) <= total:
-        H += 1
-    return min((H, H + 1), key=lambda h: abs(size(h) - total))
+    def size(cell: str, h: int, directions: int) -> int:
+        return parameters(cell, input_size, h, directions) + (directions * h + 1) * output_size
+
+    wanted = size("lstm", H, 1)
+    return min(
+        range(1, 4 * H + 8),
+        key=lambda h: abs(size(design.cell, h, 2 if design.both else 1) - wanted),
+    )
 
 
 class Reader(nn.Module):
@@ -120,7 +124,7 @@ class Reader(nn.Module):
             self.head = nn.Linear(self.directions * hidden_size, output_size)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None, last: bool = False) -> Tensor:
-        """x (T, B, I), lengths (B,) or None -> (T, B, O), or (B, O) after each sequence's last step."""
+        """x (T, B, I), lengths (B,) -> (T, B, O), or (B, O) after each sequence's last step."""
         packed: Tensor | PackedSequence = x
         if lengths is not None:
             packed = pack_padded_sequence(x, lengths, enforce_sorted=False)

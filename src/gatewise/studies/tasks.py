@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Answers = NDArray[np.floating[Any]]
 
 
 #: The class that a loss does not count (torch's ``ignore_index``).
@@ -55,9 +56,11 @@ class Task:
         inputs, outputs: I and O.
         wanted: a number or a class at the end, or a class at each step.
         draw: (n, generator) -> Batch.
+        judge: (answers (n, O) or (T, n, O), batch) -> the error; a NaN is a wrong answer.
         solved: the task counts as solved when the held-out error is below this.
         baseline: the error of the best answer that remembers nothing.
         error: what the error is, in words.
+        held_out: as ``draw``, for what is never trained on; None where every draw is new.
     """
 
     name: str
@@ -66,16 +69,55 @@ class Task:
     outputs: int
     wanted: Literal["number", "class", "each"]
     draw: Callable[[int, np.random.Generator], Batch]
+    judge: Callable[[Answers, Batch], float]
     solved: float
     baseline: float
     error: str
+    held_out: Callable[[int, np.random.Generator], Batch] | None = None
+
+
+def squared_error(answers: Answers, batch: Batch) -> float:
+    """Mean over the sequences."""
+    return float(np.mean((answers[..., 0] - batch.y) ** 2))
+
+
+def share_wrong(answers: Answers, batch: Batch) -> float:
+    """The share of the judged answers whose highest is not what is wanted."""
+    wrong = (answers.argmax(-1) != batch.y) | np.isnan(answers).any(-1)
+    return float(np.mean(wrong if batch.counts is None else wrong[batch.counts]))
+
+
+def strings_wrong(answers: Answers, batch: Batch) -> float:
+    """The share of strings in which an illegal sign is once held as likely as a legal one."""
+    assert batch.legal is not None
+    assert batch.counts is not None
+    least = np.where(batch.legal, answers, np.inf).min(-1)
+    most = np.where(batch.legal, -np.inf, answers).max(-1)
+    right = least > most  # so that a NaN is wrong
+    return float(np.mean((~right & batch.counts).any(0)))
+
+
+def missed(answers: Answers, batch: Batch) -> float:
+    """1 - F1 of class 1 over the judged steps.
+
+    Example:
+        >>> y = np.array([[1], [0], [1]])
+        >>> said = np.array([[[0, 1]], [[1, 0]], [[1, 0]]])  # one of two found
+        >>> round(missed(said, Batch(np.zeros((3, 1, 1), np.float32), y)), 4)
+        0.3333
+    """
+    said = (answers[..., 1] > answers[..., 0]) & ~np.isnan(answers).any(-1)
+    asked = np.asarray(batch.y != UNASKED) if batch.counts is None else batch.counts
+    true, wanted = said & (batch.y == 1) & asked, (batch.y == 1) & asked
+    return 1 - 2 * float(true.sum()) / max(1.0, float((said & asked).sum() + wanted.sum()))
 
 
 def adding(T: int) -> Task:
     """Add the two marked numbers of a sequence of T pairs (number in [0, 1), mark).
 
-    The two marks stand anywhere, as in Bai et al. 2018 (TCN repository, ``adding_problem/utils.py``).
-    Who always answers the mean, 1, has a squared error of 2 * 1/12 = 1/6.
+    The two marks stand anywhere, as in Bai et al. 2018 (TCN repository,
+    ``adding_problem/utils.py``). Who always answers the mean, 1, has a squared error of 2 * 1/12 =
+    1/6.
 
     Source: Hochreiter and Schmidhuber 1997, experiment 4.
 
@@ -94,7 +136,7 @@ def adding(T: int) -> Task:
         x[first, each, 1] = x[second, each, 1] = 1
         return Batch(x, x[first, each, 0] + x[second, each, 0])
 
-    return Task("adding", T, 2, 1, "number", draw, 0.01, 1 / 6, "mean squared error")
+    return Task("adding", T, 2, 1, "number", draw, squared_error, 0.01, 1 / 6, "mean squared error")
 
 
 def copy_memory(T: int, symbols: int = 10, alphabet: int = 8) -> Task:
@@ -103,7 +145,8 @@ def copy_memory(T: int, symbols: int = 10, alphabet: int = 8) -> Task:
     Input: ``symbols`` of 1..alphabet, T-1 blanks (0), the sign to begin (alphabet + 1), blanks.
     Wanted: blanks, and in the last steps the symbols. The error counts the last steps only.
 
-    Source: Hochreiter and Schmidhuber 1997, section 5; in this form Arjovsky et al. 2016, section 4.1.
+    Source: Hochreiter and Schmidhuber 1997, section 5; in this form Arjovsky et al. 2016, section
+        4.1.
 
     Example:
         >>> batch = copy_memory(20).draw(2, np.random.default_rng(0))
@@ -125,8 +168,9 @@ def copy_memory(T: int, symbols: int = 10, alphabet: int = 8) -> Task:
 
     blind = 1 - 1 / alphabet
     return Task(
-        "copy_memory", T, alphabet + 2, alphabet + 1, "each", draw, 0.01, blind, "symbols wrong"
-    )
+        "copy_memory", T, alphabet + 2, alphabet + 1, "each", draw, share_wrong, 0.01, blind,
+        "symbols wrong",
+    )  # fmt: skip
 
 
 #: The signs of the temporal order task: four that mean nothing, the two that count, begin and end.
@@ -158,7 +202,7 @@ def temporal_order(T: int) -> Task:
         x[np.arange(len(x))[:, None] >= lengths] = 0
         return Batch(x, 2 * first + second, lengths)
 
-    return Task("temporal_order", T, 8, 4, "class", draw, 0.01, 0.75, "classes wrong")
+    return Task("temporal_order", T, 8, 4, "class", draw, share_wrong, 0.01, 0.75, "classes wrong")
 
 
 #: The Reber grammar: state -> the signs that may come and the state each leads to (None: the end).
@@ -182,11 +226,14 @@ def reber_string(rng: np.random.Generator) -> tuple[str, list[str]]:
         >>> text[0], text[-1], legal[:2]
         ('B', 'E', ['B', 'TP'])
     """
-    text, legal, state = "", [], 0
+    text = ""
+    legal: list[str] = []
+    state: int | None = 0
     while state is not None:
         ways = REBER[state]
         sign = list(ways)[rng.integers(len(ways))]
-        text, legal, state = text + sign, [*legal, "".join(ways)], ways[sign]  # type: ignore[assignment]
+        text, state = text + sign, ways[sign]
+        legal.append("".join(ways))
     return text, legal
 
 
@@ -200,8 +247,8 @@ def embedded_reber_string(rng: np.random.Generator) -> tuple[str, list[str]]:
 def embedded_reber() -> Task:
     """Predict the next sign of an embedded Reber string; the last but one needs the second.
 
-    A string is right when, at every step, each legal next sign is held more likely than each illegal
-    one. Who remembers everything but the arm gets half the strings right.
+    A string is right when, at every step, each legal next sign is held more likely than each
+    illegal one. Who remembers everything but the arm gets half the strings right.
 
     Source: Hochreiter and Schmidhuber 1997, experiment 1; Fahlman 1991; Cleeremans et al. 1989.
 
@@ -225,11 +272,11 @@ def embedded_reber() -> Task:
                 legal[t, k, [REBER_SIGNS.index(sign) for sign in signs]] = True
         return Batch(x, y, lengths, np.arange(len(x))[:, None] < lengths, legal)
 
-    return Task("embedded_reber", 9, 7, 7, "each", draw, 0.01, 0.5, "strings wrong")
+    return Task("embedded_reber", 9, 7, 7, "each", draw, strings_wrong, 0.01, 0.5, "strings wrong")
 
 
 def shifted(T: int, shift: int, alphabet: int = 4) -> Task:
-    """At each step, the sign ``shift`` steps away: before it (> 0, memory) or after it (< 0, foresight).
+    """At each step, the sign ``shift`` steps before it (memory), or after it if negative.
 
     Only who has seen the right-hand side can do better than 1 - 1/alphabet when ``shift`` < 0.
 
@@ -247,11 +294,24 @@ def shifted(T: int, shift: int, alphabet: int = 4) -> Task:
         return Batch(_one_hot(signs, alphabet), y, counts=counts)
 
     name = f"{abs(shift)} steps {'back' if shift > 0 else 'ahead'}"
-    return Task(name, T, alphabet, alphabet, "each", draw, 0.01, 1 - 1 / alphabet, "signs wrong")
+    blind = 1 - 1 / alphabet
+    return Task(name, T, alphabet, alphabet, "each", draw, share_wrong, 0.01, blind, "signs wrong")
+
+
+def named(name: str, T: int) -> Task:
+    """The task of this name and length (the embedded Reber strings have lengths of their own).
+
+    Example:
+        >>> named("adding", 100).steps, named("embedded_reber", 0).outputs
+        (100, 7)
+    """
+    if name == "embedded_reber":
+        return embedded_reber()
+    return {"adding": adding, "copy_memory": copy_memory, "temporal_order": temporal_order}[name](T)
 
 
 def copy_loss(T: int, symbols: int = 10, alphabet: int = 8) -> float:
-    """Mean cross-entropy of who knows everything about copy memory but the symbols (nats a step)."""
+    """Mean cross-entropy (nats a step) of who knows all of copy memory but the symbols."""
     return symbols * math.log(alphabet) / (T + 2 * symbols)
 
 

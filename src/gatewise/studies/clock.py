@@ -1,0 +1,101 @@
+"""Timing several ways to do the same thing, in turn, so that a busy moment hits them all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatewise.studies import stats
+from gatewise.studies.frame import Json
+
+
+def in_turn(
+    ways: Mapping[str, Callable[[], Any]], rounds: int, least: float = 5e-3
+) -> dict[str, list[float]]:
+    """Seconds a call of each way, one value a round.
+
+    Args:
+        ways: what to call. Each is called twice beforehand, which also says how often a round must
+            call it to last ``least`` seconds.
+        rounds: how often all ways take their turn; the order moves on by one each round.
+
+    Example:
+        >>> times = in_turn({"a": lambda: sum(range(10)), "b": lambda: sum(range(99))}, rounds=3)
+        >>> sorted(times), len(times["a"])
+        (['a', 'b'], 3)
+    """
+    calls = {}
+    for name, way in ways.items():
+        way()
+        calls[name] = max(1, min(1000, int(least / max(1e-7, _seconds(way, 1)))))
+    names, times = list(ways), {name: list[float]() for name in ways}
+    for k in range(rounds):
+        for name in names[k % len(names) :] + names[: k % len(names)]:
+            times[name].append(_seconds(ways[name], calls[name]))
+    return times
+
+
+def _seconds(way: Callable[[], Any], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        way()
+    return (time.perf_counter() - start) / calls
+
+
+def ratio(times: Mapping[str, list[float]], above: str, below: str) -> list[float]:
+    """Median of the ratio round by round, and its 95 % interval."""
+    pairs = zip(times[above], times[below], strict=True)
+    return [round(v, 4) for v in stats.middle([a / b for a, b in pairs])]
+
+
+def medians(times: Mapping[str, list[float]]) -> Json:
+    """Milliseconds of each: median, and its 95 % interval."""
+    return {name: [round(1e3 * v, 5) for v in stats.middle(t)] for name, t in times.items()}
+
+
+class Kept:
+    """Counts the bytes that autograd keeps for the backward pass while it is entered.
+
+    Parameters and the tensors named do not count: they are there anyway. Storage that several saved
+    tensors share counts once.
+
+    Example:
+        >>> x = torch.ones(10, requires_grad=True)
+        >>> with Kept(x) as kept:
+        ...     y = (x * 2).exp().sum()
+        >>> kept.bytes  # exp keeps its result
+        40
+    """
+
+    def __init__(self, *known: Tensor, module: nn.Module | None = None) -> None:
+        there = [*known, *(module.parameters() if module is not None else ())]
+        self._known = {t.untyped_storage().data_ptr() for t in there}
+        self._found: dict[int, int] = {}
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._known:
+            self._found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    @property
+    def places(self) -> set[int]:
+        """Where the storage that was saved begins."""
+        return set(self._found)
+
+    @property
+    def bytes(self) -> int:
+        """How much storage was saved."""
+        return sum(self._found.values())
+
+    def __enter__(self) -> Kept:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *how: object) -> None:
+        self._hooks.__exit__(*how)

@@ -1,0 +1,405 @@
+"""What do the gates cost? Time, memory and work of the LSTM beside the plain RNN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+import gatewise
+from gatewise.studies import clock, realdata, stats, style
+from gatewise.studies.frame import Json, Mode, Prediction, Study, pick
+from gatewise.studies.learn import Recipe, train
+from gatewise.studies.networks import Design, Reader, parameters
+from gatewise.studies.tasks import shifted
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: The four layers: who makes it, and which row of CELLS it is.
+LAYERS: dict[str, tuple[Callable[..., nn.Module], str]] = {
+    "torch.nn.RNN": (nn.RNN, "rnn"),
+    "torch.nn.LSTM": (nn.LSTM, "lstm"),
+    "gatewise.RNN": (gatewise.RNN, "rnn"),
+    "gatewise.LSTM": (gatewise.LSTM, "lstm"),
+}
+_LOOKS: dict[str, Json] = {
+    "torch.nn.RNN": {"color": style.ORANGE, "marker": "o"},
+    "torch.nn.LSTM": {"color": style.SKY, "marker": "s"},
+    "gatewise.RNN": {"color": style.RED, "marker": "D"},
+    "gatewise.LSTM": {"color": style.BLUE, "marker": "^"},
+}
+#: What stands behind a layer's name when it runs under bfloat16 autocast.
+LOW = ", bfloat16"
+#: The headline is our LSTM over torch's plain RNN in float32; then what stands beside it.
+RATIOS = (
+    ("gatewise.LSTM", "torch.nn.RNN"),
+    (f"gatewise.LSTM{LOW}", "torch.nn.RNN"),
+    ("torch.nn.LSTM", "torch.nn.RNN"),
+    (f"torch.nn.LSTM{LOW}", "torch.nn.RNN"),
+    (f"torch.nn.RNN{LOW}", "torch.nn.RNN"),
+    ("gatewise.RNN", "torch.nn.RNN"),
+    ("gatewise.LSTM", "torch.nn.LSTM"),
+    ("gatewise.LSTM", "gatewise.RNN"),
+)
+PHASES = ("training", "inference")
+
+_SIZES: dict[Mode, Json] = {
+    "quick": {"H": [32, 64], "rounds": 5, "T": [8, 32], "B": [1, 8], "seeds": 1, "sequences": 1600,
+              "learn": 12},
+    "default": {"H": [32, 64, 128, 256, 512, 1024], "rounds": 11, "T": [10, 30, 100, 300, 1000],
+                "B": [1, 4, 16, 64, 256], "seeds": 2, "sequences": 25_600, "learn": 64},
+    "full": {"H": [32, 64, 128, 256, 512, 1024], "rounds": 31,
+             "T": [10, 30, 100, 300, 1000, 3000, 10_000], "B": [1, 4, 16, 64, 128, 256, 512],
+             "seeds": 5, "sequences": 256_000, "learn": 128},
+}  # fmt: skip
+
+
+def units(mode: Mode) -> list[Json]:
+    size = _SIZES[mode]
+    rounds = size["rounds"]
+    plan: list[Json] = [
+        {"kind": "step", "H": H, "T": max(25, min(100, 25_600 // H)), "B": 32, "rounds": rounds}
+        for H in size["H"]
+    ]
+    few = max(5, rounds // 2)
+    plan += [
+        {"kind": "growth", "axis": "T", "T": T, "B": 8, "H": 64, "rounds": few} for T in size["T"]
+    ]
+    plan += [
+        {"kind": "growth", "axis": "B", "T": 50, "B": B, "H": 64, "rounds": few} for B in size["B"]
+    ]
+    return plan + [
+        {"kind": "loss", "layer": name, "task": "steps back" if mode == "quick" else "text",
+         "H": size["learn"], "sequences": size["sequences"], "seed": seed}
+        for seed in range(size["seeds"])
+        for name in LAYERS
+    ]  # fmt: skip
+
+
+def measure(unit: Json) -> Json:
+    if unit["kind"] == "loss":
+        return _learn(unit)
+    T, B, H = unit["T"], unit["B"], unit["H"]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(T, B, H, generator=generator)
+    found: Json = {"layers": {}, "failed": {}}
+    steps: dict[str, Callable[[], Any]] = {}
+    runs: dict[str, Callable[[], Any]] = {}
+    for low in (False, True) if unit["kind"] == "step" else (False,):
+        for layer_name, (make, cell) in LAYERS.items():
+            name = layer_name + LOW * low
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                layer = make(H, H)
+            step, run = _training_step(layer, x, low), _inference(layer, x, low)
+            try:
+                found["layers"][name] = _facts(layer, cell, x, low)
+                step()
+                run()
+            except RuntimeError as problem:
+                found["failed"][name] = str(problem).splitlines()[0]
+            else:
+                steps[name], runs[name] = step, run
+    for phase, ways in (("training", steps), ("inference", runs)):
+        if unit["kind"] == "growth" and phase == "inference":
+            continue
+        times = clock.in_turn(ways, unit["rounds"])
+        found[phase] = {
+            "milliseconds": clock.medians(times),
+            "ratios": {
+                f"{above} / {below}": clock.ratio(times, above, below)
+                for above, below in RATIOS
+                if above in times and below in times
+            },
+        }
+    return found
+
+
+def _facts(layer: nn.Module, cell: str, x: Tensor, low: bool) -> Json:
+    """What can be counted: parameters, multiply-adds of a forward, bytes kept for the backward."""
+    T, B, H = x.shape
+    x = x.clone().requires_grad_()
+    with clock.Kept(x, module=layer) as kept, _autocast(low):
+        layer(x)
+    return {
+        "parameters": parameters(cell, H, H),
+        "multiply_adds": T * B * len(gatewise.CELLS[cell].gates) * H * (H + H),
+        "bytes_kept": kept.bytes,
+    }
+
+
+def _autocast(low: bool) -> torch.autocast:
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=low)
+
+
+def _training_step(layer: nn.Module, x: Tensor, low: bool) -> Callable[[], None]:
+    """Forward, and the gradients of the input and of every parameter."""
+    x = x.clone().requires_grad_()
+    d_output = torch.ones(x.shape, dtype=torch.bfloat16 if low else torch.float32)
+
+    def step() -> None:
+        layer.zero_grad(set_to_none=True)
+        x.grad = None
+        with _autocast(low):
+            output = layer(x)[0]
+        output.backward(d_output.to(output.dtype))
+
+    return step
+
+
+def _inference(layer: nn.Module, x: Tensor, low: bool) -> Callable[[], None]:
+    @torch.no_grad()
+    def run() -> None:
+        with _autocast(low):
+            layer(x)
+
+    return run
+
+
+def _learn(unit: Json) -> Json:
+    """Train on text (or a small stand-in) and note the seconds at every look."""
+    make, cell = LAYERS[unit["layer"]]
+    task = realdata.text() if unit["task"] == "text" else shifted(12, 2)
+    net = Reader(Design(cell), task.inputs, unit["H"], task.outputs, unit["seed"])
+    other = make(task.inputs, unit["H"])
+    other.load_state_dict(net.layer.state_dict())
+    net.layer = other
+    recipe = Recipe(unit["sequences"], rate=3e-3, looks=40, until_solved=False)
+    found = train(net, task, recipe, unit["seed"])
+    G = len(gatewise.CELLS[cell].gates)
+    work = 3 * task.steps * G * unit["H"] * (task.inputs + unit["H"])
+    return {**found, "multiply_adds_a_sequence": work, "error_is": task.error,
+            "batch": recipe.batch}  # fmt: skip
+
+
+def summarise(records: list[Json]) -> Json:
+    steps = []
+    facts = []
+    for record in pick(records, kind="step"):
+        unit, values = record["unit"], record["values"]
+        size = {axis: unit[axis] for axis in "HTB"}
+        steps += [size | {"phase": phase} | values[phase] for phase in PHASES]
+        facts.append(size | {key: values[key] for key in ("layers", "failed")})
+    return {
+        "steps": steps,
+        "facts": facts,
+        "exponents": {
+            axis: {name: round(_exponent(points), 3) for name in LAYERS
+                   if len(points := growth(records, axis, name)) > 1}
+            for axis in ("T", "B", "H")
+        },
+        "same_loss": _same_loss(pick(records, kind="loss")),
+    }  # fmt: skip
+
+
+def growth(records: list[Json], axis: str, name: str) -> list[tuple[float, float]]:
+    """(size, milliseconds of a training step) along one axis; for H a step of 100 by 32 tokens."""
+    here = pick(records, kind="step") if axis == "H" else pick(records, kind="growth", axis=axis)
+    points = []
+    for record in here:
+        times = record["values"]["training"]["milliseconds"]
+        scale = 100 / record["unit"]["T"] if axis == "H" else 1.0
+        if name in times:
+            points.append((record["unit"][axis], times[name][0] * scale))
+    return points
+
+
+def _exponent(points: list[tuple[float, float]]) -> float:
+    """Fitted on the larger half, where the fixed cost of a call no longer shows."""
+    far = points[-max(2, (len(points) + 1) // 2) :]
+    return stats.exponent([x for x, _ in far], [y for _, y in far])
+
+
+def _same_loss(records: list[Json]) -> Json:
+    """Seconds and multiply-adds until the error that every seed of the plain RNN reaches."""
+    best = [r["values"]["best"] for r in records if r["unit"]["layer"] == "torch.nn.RNN"]
+    if not best or None in best:
+        return {}
+    target = round(max(best) * 1.02 + 1e-4, 4)
+    found: Json = {"target": target, "error_is": records[0]["values"]["error_is"], "layers": {}}
+    for name in LAYERS:
+        reached = []
+        for record in pick(records, layer=name):
+            values = record["values"]
+            at = next((n for n, e in values["curve"] if e is not None and e <= target), None)
+            if at is not None:
+                reached.append((at, at / values["batch"] * values["seconds_a_step"],
+                                at * values["multiply_adds_a_sequence"]))  # fmt: skip
+        here = pick(records, layer=name)
+        found["layers"][name] = {
+            "seeds": len(here),
+            "reached": len(reached),
+            "sequences": median(r[0] for r in reached) if reached else None,
+            "seconds": round(median(r[1] for r in reached), 3) if reached else None,
+            "multiply_adds": median(r[2] for r in reached) if reached else None,
+            "best": median(r["values"]["best"] for r in here),
+        }
+    return found
+
+
+def ratio(
+    summary: Json, H: int, above: str, below: str = "torch.nn.RNN", phase: str = "training"
+) -> list[float] | None:
+    """Median and interval of a ratio at one size; None where one of the two did not run."""
+    row = next(s for s in summary["steps"] if (s["H"], s["phase"]) == (H, phase))
+    found: list[float] | None = row["ratios"].get(f"{above} / {below}")
+    return found
+
+
+def sizes(summary: Json) -> list[int]:
+    """The hidden sizes measured."""
+    return sorted({s["H"] for s in summary["steps"]})
+
+
+def answer(summary: Json) -> str:
+    parts = []
+    for H in sizes(summary):
+        ours, theirs = (ratio(summary, H, name) for name in ("gatewise.LSTM", "torch.nn.LSTM"))
+        assert ours is not None
+        assert theirs is not None
+        parts.append(
+            f"H={H}: {ours[0]:.2f} [{ours[1]:.2f}, {ours[2]:.2f}], torch's {theirs[0]:.2f}"
+        )
+    return (
+        "A float32 training step of an LSTM over one of torch.nn.RNN, gatewise's and torch's: "
+        + "; ".join(parts)
+        + "."
+    )
+
+
+def draw(result: Json) -> Figure:
+    summary, records = result["summary"], result["records"]
+    figure, axes = style.canvas(2, 3, result["question"])
+    _ratio_axes(axes[0], summary, "training")
+    _ratio_axes(axes[1], summary, "inference")
+    _loss_axes(axes[2], records)
+    for ax, axis, words in (
+        (axes[3], "T", "steps T (B = 8, H = 64)"),
+        (axes[4], "B", "batch B (T = 50, H = 64)"),
+        (axes[5], "H", "hidden size H (B = 32, per 100 steps)"),
+    ):
+        for name in LAYERS:
+            points = growth(records, axis, name)
+            power = summary["exponents"][axis].get(name)
+            ax.plot(*zip(*points, strict=True), **_LOOKS[name], markersize=4,
+                    label=f"{name}: {axis}^{power}")  # fmt: skip
+        ax.set(xscale="log", yscale="log", xlabel=words, ylabel="ms a training step")
+        style.small(ax)
+    return figure
+
+
+def _ratio_axes(ax: Axes, summary: Json, phase: str) -> None:
+    lines = (
+        ("gatewise.LSTM", style.BLUE, "^", "-"),
+        (f"gatewise.LSTM{LOW}", style.BLUE, "^", ":"),
+        ("torch.nn.LSTM", style.SKY, "s", "-"),
+        (f"torch.nn.LSTM{LOW}", style.SKY, "s", ":"),
+        (f"torch.nn.RNN{LOW}", style.ORANGE, "o", ":"),
+        ("gatewise.RNN", style.RED, "D", "-"),
+    )
+    for name, colour, mark, dashes in lines:
+        points = []
+        for H in sizes(summary):
+            found = ratio(summary, H, name, phase=phase)
+            if found is not None:
+                points.append((H, *found))
+        if not points:
+            continue
+        across, mid, low, high = zip(*points, strict=True)
+        ax.plot(across, mid, color=colour, marker=mark, linestyle=dashes, markersize=5,
+                label=name)  # fmt: skip
+        ax.fill_between(across, low, high, color=colour, alpha=0.2, linewidth=0)
+    ax.axhline(1, color="#555555", linewidth=0.9)
+    ax.set(xscale="log", yscale="log", xlabel="hidden size H",
+           title=f"{phase}: time over torch.nn.RNN's in float32")  # fmt: skip
+    ax.set_xticks(sizes(summary), [str(H) for H in sizes(summary)])
+    ticks = [0.25, 0.5, 1, 2, 4, 8]
+    ax.set_yticks(ticks, [str(t) for t in ticks])
+    ax.minorticks_off()
+    style.small(ax)
+
+
+def _loss_axes(ax: Axes, records: list[Json]) -> None:
+    """Error against seconds of training."""
+    for record in pick(records, kind="loss"):
+        values, name = record["values"], record["unit"]["layer"]
+        each = values["seconds_a_step"] / values["batch"]
+        points = [(n * each, e) for n, e in values["curve"] if e is not None]
+        ax.plot(*zip(*points, strict=True), color=_LOOKS[name]["color"], linewidth=1.4,
+                label=name if record["unit"]["seed"] == 0 else None)  # fmt: skip
+        error_is = values["error_is"]
+    ax.set(xscale="log", yscale="log", xlabel="seconds of training", ylabel=error_is,
+           title="the same loss: when?")  # fmt: skip
+    style.small(ax)
+
+
+def _no_slower(name: str, below: str, largest: int) -> Callable[[Json], bool | None]:
+    """Whether a layer's training step is no slower than another's up to a hidden size."""
+
+    def holds(summary: Json) -> bool | None:
+        found = [ratio(summary, H, name, below) for H in sizes(summary) if largest >= H]
+        there = [r[0] for r in found if r is not None]
+        return all(r <= 1 for r in there) if len(there) == len(found) else None
+
+    return holds
+
+
+STUDY = Study(
+    name="price",
+    question="What do the gates cost?",
+    method=(
+        "Four layers with I = H in one process, taking turns; each value is the median of the "
+        "rounds with a distribution-free 95 % interval, and a ratio is taken round by round. A "
+        "training step is a forward and the gradients of the input and of every parameter; batch "
+        "32; 100 steps, fewer where H is above 256. bfloat16 is torch's autocast, its ratio too "
+        "is to torch.nn.RNN in float32. Multiply-adds are those of the matrix products, forward. "
+        "Bytes kept: storage that autograd saves, without parameters and input. Same loss: one "
+        "training recipe on text without spaces, seconds of the training alone. Exponents are "
+        "fitted on the larger half of each axis."
+    ),
+    predictions=(
+        Prediction(
+            "In float32 a training step of gatewise.LSTM is no slower than torch.nn.RNN's up to H "
+            "= 128.",
+            _no_slower("gatewise.LSTM", "torch.nn.RNN", 128),
+        ),
+        Prediction(
+            "Under bfloat16 autocast it is no slower than torch.nn.RNN in float32 up to H = 512.",
+            _no_slower(f"gatewise.LSTM{LOW}", "torch.nn.RNN", 512),
+        ),
+        Prediction(
+            "gatewise.LSTM is at no size slower than torch.nn.LSTM in float32 training.",
+            _no_slower("gatewise.LSTM", "torch.nn.LSTM", 10_000),
+        ),
+        Prediction(
+            "Time grows linearly in T and B, and no faster than quadratically in H, for every "
+            "layer (exponents within 0.15).",
+            lambda s: all(
+                p <= {"T": 1.15, "B": 1.15, "H": 2.15}[axis]
+                for axis, found in s["exponents"].items()
+                for p in found.values()
+            ),
+        ),
+        Prediction(
+            "The LSTM needs fewer sequences than the plain RNN to the same loss.",
+            lambda s: (
+                None
+                if not s["same_loss"] or not s["same_loss"]["layers"]["gatewise.LSTM"]["reached"]
+                else bool(
+                    s["same_loss"]["layers"]["gatewise.LSTM"]["sequences"]
+                    < s["same_loss"]["layers"]["torch.nn.RNN"]["sequences"]
+                )
+            ),
+        ),
+    ),
+    units=units,
+    measure=measure,
+    summarise=summarise,
+    answer=answer,
+    draw=draw,
+)
