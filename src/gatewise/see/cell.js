@@ -30,14 +30,24 @@ export function show(v) {
   return (v < 0 ? "−" : "") + text;
 }
 
+// A float32 with as few digits as tell it from its neighbours.
+export function exact(v) {
+  if (!Number.isFinite(v)) return String(v);
+  for (let digits = 1; digits < 9; digits++) {
+    const text = v.toPrecision(digits);
+    if (Math.fround(Number(text)) === v) return String(Number(text));
+  }
+  return String(Number(v.toPrecision(9)));
+}
+
 const percent = (v) => `${Math.round(100 * v)} %`;
 
 // A symbol with its step: c at t, c at t - 1.
 const sym = (name, step = "t") => `<var>${name}</var><sub>${step}</sub>`;
 
 // A number that the page colours; in brackets where a sign would follow another sign.
-const num = (name, v, as = "signed", inner = false) => {
-  const text = `<b class="n" data-name="${name}" data-kind="${as}" data-value="${v}">${show(v)}</b>`;
+const num = (name, v, inner = false) => {
+  const text = `<b class="n" data-name="${name}" data-value="${v}">${show(v)}</b>`;
   return inner && v < 0 ? `(${text})` : text;
 };
 
@@ -54,20 +64,19 @@ function openness(v) {
 
 // A gate's own line: f = σ(1.93) = 0.87.
 function gateLine(cell, p, gate) {
-  const as = kind(cell, gate);
   const heard = p.heard[gate];
   if (welded(cell, gate)) {
-    return { sym: sym(gate), num: num(gate, p[gate], as), note: "always: this cell has no such gate" };
+    return { sym: sym(gate), num: num(gate, p[gate]), note: "always: this cell has no such gate" };
   }
   if (gate === "f" && cell.coupled) {
-    return { sym: `${sym("f")} = 1 − ${sym("i")}`, num: `1 − ${num("i", p.i, "gate")} = ${num("f", p.f, as)}` };
+    return { sym: `${sym("f")} = 1 − ${sym("i")}`, num: `1 − ${num("i", p.i)} = ${num("f", p.f)}` };
   }
   const z = `<var>z</var><sub>${gate}</sub>`;
-  if (heard === null) return { sym: `${sym(gate)} = ${applied(cell[gate], z)}`, num: num(gate, p[gate], as) };
+  if (heard === null) return { sym: `${sym(gate)} = ${applied(cell[gate], z)}`, num: num(gate, p[gate]) };
   const inside = applied(cell[gate], num(`z_${gate}`, heard.z));
   return {
     sym: `${sym(gate)} = ${applied(cell[gate], z)}`,
-    num: marks[cell[gate]] === "" ? num(gate, p[gate], as) : `${inside} = ${num(gate, p[gate], as)}`,
+    num: marks[cell[gate]] === "" ? num(gate, p[gate]) : `${inside} = ${num(gate, p[gate])}`,
   };
 }
 
@@ -111,13 +120,13 @@ export function moments(cell, p, unit, last) {
     forgetPlain = `What unit ${unit} remembered is multiplied by ${show(p.f)}.`;
   }
   const forget = {
-    key: "forget", verb: "Forget", title: "Forget some of the old cell",
+    key: "forget", verb: "Forget", title: plainRnn || !gated("f") ? "No forget gate" : "Forget some of the old cell",
     plain: forgetPlain,
     lines: plainRnn ? [] : [
       gateLine(cell, p, "f"),
       {
         sym: `${sym("f")} · ${cLast}`,
-        num: `${num("f", p.f, kind(cell, "f"))} · ${num("cBefore", p.cBefore, "signed", true)} = `
+        num: `${num("f", p.f)} · ${num("cBefore", p.cBefore, true)} = `
           + num("kept", p.kept),
       },
     ],
@@ -140,7 +149,7 @@ export function moments(cell, p, unit, last) {
       gateLine(cell, p, "g"),
       ...(gated("i") ? [gateLine(cell, p, "i"), {
         sym: `${sym("i")} · ${sym("g")}`,
-        num: `${num("i", p.i, kind(cell, "i"))} · ${num("g", p.g, "signed", true)} = `
+        num: `${num("i", p.i)} · ${num("g", p.g, true)} = `
           + num("written", p.written),
       }] : []),
     ],
@@ -158,8 +167,8 @@ export function moments(cell, p, unit, last) {
         + `one sum: this is how a memory, and a gradient, can survive many steps.`,
     lines: plainRnn ? [{ sym: `${c} = ${sym("g")}`, num: num("c", p.c) }] : [{
       sym: `${c} = ${gated("f") ? `${sym("f")} · ` : ""}${cLast} + ${gated("i") ? `${sym("i")} · ` : ""}${sym("g")}`,
-      num: `${gated("f") ? `${num("f", p.f, kind(cell, "f"))} · ` : ""}${num("cBefore", p.cBefore, "signed", gated("f"))} + `
-        + `${gated("i") ? `${num("i", p.i, kind(cell, "i"))} · ` : ""}${num("g", p.g, "signed", true)} = ${num("c", p.c)}`,
+      num: `${gated("f") ? `${num("f", p.f)} · ` : ""}${num("cBefore", p.cBefore, gated("f"))} + `
+        + `${gated("i") ? `${num("i", p.i)} · ` : ""}${num("g", p.g, true)} = ${num("c", p.c)}`,
     }],
     bars: plainRnn ? [{ label: `state ${c}`, value: p.c }] : [
       { label: "kept", value: p.kept },
@@ -186,8 +195,8 @@ export function moments(cell, p, unit, last) {
       ...(gated("o") ? [gateLine(cell, p, "o")] : []),
       {
         sym: `${p.projected ? "<var>m</var><sub>t</sub>" : sym("h")} = ${gated("o") ? `${sym("o")} · ` : ""}${squashed}`,
-        num: `${gated("o") ? `${num("o", p.o, kind(cell, "o"))} · ` : ""}`
-          + (marks[cell.out] === "" ? num("c", p.c, "signed", gated("o"))
+        num: `${gated("o") ? `${num("o", p.o)} · ` : ""}`
+          + (marks[cell.out] === "" ? num("c", p.c, gated("o"))
             : applied(cell.out, num("c", p.c)))
           + ` = ${num(p.projected ? "shown" : "h", p.projected ? p.shown : p.h)}`,
       },

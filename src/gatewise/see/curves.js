@@ -5,6 +5,8 @@ import { names, show, welded } from "./cell.js";
 import { lane, run, series } from "./data.js";
 import { axis, curve, el, fit, levels, visible } from "./paint.js";
 
+const tick = (v) => String(Number(v.toPrecision(2))).replace("-", "−");
+
 const LEFT = 46;
 const RIGHT = 150;
 
@@ -30,14 +32,17 @@ export function curves(host, app) {
     const gates = ["f", "i", "o"].filter((gate) => !welded(cell, gate));
     const bands = [
       ...(gates.length > 0 ? [{ fields: gates, height: 110, low: 0, high: 1 }] : []),
-      { fields: cell.has_cell_state ? ["g", "h"] : ["h"], height: 110 },
+      {
+        fields: cell.has_cell_state ? ["g", "h"] : ["h"], height: 110,
+        ...(cell.g === "tanh" && (cell.out === "tanh" || !cell.has_cell_state) && gates.every((gate) => cell[gate] === "sigmoid") ? { low: -1, high: 1 } : {}),
+      },
       ...(cell.has_cell_state ? [{ fields: ["c"], height: 110 }] : []),
     ];
     const gap = 18;
-    const height = bands.reduce((sum, band) => sum + band.height + gap, 0) + 14;
+    const height = bands.reduce((sum, band) => sum + band.height + gap, 0) + 30;
     const context = fit(canvas, outer, height);
     const xOf = (t) => LEFT + ((t - a) / (b - a)) * width;
-    let top = 6;
+    let top = 22;
     for (const band of bands) {
       const lines = band.fields.map((name) => ({
         name, values: series(app.page, s, name, name === "h" ? s.out : s.unit, s.grad),
@@ -65,7 +70,7 @@ export function curves(host, app) {
         context.lineTo(LEFT + width, Math.round(yOf(v)) + 0.5);
         context.stroke();
         context.fillStyle = style.soft;
-        context.fillText(v === 0 ? "0" : show(v), LEFT - 7, yOf(v));
+        context.fillText(tick(v), LEFT - 7, yOf(v));
       }
       if (s.t >= a && s.t < b) {
         context.strokeStyle = style.soft;
@@ -112,6 +117,9 @@ export function curves(host, app) {
       }
       top += band.height + gap;
     }
+    context.font = style.small;
+    context.fillStyle = style.soft;
+    context.fillText(`at step ${s.t}`, LEFT + width + 10, 8);
     axis(context, { a, b, left: LEFT, width, y: top - gap + 8, style, words: app.words() });
     const memory = lane(app.page, s).memory;
     canvas.ariaLabel = `Curves of unit ${s.unit} over ${run(app.page, s).T} steps`

@@ -1,8 +1,8 @@
 // The structure of the cell, drawn from its row: what the row does not have is a ghost, so that a
 // plain RNN is seen to be an LSTM with its gates welded.
 
-import { kind, show, welded } from "./cell.js";
-import { colour, inkOn, scale } from "./colour.js";
+import { show, welded } from "./cell.js";
+import { colour, inkOn } from "./colour.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -15,8 +15,8 @@ function node(parent, tag, attributes = {}, text = null) {
 }
 
 // Where things stand.
-const Y = { cell: 74, tanh: 138, read: 204, write: 158, gate: 282, bus: 362, x: 418 };
-const X = { left: 34, join: 118, f: 206, i: 318, g: 414, plus: 366, o: 526, tap: 612, right: 756 };
+const Y = { cell: 82, tanh: 158, read: 238, write: 182, gate: 330, bus: 424, x: 486 };
+const X = { left: 34, join: 124, f: 210, i: 334, g: 440, plus: 387, o: 552, tap: 648, right: 776 };
 const marks = { sigmoid: "σ", tanh: "tanh", relu: "relu", identity: "" };
 const titles = { i: "input", f: "forget", g: "candidate", o: "output" };
 
@@ -24,8 +24,8 @@ const titles = { i: "input", f: "forget", g: "candidate", o: "output" };
 function wires(cell) {
   const has = (gate) => !welded(cell, gate);
   const state = cell.has_cell_state;
-  const up = (gate, to) => `M${X[gate]} ${Y.gate - 22}V${to}`;
-  const hear = (gate) => `M${X[gate]} ${Y.bus}V${Y.gate + 22}`;
+  const up = (gate, to) => `M${X[gate]} ${Y.gate - 27}V${to}`;
+  const hear = (gate) => `M${X[gate]} ${Y.bus}V${Y.gate + 27}`;
   const fBus = has("f") && !cell.coupled;
   const last = has("o") ? X.o : X.g;
   const list = [
@@ -35,44 +35,45 @@ function wires(cell) {
     ["cBefore", `M${X.left} ${Y.cell}H${X.f}`, "forget", !state],
     ["kept", `M${X.f} ${Y.cell}H${X.plus}`, "forget update", !state],
     ["z_f", hear("f"), "join", !fBus],
-    ["f", cell.coupled ? `M${X.i} 236H${X.f}V${Y.cell}` : up("f", Y.cell), "forget", !has("f")],
+    ["f", cell.coupled ? `M${X.i} 270H${X.f}V${Y.cell}` : up("f", Y.cell), "forget", !has("f")],
     ["z_i", hear("i"), "join", !has("i")],
-    ["i", `M${X.i} ${Y.gate - 22}V${Y.write}H${X.plus}`, "write", !has("i")],
+    ["i", `M${X.i} ${Y.gate - 27}V${Y.write}H${X.plus}`, "write", !has("i")],
     ["z_g", hear("g"), "join", false],
-    ["g", `M${X.g} ${Y.gate - 22}V${Y.write}H${X.plus}`, "write", false],
+    ["g", `M${X.g} ${Y.gate - 27}V${Y.write}H${X.plus}`, "write", false],
     ["written", `M${X.plus} ${Y.write}V${Y.cell}`, "write update", false],
     ["c", `M${X.plus} ${Y.cell}H${X.tap}`, "update read", false],
     ["cOut", `M${X.tap} ${Y.cell}H${X.right}`, "update", !state],
     ["c2", `M${X.tap} ${Y.cell}V${Y.tanh}`, "read", false],
     ["read", `M${X.tap} ${Y.tanh}V${Y.read}`, "read", false],
     ["z_o", hear("o"), "join", !has("o")],
-    ["o", `M${X.o} ${Y.gate - 22}V${Y.read}H${X.tap}`, "read", !has("o")],
+    ["o", `M${X.o} ${Y.gate - 27}V${Y.read}H${X.tap}`, "read", !has("o")],
     ["h", `M${X.tap} ${Y.read}V${Y.bus}H${X.right}`, "read", false],
   ];
   if (cell.peephole) {
     list.push(
-      ["peep", `M158 ${Y.cell}V238H${X.f - 20}V${Y.gate - 22}`, "join", false],
-      ["peep", `M${X.f - 20} 238H${X.i - 24}V${Y.gate - 22}`, "join", false],
-      ["peep", `M566 ${Y.cell}V${Y.gate - 22}`, "join read", false],
+      ["peep", `M158 ${Y.cell}V284H${X.f - 26}V${Y.gate - 27}`, "join", false],
+      ["peep", `M${X.f - 26} 284H${X.i - 28}V${Y.gate - 27}`, "join", false],
+      ["peep", `M580 ${Y.cell}V${Y.gate - 27}`, "join read", false],
     );
   }
   return list;
 }
 
-// Draws the parts once for a model and a direction; returns draw(p, limits, theme, moment, playing).
+// Draws the parts once for a model and a direction; returns the function that gives them the values
+// of a step. moment: the one to stress, or null.
 export function diagram(host, cell, reverse) {
   host.replaceChildren();
   const last = reverse ? "t+1" : "t−1";
-  const svg = node(host, "svg", { viewBox: "0 0 800 452", role: "img", class: "diagram" });
+  const svg = node(host, "svg", { viewBox: "10 22 800 508", role: "img", class: "diagram" });
   const title = node(svg, "title", {}, "Structure of the cell");
   const has = (gate) => !welded(cell, gate);
   const state = cell.has_cell_state;
 
-  node(svg, "rect", { x: 78, y: 30, width: 640, height: 356, rx: 18, class: "body" });
+  node(svg, "rect", { x: 80, y: 34, width: 650, height: 424, rx: 18, class: "body" });
 
   const drawn = wires(cell).sort((a, b) => Number(b[3]) - Number(a[3])).map(([name, d, when, ghost]) => {
     const group = node(svg, "g", { "data-when": when, class: ghost ? "wire ghost" : "wire" });
-    if (!ghost) node(group, "path", { d, class: "casing" });
+    if (name === "peep") node(group, "path", { d, class: "casing" }); // these alone cross others
     node(group, "path", { d, class: "edge" });
     const core = ghost ? null : node(group, "path", { d, class: name === "peep" ? "core thin" : "core" });
     const flow = ghost ? null : node(group, "path", { d, class: "flow" });
@@ -82,8 +83,8 @@ export function diagram(host, cell, reverse) {
   // places where wires meet
   const operator = (x, y, text, when, ghost) => {
     const group = node(svg, "g", { "data-when": when, class: ghost ? "op ghost" : "op" });
-    node(group, "circle", { cx: x, cy: y, r: 14 });
-    node(group, "text", { x, y: y + 5.5 }, text);
+    node(group, "circle", { cx: x, cy: y, r: 17 });
+    node(group, "text", { x, y: y + 7 }, text);
     return group;
   };
   const operators = [
@@ -100,8 +101,8 @@ export function diagram(host, cell, reverse) {
   joints.push(dot(X.tap, Y.cell, "read"));
   if (marks[cell.out] !== "") {
     const group = node(svg, "g", { "data-when": "read", class: "op" });
-    node(group, "rect", { x: X.tap - 26, y: Y.tanh - 13, width: 52, height: 26, rx: 13 });
-    node(group, "text", { x: X.tap, y: Y.tanh + 4.5, class: "small" }, marks[cell.out]);
+    node(group, "rect", { x: X.tap - 30, y: Y.tanh - 15, width: 60, height: 30, rx: 15 });
+    node(group, "text", { x: X.tap, y: Y.tanh + 5, class: "small" }, marks[cell.out]);
     operators.push(group);
   }
 
@@ -111,12 +112,12 @@ export function diagram(host, cell, reverse) {
   for (const gate of ["f", "i", "g", "o"]) {
     const ghost = !has(gate) || (gate === "f" && cell.coupled);
     const group = node(svg, "g", { "data-when": whens[gate], class: ghost ? "gate ghost" : "gate" });
-    const box = node(group, "rect", { x: X[gate] - 42, y: Y.gate - 22, width: 84, height: 44, rx: 8 });
-    const label = node(group, "text", { x: X[gate], y: Y.gate - 3, class: "gate-name" }, titles[gate]);
+    const box = node(group, "rect", { x: X[gate] - 48, y: Y.gate - 27, width: 96, height: 54, rx: 9 });
+    const label = node(group, "text", { x: X[gate], y: Y.gate - 4, class: "gate-name" }, titles[gate]);
     const how = ghost
       ? (gate === "f" && cell.coupled ? "= 1 − input" : cell[gate] === "one" ? "always open" : "always shut")
       : marks[cell[gate]] || "as it is";
-    const under = node(group, "text", { x: X[gate], y: Y.gate + 14, class: "gate-how" }, how);
+    const under = node(group, "text", { x: X[gate], y: Y.gate + 16, class: "gate-how" }, how);
     gates[gate] = { group, box, label, under, ghost };
   }
 
@@ -126,17 +127,17 @@ export function diagram(host, cell, reverse) {
     if (ghost) return;
     numbers.push({ name, when, text: node(svg, "text", { x, y, class: "number", "text-anchor": anchor, "data-when": when, "data-name": name }) });
   };
-  number("cBefore", 142, Y.cell - 14, "forget", "middle", !state);
-  number("kept", (X.f + X.plus) / 2, Y.cell - 14, "forget update", "middle", !state);
-  number("c", (X.plus + X.tap) / 2 + 6, Y.cell - 14, "update read", "middle");
-  number("f", X.f + 9, 210, "forget", "start", !has("f"));
-  number("i", X.i - 9, 210, "write", "end", !has("i"));
-  number("g", X.g + 9, 210, "write");
-  number("written", X.plus + 10, 124, "write update");
-  number("read", X.tap + 10, 176, "read", "start", marks[cell.out] === "");
-  number("o", X.o - 9, 236, "read", "end", !has("o"));
-  number("h", X.tap + 70, Y.bus - 12, "read", "middle");
-  for (const gate of cell.gates) number(`z_${gate}`, X[gate] + 9, Y.bus - 22, "join");
+  number("cBefore", 142, Y.cell - 16, "forget", "middle", !state);
+  number("kept", (X.f + X.plus) / 2, Y.cell - 16, "forget update", "middle", !state);
+  number("c", (X.plus + X.tap) / 2, Y.cell - 16, "update read", "middle");
+  number("f", X.f + 10, 232, "forget", "start", !has("f"));
+  number("i", X.i - 10, 246, "write", "end", !has("i"));
+  number("g", X.g + 10, 246, "write");
+  number("written", X.plus + 12, 140, "write update");
+  number("read", X.tap + 11, 207, "read", "start", marks[cell.out] === "");
+  number("o", X.o - 10, 284, "read", "end", !has("o"));
+  number("h", X.tap + 42, Y.bus - 14, "read", "middle");
+  for (const gate of cell.gates) number(`z_${gate}`, X[gate] + 10, Y.bus - 26, "join");
 
   // names at the ends
   const end = (x, y, name, step, anchor, ghost = false) => {
@@ -144,28 +145,21 @@ export function diagram(host, cell, reverse) {
     node(text, "tspan", { class: "it" }, name);
     node(text, "tspan", { class: "sub", dy: 5 }, step);
   };
-  end(X.left - 4, Y.cell - 14, "c", last, "start", !state);
-  end(X.right + 6, Y.cell - 14, "c", "t", "end", !state);
-  end(X.left - 4, Y.bus - 14, "h", last, "start");
-  end(X.right + 6, Y.bus - 14, "h", "t", "end");
-  end(X.join - 10, Y.x + 8, "x", "t", "end");
+  end(X.left - 4, Y.cell - 16, "c", last, "start", !state);
+  end(X.right + 6, Y.cell - 16, "c", "t", "end", !state);
+  end(X.left - 4, Y.bus - 16, "h", last, "start");
+  end(X.right + 6, Y.bus - 16, "h", "t", "end");
+  end(X.join - 12, Y.x + 4, "x", "t", "end");
   for (const [x, y, ghost] of [[X.right, Y.cell, !state], [X.right, Y.bus, false]]) {
     node(svg, "path", { d: `M${x - 2} ${y - 6}l10 6l-10 6`, class: ghost ? "arrow ghost" : "arrow" });
   }
-  const token = node(svg, "text", { x: X.join + 16, y: Y.x + 7, class: "token" });
+  const token = node(svg, "text", { x: X.join + 16, y: Y.x + 4, class: "token" });
   node(svg, "text", { x: X.join + 16, y: Y.x + 26, class: "caption" }, "the input at this step");
 
   const all = [...drawn.map((w) => w.group), ...operators, ...joints,
     ...Object.values(gates).map((g) => g.group), ...numbers.map((n) => n.text)];
 
-  return function draw(p, { limit, theme, moment, playing, word, unit }) {
-    const signed = scale("signed", limit);
-    const unitScale = scale("signed", 1);
-    const gateScale = scale("gate");
-    const scaleOf = (name) =>
-      "ifo".includes(name) && kind(cell, name) === "gate" ? gateScale
-        : ["cBefore", "kept", "c", "written"].includes(name) ? signed
-          : name.startsWith("z_") ? scale("signed", 4) : unitScale;
+  return function draw(p, { scaleOf, theme, moment, playing, word, unit }) {
     const valueOf = (name) => {
       if (name.startsWith("z_")) return p.heard[name[2]] ? p.heard[name[2]].z : NaN;
       if (name === "h" && p.projected) return p.shown;
@@ -175,7 +169,7 @@ export function diagram(host, cell, reverse) {
       if (wire.core === null) continue;
       const vector = ["hBefore", "x", "bus"].includes(wire.name);
       wire.core.style.stroke = vector ? "var(--bus)"
-        : wire.name === "peep" ? colour(theme, signed, p.cBefore) : colour(theme, scaleOf(wire.name), valueOf(wire.name));
+        : wire.name === "peep" ? colour(theme, scaleOf("c"), p.cBefore) : colour(theme, scaleOf(wire.name), valueOf(wire.name));
     }
     for (const [gate, parts] of Object.entries(gates)) {
       if (parts.ghost) continue;

@@ -3,7 +3,7 @@
 
 import { scale } from "./colour.js";
 import { model, run } from "./data.js";
-import { axis, el, fit, heat, place } from "./paint.js";
+import { axis, el, fit, heat, sized, store } from "./paint.js";
 
 export function lanes(host, app) {
   const bar = el("div", { className: "lane-bar" });
@@ -15,7 +15,7 @@ export function lanes(host, app) {
   const caption = el("p", { className: "caption" });
   host.append(bar, canvas, caption);
   let timer = null;
-  const images = new Map();
+  const kept = store(24);
 
   const stop = () => { clearInterval(timer); timer = null; button.textContent = "Run the lanes"; };
   slider.addEventListener("input", () => { stop(); app.set({ clock: Number(slider.value) }); });
@@ -32,23 +32,26 @@ export function lanes(host, app) {
     }, Math.max(50, Math.min(600, 5000 / T)));
   });
 
-  function image(s, d, name, theme) {
-    const key = [s.model, s.batch, s.layer, d, name, theme].join();
-    if (!images.has(key)) {
-      if (images.size > 12) images.clear();
-      const { data, width } = app.field({ ...s, dir: d }, name);
-      const rows = Array.from({ length: width }, (_, k) => k);
-      images.set(key, heat({ data, width }, rows, 0, data.length / width, scale("signed", app.limit({ ...s, dir: d }, name)), theme));
-    }
-    return images.get(key);
+  const rowsOf = (width) => Array.from({ length: width }, (_, k) => k);
+  const scaleOf = (s, d, name) => scale("signed", app.limit({ ...s, dir: d }, name));
+
+  // All of a lane at the size it is shown.
+  function image(s, d, theme, width, height) {
+    return kept([s.model, s.batch, s.layer, d, theme, width, height].join(), () => {
+      const values = app.field({ ...s, dir: d }, "h");
+      const T = values.data.length / values.width;
+      return sized(heat(values, rowsOf(values.width), 0, T, scaleOf(s, d, "h"), theme), width, height);
+    });
   }
 
-  function ending(s, d, name, theme) {
-    const here = run(app.page, s).lanes[s.layer][d];
-    if (here[name] === null) return null;
-    const data = app.page.block(here[name]);
-    const rows = Array.from({ length: data.length }, (_, k) => k);
-    return heat({ data, width: data.length }, rows, 0, 1, scale("signed", app.limit({ ...s, dir: d }, name[0])), theme);
+  // Where a lane ended, h_n or c_n; null if the cell has no such state.
+  function ending(s, d, name, theme, width, height) {
+    const block = run(app.page, s).lanes[s.layer][d][name];
+    if (block === null) return null;
+    return kept([name, s.model, s.batch, s.layer, d, theme, width, height].join(), () => {
+      const data = app.page.block(block);
+      return sized(heat({ data, width: data.length }, rowsOf(data.length), 0, 1, scaleOf(s, d, name[0]), theme), width, height);
+    });
   }
 
   return function draw(s) {
@@ -57,6 +60,7 @@ export function lanes(host, app) {
     const clock = Math.min(s.clock, T);
     slider.max = T;
     slider.value = clock;
+    slider.style.setProperty("--done", `${(100 * clock) / T}%`);
     said.textContent = clock === T ? "both ends reached" : `${clock} of ${T} steps read`;
     if (size.D === 1) said.textContent = clock === T ? "the end is reached" : said.textContent;
 
@@ -67,15 +71,16 @@ export function lanes(host, app) {
     const gutter = narrow ? 64 : 132;
     const width = outer - 2 * gutter;
     if (width < 40) return;
-    const tall = Math.max(46, Math.min(84, size.P * 3));
+    const tall = Math.max(64, Math.min(96, size.P * 4));
     const each = width / T;
     const xOf = (t) => gutter + t * each;
-    const top = 30;
-    const words = top + tall + 9;
-    const second = words + 28;
-    const out = size.D === 2 ? second + tall + 58 : words + 64;
-    const half = Math.round(tall * 0.85);
-    const height = out + size.D * half + 30;
+    const half = Math.round(tall * 0.75);
+    const gap = 46;
+    const top = 34;
+    const out = top + tall + gap; // the output lies between the lanes
+    const second = out + size.D * half + gap;
+    const words = size.D === 2 ? second + tall + 8 : out + half + 8;
+    const height = words + 24;
     const context = fit(canvas, outer, height);
     const label = (text, x, y, align = "left", font = style.small, ink = style.soft) => {
       context.font = font;
@@ -92,12 +97,8 @@ export function lanes(host, app) {
     // columns from .. to - 1 of an image
     const part = (source, from, to, y, h) => {
       if (to <= from) return;
-      context.save();
-      context.beginPath();
-      context.rect(xOf(from), y, (to - from) * each, h);
-      context.clip();
-      place(context, source, gutter, y, width, h);
-      context.restore();
+      const wide = (to - from) / T;
+      context.drawImage(source, (from / T) * source.width, 0, wide * source.width, source.height, xOf(from), y, wide * width, h);
     };
     const arrow = (x0, x1, y, ink) => {
       const by = Math.sign(x1 - x0);
@@ -114,13 +115,14 @@ export function lanes(host, app) {
       context.fill();
     };
 
-    axis(context, { a: 0, b: T, left: gutter, width, y: words + 2, style, words: app.words() });
+    axis(context, { a: 0, b: T, left: gutter, width, y: top - 22, style, words: app.words() });
+    axis(context, { a: 0, b: T, left: gutter, width, y: words, style, words: app.words() });
     const spans = [[0, clock], [T - clock, T]];
     const tops = [top, second];
     for (let d = 0; d < size.D; d++) {
       const y = tops[d];
       const ink = d === 0 ? style.forward : style.reverse;
-      part(image(s, d, "h", theme), ...spans[d], y, tall);
+      part(image(s, d, theme, width, tall), ...spans[d], y, tall);
       frame(gutter, y, width, tall);
       // the lane's name beside where it starts, its end state beside where it ends
       const [start, end] = d === 0 ? [gutter, gutter + width] : [gutter + width, gutter];
@@ -134,11 +136,11 @@ export function lanes(host, app) {
         context.fillRect(x - 1, y - 4, 2, tall + 8);
       }
       const done = clock === T;
-      const states = ["h_n", "c_n"].map((name) => [name, ending(s, d, name, theme)]).filter(([, v]) => v !== null);
+      const w = narrow ? 10 : 16;
+      const states = ["h_n", "c_n"].map((name) => [name, ending(s, d, name, theme, w, tall)]).filter(([, v]) => v !== null);
       states.forEach(([name, strip], k) => {
-        const w = narrow ? 10 : 16;
         const x = d === 0 ? end + 26 + k * (w + (narrow ? 8 : 32)) : end - 26 - w - k * (w + (narrow ? 8 : 32));
-        if (done) place(context, strip, x, y, w, tall);
+        if (done) context.drawImage(strip, x, y, w, tall);
         frame(x, y, w, tall, done ? ink : style.line, done ? 1.5 : 1);
         const text = narrow ? name : `${name}[${s.layer * size.D + d}]`;
         label(text, x + w / 2, d === 0 ? y - 9 : y + tall + 17, "center", style.monoSmall, done ? style.ink : style.soft);
@@ -154,7 +156,7 @@ export function lanes(host, app) {
     const both = [Math.max(0, T - clock), Math.min(T, clock)];
     const ready = size.D === 1 ? [0, clock] : both;
     for (let d = 0; d < size.D; d++) {
-      part(image(s, d, "h", theme), ...ready, out + d * half, half);
+      part(image(s, d, theme, width, half), ...ready, out + d * half, half);
       frame(gutter, out + d * half, width, half);
       const ink = d === 0 ? style.forward : style.reverse;
       const [from, to] = [d * size.P, (d + 1) * size.P];
@@ -170,23 +172,22 @@ export function lanes(host, app) {
       const ink = d === 0 ? style.forward : style.reverse;
       frame(x - wide / 2, tops[d], wide, tall, ink, 2);
       frame(x - wide / 2, out + d * half, wide, half, ink, 2);
-      const bend = (size.D === 1 ? 0 : d === 0 ? -1 : 1) * (wide / 2 + 9);
-      context.strokeStyle = ink;
+      const [from, to] = d === 0 ? [top + tall, out] : [second, out + 2 * half];
+      context.strokeStyle = context.fillStyle = ink;
       context.lineWidth = 1.75;
       context.beginPath();
-      if (d === 0 && size.D === 2) { // around the reverse lane's column
-        context.moveTo(x - wide / 2, tops[0] + tall - 4);
-        context.bezierCurveTo(x + bend - 6, tops[0] + tall + 6, x + bend, second, x + bend, second + tall / 2);
-        context.bezierCurveTo(x + bend, out - 34, x - wide / 4, out - 34, x - wide / 4, out);
-      } else {
-        context.moveTo(x + (size.D === 2 ? wide / 4 : 0), tops[d] + tall);
-        context.lineTo(x + (size.D === 2 ? wide / 4 : 0), out - 6);
-        if (size.D === 2) context.lineTo(x + wide / 4, out);
-        else context.lineTo(x, out);
-      }
+      context.moveTo(x, from);
+      context.lineTo(x, to);
       context.stroke();
+      const by = Math.sign(to - from);
+      context.beginPath();
+      context.moveTo(x, to);
+      context.lineTo(x - 4.5, to - 8 * by);
+      context.lineTo(x + 4.5, to - 8 * by);
+      context.fill();
     }
-    label(`output[${s.t}]`, Math.max(gutter + 34, Math.min(gutter + width - 34, x)), out + size.D * half + 18, "center", style.monoBold, style.ink);
+    const late = x > gutter + width - 90;
+    label(`output[${s.t}]`, x + (late ? -10 : 10), out - gap / 2 + 4, late ? "right" : "left", style.monoBold, style.ink);
 
     const code = (text) => el("code", {}, text);
     const k = s.layer * size.D;

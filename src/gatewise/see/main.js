@@ -1,8 +1,8 @@
 // The state of the page, its keys, and who draws when.
 
 import { scale } from "./colour.js";
-import { kind, names, show, welded } from "./cell.js";
-import { at, before, field, lane, model, openPage, order, reach, run, step, telling, windowAround } from "./data.js";
+import { exact, kind, names, show, welded } from "./cell.js";
+import { at, before, field, input, lane, model, openPage, order, reach, run, step, telling, windowAround } from "./data.js";
 import { diagram } from "./diagram.js";
 import { process } from "./process.js";
 import { ribbon } from "./ribbon.js";
@@ -37,16 +37,20 @@ const app = {
   rowName: () => (state.field === "h" && projects() ? "output" : "unit"),
   // the largest magnitude of a field over the whole lane
   limit(s, name, grad = false) {
-    const { cell } = model(page, s);
-    if (!grad && name !== "c" && (kind(cell, name) === "gate" || cell[name === "h" ? "out" : name] === "tanh")) return 1;
     const key = [s.model, s.batch, s.layer, s.dir, name, grad].join();
     if (!limits.has(key)) limits.set(key, reach(field(page, s, name, grad)?.data ?? []));
     return limits.get(key);
   },
   scale() {
-    const { cell } = model(page, state);
     if (state.grad) return scale("signed", app.limit(state, state.field, true), 1 / 3);
-    return scale(kind(cell, state.field), app.limit(state, state.field));
+    return app.scaleOf(state.field);
+  },
+  // the scale of a value of a step by its name, the same wherever it is shown
+  scaleOf(name) {
+    if (name.startsWith("z_")) return scale("signed", 4);
+    if ("ifo".includes(name) && kind(model(page, state).cell, name) === "gate") return scale("gate");
+    const like = { cBefore: "c", kept: "c", written: "c", read: "h", shown: "h", hBefore: "h" };
+    return scale("signed", app.limit(state, like[name] ?? name));
   },
   style() {
     const css = getComputedStyle(document.documentElement);
@@ -77,7 +81,6 @@ function projects() {
 // State ----------------------------------------------------------------------------------------
 
 let pending = null;
-let drawn = {};
 
 function set(patch) {
   const T0 = state.win[1] - state.win[0];
@@ -107,48 +110,81 @@ function set(patch) {
 
 // Drawing --------------------------------------------------------------------------------------
 
-const parts = {
-  ribbon: ribbon($("ribbon"), app),
-  process: process($("process"), app),
-  map: map($("map"), app),
-  curves: curves($("unit-curves"), app),
-  text: text($("unit-text"), app),
-  lanes: lanes($("lane-view"), app),
-  reach: reaching($("reach-view"), app),
-  diagram: null,
-};
+// A part draws when its section is near the screen; elsewhere it waits until it is.
+const parts = [
+  ["ribbon", ribbon($("ribbon"), app)],
+  ["cell", cellView()],
+  ["units", map($("map"), app)],
+  ["unit", curves($("unit-curves"), app)],
+  ["unit", text($("unit-text"), app)],
+  ["directions", lanes($("lane-view"), app)],
+  ["gradient", reaching($("reach-view"), app)],
+].map(([id, drawPart]) => ({ section: $(id), draw: drawPart, near: false, stale: true }));
+
+const watch = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    for (const part of parts) if (part.section === entry.target) part.near = entry.isIntersecting;
+  }
+  refresh();
+}, { rootMargin: "200px" });
+for (const part of parts) watch.observe(part.section);
+
+function refresh(all = false) {
+  for (const part of parts) {
+    if (!part.stale || !(part.near || all)) continue;
+    part.draw(state);
+    part.stale = false;
+  }
+}
+
+// While nothing happens, decode what a key may ask for next.
+function prepare(deadline) {
+  const here = lane(page, state);
+  for (const refs of [here.value, here.grad ?? {}]) {
+    for (const ref of Object.values(refs)) {
+      if (deadline.timeRemaining() < 10) { requestIdleCallback(prepare); return; }
+      if (typeof ref === "number") page.block(ref);
+    }
+  }
+}
+
+function cellView() {
+  const moments = process($("process"), app);
+  let structure = null;
+  let made = null;
+  return (s) => {
+    const { cell } = model(page, s);
+    const key = `${s.model} ${s.dir}`;
+    if (made !== key) structure = diagram($("diagram"), cell, s.dir === 1);
+    made = key;
+    const p = step(page, s);
+    structure(p, {
+      scaleOf: app.scaleOf, theme: app.theme(), moment: state.printing ? null : MOMENTS[s.moment],
+      playing: s.playing && !calm.matches, word: word(s), unit: s.unit,
+    });
+    moments(s, p, cell);
+  };
+}
+
+function word(s) {
+  const words = app.words();
+  if (words !== null) return `“${visible(words[s.t])}”`;
+  const x = input(page, { ...s, layer: 0 }, s.t);
+  return x.length === 1 ? show(x[0]) : `${x.length} numbers`;
+}
 
 function draw() {
   performance.mark("draw-start");
   const s = state;
-  const { cell, size } = model(page, s);
-  const theme = app.theme();
-  document.documentElement.dataset.theme = theme;
+  document.documentElement.dataset.theme = app.theme();
   document.documentElement.classList.toggle("playing", s.playing && !calm.matches);
-  const changed = (...keys) => keys.some((key) => drawn[key] !== s[key]);
-  const moved = changed("model", "batch", "layer", "dir") || drawn.width !== window.innerWidth
-    || drawn.shownTheme !== theme;
-  const p = step(page, s);
-  const limit = app.limit(s, "c");
-  const words = app.words();
-  const word = words === null ? (p.x.length === 1 ? show(p.x[0]) : `step ${s.t}`) : `“${visible(words[s.t])}”`;
-
-  if (parts.diagram === null || changed("model", "dir")) parts.diagram = diagram($("diagram"), cell, s.dir === 1);
-  parts.diagram(p, { limit, theme, moment: MOMENTS[s.moment], playing: s.playing && !calm.matches, word, unit: s.unit });
-  parts.process(s, p, cell, limit);
-  parts.ribbon(s);
-  if (moved || changed("field", "grad", "sort") || drawn.win !== s.win.join()) parts.map(s);
-  else parts.map.marks(s);
-  parts.curves(s);
-  parts.text(s);
-  if (moved || changed("clock", "t")) parts.lanes(s);
-  if (moved || changed("t")) parts.reach(s);
-  labels(s, p, word);
-  drawn = { ...s, win: s.win.join(), width: window.innerWidth, shownTheme: theme };
+  for (const part of parts) part.stale = true;
+  refresh(s.printing);
+  labels(s, word(s));
   performance.measure("draw", "draw-start");
 }
 
-function labels(s, p, word) {
+function labels(s, word) {
   const { cell, size, name } = model(page, s);
   const T = run(page, s).T;
   const here = lane(page, s);
@@ -189,28 +225,29 @@ function labels(s, p, word) {
     button.tabIndex = button.value === s.field ? 0 : -1;
   }
   chooser(s);
-  table(s, p);
+  table(s);
   clearTimeout(labels.timer);
   if (!s.playing) {
     labels.timer = setTimeout(() => {
       $("live").textContent = `Step ${s.t} of ${T}, ${word}, ${unit}: `
-        + [...cell.gates, ...(cell.has_cell_state ? ["c"] : []), "h"].map((n) => `${names[n]} ${show(p[n])}`).join(", ");
+        + [...cell.gates, ...(cell.has_cell_state ? ["c"] : []), "h"].map((n) => `${names[n]} ${show(at(page, s, n, s.t, n === "h" ? s.out : s.unit))}`).join(", ");
       remember(s);
     }, 400);
   }
 }
 
 // The table of exact numbers, with the line of Python that gives each.
-function table(s, p) {
+function table(s) {
   const lanePath = `l${s.layer}.${s.dir === 1 ? "reverse" : "fwd"}`;
   const batch = page.meta.batch[s.batch];
   $("rows").replaceChildren(...["i", "f", "g", "o", "c", "h"].map((name) => {
     const u = name === "h" ? s.out : s.unit;
+    const v = at(page, s, name, s.t, u);
     const slope = lane(page, s).grad === null ? null : at(page, s, name, s.t, u, true);
-    const value = el("td", { className: "exact" }, String(Math.fround(p[name])));
+    const value = el("td", { className: "exact" }, exact(v));
     value.dataset.name = name;
-    value.dataset.value = p[name];
-    const grad = el("td", { className: "exact" }, slope === null ? "–" : slope.toPrecision(6));
+    value.dataset.value = v;
+    const grad = el("td", { className: "exact" }, slope === null ? "–" : exact(slope));
     if (slope !== null) grad.dataset.value = slope;
     return el("tr", {}, el("th", { scope: "row" }, `${names[name]} ${name}`), value, grad,
       el("td", {}, el("code", {}, `trace["${lanePath}.${name}"][${s.t}, ${batch}, ${u}]`)));
@@ -351,7 +388,7 @@ $("help-open").addEventListener("click", () => $("help").showModal());
 dark.addEventListener("change", () => set({}));
 calm.addEventListener("change", () => set({}));
 window.addEventListener("resize", () => set({}));
-const printing = (on) => { state.printing = on; drawn = {}; draw(); };
+const printing = (on) => { state.printing = on; draw(); };
 window.addEventListener("beforeprint", () => printing(true));
 window.addEventListener("afterprint", () => printing(false));
 
@@ -380,3 +417,4 @@ function linked() {
 state.win = [0, run(page, state).T];
 state.clock = run(page, state).T;
 set({ ...telling(page, state), ...linked() });
+if (window.requestIdleCallback) requestIdleCallback(prepare);

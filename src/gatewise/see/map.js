@@ -3,7 +3,7 @@
 import { colour, palette } from "./colour.js";
 import { names, show } from "./cell.js";
 import { before, field, lane, order, run } from "./data.js";
-import { axis, el, fit, heat, place, visible } from "./paint.js";
+import { axis, el, fit, heat, sized, store, visible } from "./paint.js";
 
 const LEFT = 46;
 const BOTTOM = 24;
@@ -20,6 +20,7 @@ export function map(host, app) {
   const legend = el("div", { className: "legend" });
   host.append(frame, legend);
   let at = null; // what the pointer is on: {row, t}
+  const kept = store(6);
   let drawn = null; // the geometry and values of the last drawing
 
   const hit = (event) => {
@@ -149,10 +150,15 @@ export function map(host, app) {
     const rows = order(lane(app.page, s), s.sort, values.width);
     const tall = Math.max(3, Math.min(16, Math.floor(360 / rows.length)));
     const height = rows.length * tall > 400 ? 380 : rows.length * tall;
-    const context = fit(canvas, outer, height + BOTTOM);
     const scaled = app.scale();
     const style = app.style();
-    place(context, heat(values, rows, a, b, scaled, app.theme()), LEFT, 0, width, height);
+    const key = [s.model, s.batch, s.layer, s.dir, s.field, s.grad, s.sort, a, b, app.theme(), width].join();
+    const same = drawn !== null && drawn.key === key;
+    drawn = { key, a, b, rows, width, height, values, scaled, s: { ...s }, words: app.words() };
+    if (same) { drawOverlay(); return; } // only the marks moved
+    const context = fit(canvas, outer, height + BOTTOM);
+    const image = kept(key, () => sized(heat(values, rows, a, b, scaled, app.theme()), width, height));
+    context.drawImage(image, LEFT, 0, width, height);
     context.strokeStyle = style.line;
     context.strokeRect(LEFT + 0.5, 0.5, width - 1, height - 1);
     axis(context, { a, b, left: LEFT, width, y: height + 7, style, words: app.words() });
@@ -169,17 +175,9 @@ export function map(host, app) {
     canvas.ariaLabel = `Map of ${s.grad ? "the gradients of " : ""}${names[s.field]} ${s.field}: `
       + `${values.width} units in rows, steps ${a} to ${b - 1} of ${T} in columns, read ${from}. `
       + "Arrow keys move the step and the unit; the numbers of the chosen one are in the table at the end.";
-    drawn = { a, b, rows, width, height, values, scaled, s: { ...s }, words: app.words() };
     drawLegend(scaled, s);
     drawOverlay();
   }
 
-  // Only the marks: when the step or the unit moves, the image stays.
-  draw.marks = (s) => {
-    if (drawn === null) return;
-    drawn.s = { ...s };
-    drawOverlay();
-  };
-  draw.rows = () => (drawn === null ? [] : drawn.rows);
   return draw;
 }

@@ -384,9 +384,9 @@ def similarity(values: NDArray[Any]) -> NDArray[np.int64]:
     spread = values.std(0)
     z = (values - values.mean(0)) / np.where(spread > 0, spread, 1)
     z = np.nan_to_num(z)
-    gram = z @ z.T if T <= H else z.T @ z
-    _, vectors = np.linalg.eigh(gram)
-    axes = (z.T @ vectors[:, -2:]) if T <= H else vectors[:, -2:]
+    axes = np.stack([np.arange(H) % 2 + 0.5, np.arange(H) / H], 1)
+    for _ in range(30):  # orthogonal iteration: an order needs no more digits
+        axes, _ = np.linalg.qr(z.T @ (z @ axes))
     angle = np.arctan2(axes[:, 0], axes[:, 1])
     order = np.argsort(angle, kind="stable")
     gaps = np.diff(angle[order], append=angle[order[0]] + 2 * np.pi)

@@ -49,11 +49,27 @@ export function heat({ data, width }, rows, a, b, scaled, theme) {
   return canvas;
 }
 
-export function place(context, image, x, y, width, height) {
-  const shrinks = image.width > width || image.height > height;
-  context.imageSmoothingEnabled = shrinks;
+// An image at the size it is shown, in device pixels: crisp cells when it grows, means when it shrinks.
+export function sized(image, width, height) {
+  const ratio = window.devicePixelRatio || 1;
+  const out = new OffscreenCanvas(Math.max(1, Math.round(width * ratio)), Math.max(1, Math.round(height * ratio)));
+  const context = out.getContext("2d");
+  context.imageSmoothingEnabled = image.width > out.width || image.height > out.height;
   context.imageSmoothingQuality = "medium";
-  context.drawImage(image, x, y, width, height);
+  context.drawImage(image, 0, 0, out.width, out.height);
+  return out;
+}
+
+// What was made under a key, made once; the oldest leave when there are too many.
+export function store(most = 12) {
+  const kept = new Map();
+  return (key, make) => {
+    if (!kept.has(key)) {
+      if (kept.size >= most) kept.delete(kept.keys().next().value);
+      kept.set(key, make());
+    }
+    return kept.get(key);
+  };
 }
 
 // Round steps of an axis from a to b: at most `count` of them.

@@ -92,11 +92,10 @@ export function process(host, app) {
   function gateBlock(gate, s, p, cell, theme) {
     const heard = p.heard[gate];
     if (heard === null) return el("p", { className: "hint" }, "The page was written without the weights, so what each gate hears is not shown.");
-    const scaled = cell[gate] === "sigmoid" ? scale("gate") : scale("signed", 1);
     const block = el("div", { className: "gate-block" });
     block.append(
       el("div", { className: "gate-head" },
-        valve(cell[gate], heard.z, p[gate], colour(theme, scaled, p[gate])),
+        valve(cell[gate], heard.z, p[gate], colour(theme, app.scaleOf(gate), p[gate])),
         el("p", {}, el("strong", {}, names[gate]), ` hears ${show(heard.z)} and gives ${show(p[gate])}`)),
       contributions(heard.terms, s, p, "what it hears most"));
     return block;
@@ -138,7 +137,7 @@ export function process(host, app) {
     return box;
   }
 
-  return function draw(s, p, cell, limit) {
+  return function draw(s, p, cell) {
     const theme = app.theme();
     const list = moments(cell, p, s.unit, app.last());
     panels.replaceChildren(...list.map((moment, k) => {
@@ -158,10 +157,7 @@ export function process(host, app) {
           if (line.note) row.append(el("small", {}, ` ${line.note}`));
         }
         for (const chip of math.querySelectorAll("b.n")) {
-          const scaled = chip.dataset.kind === "gate" ? scale("gate")
-            : scale("signed", ["cBefore", "kept", "c", "written"].includes(chip.dataset.name) ? limit
-              : chip.dataset.name.startsWith("z_") ? 4 : 1);
-          const fill = colour(theme, scaled, Number(chip.dataset.value));
+          const fill = colour(theme, app.scaleOf(chip.dataset.name), Number(chip.dataset.value));
           chip.style.background = fill;
           chip.style.color = inkOn(fill);
           chip.title = `${chip.dataset.name} = ${chip.dataset.value}`;

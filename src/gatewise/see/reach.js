@@ -4,7 +4,7 @@
 import { scale } from "./colour.js";
 import { distance, norms, run } from "./data.js";
 import { show } from "./cell.js";
-import { axis, curve, el, fit, heat, place } from "./paint.js";
+import { axis, curve, el, fit, heat, sized, store } from "./paint.js";
 
 const LEFT = 60;
 const RIGHT = 130;
@@ -16,7 +16,8 @@ export function reaching(host, app) {
   const maps = el("canvas", { id: "beside", role: "img" });
   const mapsName = el("h3", {}, "The hidden states side by side");
   host.append(said, canvas, hint, mapsName, maps);
-  const known = new Map();
+  const known = store(64);
+  const kept = store(8);
 
   // the same place in another model: a layer and direction it has
   const there = (s, m) => {
@@ -30,8 +31,8 @@ export function reaching(host, app) {
       const place = there(s, m);
       for (const name of one.cell.has_cell_state ? ["c", "h"] : ["h"]) {
         const key = [m, place.batch, place.layer, place.dir, name].join();
-        if (!known.has(key)) known.set(key, norms(app.page, place, name));
-        if (known.get(key) !== null) out.push({ m, name, place, title: one.name, norm: known.get(key) });
+        const norm = known(key, () => norms(app.page, place, name));
+        if (norm !== null) out.push({ m, name, place, title: one.name, norm });
       }
     });
     return out;
@@ -47,15 +48,16 @@ export function reaching(host, app) {
     const width = outer - LEFT - right;
     const T = run(app.page, s).T;
     const tall = 92;
-    const context = fit(maps, outer, models.length * (tall + 26) + 22);
+    const context = fit(maps, outer, models.length * (tall + 26) + 30);
+    const limit = Math.max(...models.map((_, m) => app.limit(there(s, m), "h"))); // one scale for both
     models.forEach((one, m) => {
-      const place1 = there(s, m);
-      const values = app.field(place1, "h");
+      const place = there(s, m);
+      const values = app.field(place, "h");
       const top = m * (tall + 26) + 16;
       const rows = Array.from({ length: values.width }, (_, k) => k);
-      const key = `map ${m},${place1.batch},${place1.layer},${place1.dir},${app.theme()}`;
-      if (!known.has(key)) known.set(key, heat(values, rows, 0, T, scale("signed", app.limit(place1, "h")), app.theme()));
-      place(context, known.get(key), LEFT, top, width, tall);
+      const key = [m, place.batch, place.layer, place.dir, app.theme(), width].join();
+      const image = kept(key, () => sized(heat(values, rows, 0, T, scale("signed", limit), app.theme()), width, tall));
+      context.drawImage(image, LEFT, top, width, tall);
       context.strokeStyle = style.line;
       context.strokeRect(LEFT + 0.5, top + 0.5, width - 1, tall - 1);
       context.fillStyle = style.ink;
@@ -154,8 +156,8 @@ export function reaching(host, app) {
       const first = line.norm[line.place.dir === 1 ? T - 1 : 0];
       const top = line.norm.reduce((a, b) => Math.max(a, Number.isFinite(b) ? b : 0), 0);
       const item = el("li", {}, el("strong", {}, one.name), whole
-        ? ` still has ${top > 0 ? show((100 * first) / top) : 0} % of its largest gradient at the step it read first, ${steps} steps back.`
-        : ` has less than 1 % of its largest gradient more than ${steps} ${steps === 1 ? "step" : "steps"} back.`);
+        ? ` still has ${top > 0 ? Number(((100 * first) / top).toPrecision(2)) : 0} % of its largest gradient at the step it read first, ${steps} steps before.`
+        : ` has less than 1 % of its largest gradient more than ${steps} ${steps === 1 ? "step" : "steps"} before it.`);
       item.style.setProperty("--mark", inks[m]);
       item.dataset.steps = steps;
       return [item];

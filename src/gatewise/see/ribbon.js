@@ -93,6 +93,9 @@ export function ribbon(host, app) {
       cell.firstChild.style.color = inkOn(fill);
       cell.title = `step ${t}: ${s.grad ? "gradient of " : ""}${s.field} = ${show(values[t])}`;
     }
+    // the thumb stands under the middle of its cell when all of them are there
+    const edge = b - a === T ? `${host.clientWidth / T / 2 - 8}px` : "0";
+    slider.style.paddingInline = edge;
     cells.classList.toggle("more-left", a > 0);
     cells.classList.toggle("more-right", b < T);
   };
