@@ -102,7 +102,7 @@ def input_rank(x: Tensor, input_size: int, layout: str, gated: bool) -> None:
 
 
 def packing(x: Tensor, batch_sizes: Tensor) -> None:
-    """x (N, I), with a number of sequences for each step; that they add up to N is seen later."""
+    """x (N, I), and how many sequences reach each step: never more than the step before, N in all."""
     if x.dim() != 2:
         raise ShapeError(
             f"input must have 2 dimensions, got {x.dim()}. The data of a PackedSequence are "
@@ -114,6 +114,15 @@ def packing(x: Tensor, batch_sizes: Tensor) -> None:
             f"{batch_sizes.dtype} on {batch_sizes.device}. Convert them: .to('cpu', torch.int64)"
         )
     steps(len(batch_sizes))
+    if torch.compiler.is_compiling():  # their values are not known yet
+        return
+    sizes = batch_sizes.tolist()
+    if sizes[-1] < 0 or sizes != sorted(sizes, reverse=True) or sum(sizes) != len(x):
+        raise ShapeError(
+            "batch_sizes of a PackedSequence should never grow, and add up to the number of tokens "
+            f"N = {len(x)}, got {sizes if len(sizes) < 20 else [*sizes[:20], '...']}, together "
+            f"{sum(sizes)}. Make it with torch.nn.utils.rnn.pack_sequence."
+        )
 
 
 def state_rank(states: tuple[Tensor, ...], rank: int) -> None:
@@ -213,7 +222,8 @@ def cell_fits(
                 f"{remedy}"
             )
         raise ShapeError(
-            f"hidden{k} has inconsistent hidden_size: got {state.shape[-1]}, expected {H}. {remedy}"
+            f"hidden{k} has inconsistent hidden_size: got {state.shape[min(1, state.dim() - 1)]}, "
+            f"expected {H}. {remedy}"
         )
     for name, value in (("input", x), ("hidden0", h), ("hidden1", c)):
         if value is None or _autocast():

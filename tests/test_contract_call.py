@@ -1,0 +1,315 @@
+"""The call: the same values and gradients as torch's modules, in every layout they take."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
+from torch.testing._internal import common_modules
+from twins import OURS, assert_close, assert_same, gradients, twins
+
+import gatewise
+from gatewise import CELLS, reference
+
+F64 = torch.float64
+rand = partial(torch.randn, dtype=F64)
+
+SAMPLES = [
+    (cls, sample)
+    for cls, make in (
+        (nn.LSTM, common_modules.module_inputs_torch_nn_LSTM),
+        (nn.RNN, partial(common_modules.module_inputs_torch_nn_RNN_GRU, is_rnn=True, with_packed_sequence=True)),
+        (nn.LSTMCell, common_modules.module_inputs_torch_nn_LSTMCell),
+        (nn.RNNCell, partial(common_modules.module_inputs_torch_nn_RNN_GRU_Cell, is_rnn=True)),
+    )
+    for sample in make(None, "cpu", F64, requires_grad=True, training=True)
+]  # fmt: skip
+
+
+def test_torchs_samples_are_all_here() -> None:
+    count = {cls.__name__: sum(c is cls for c, _ in SAMPLES) for cls in OURS}
+    assert count == {"LSTM": 32, "RNN": 64, "LSTMCell": 2, "RNNCell": 3}
+
+
+@pytest.mark.parametrize(("cls", "sample"), SAMPLES)
+def test_torchs_samples(cls, sample) -> None:
+    made, call = sample.constructor_input, sample.forward_input
+    ours, theirs = twins(cls, *made.args, **made.kwargs, dtype=F64)
+    assert_same(ours, theirs, *call.args, **call.kwargs)
+    if sample.reference_fn and not isinstance(call.args[0], tuple):  # torch's rule for one sequence
+        expected = sample.reference_fn(ours, *call.args, **call.kwargs)
+        assert_close(ours(*call.args, **call.kwargs), expected)
+
+
+def states(module, B=None, requires_grad=True):
+    """A state for the module: (h_0, c_0), or h_0; without B for one sequence."""
+    rows = module.num_layers * (2 if module.bidirectional else 1)
+    lead = (rows,) if B is None else (rows, B)
+    h = rand(*lead, module.proj_size or module.hidden_size, requires_grad=requires_grad)
+    c = rand(*lead, module.hidden_size, requires_grad=requires_grad)
+    return (h, c) if module.mode == "LSTM" else h
+
+
+GRID = [
+    (cls, dict(num_layers=L, bidirectional=two, batch_first=first, **extra))
+    for (cls, extra), L, two, first in product(
+        [(nn.LSTM, {}), (nn.LSTM, {"proj_size": 2}), (nn.RNN, {}), (nn.RNN, {"nonlinearity": "relu"})],
+        (1, 2), (False, True), (False, True),
+    )
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cls", "options"), GRID)
+def test_batches_with_and_without_states(cls, options) -> None:
+    ours, theirs = twins(cls, 3, 5, **options, dtype=F64)
+    shape = (2, 6, 3) if options["batch_first"] else (6, 2, 3)
+    x = rand(shape, requires_grad=True)
+    assert_same(ours, theirs, x)
+    assert_same(ours, theirs, x, states(theirs, 2))
+
+
+@pytest.mark.parametrize(("cls", "options"), GRID)
+def test_one_sequence(cls, options) -> None:
+    ours, theirs = twins(cls, 3, 5, **options, dtype=F64)
+    x = rand(6, 3, requires_grad=True)
+    assert_same(ours, theirs, x)
+    assert_same(ours, theirs, x, states(theirs))
+
+
+@pytest.mark.parametrize(("cls", "options"), GRID)
+@pytest.mark.parametrize("lengths", [[4, 4, 1], [2, 5, 1, 5]], ids=["sorted", "unsorted"])
+def test_packed(cls, options, lengths) -> None:
+    ours, theirs = twins(cls, 3, 5, **options, dtype=F64)
+    data = [rand(n, 3, requires_grad=True) for n in lengths]
+    packed = pack_sequence(data, enforce_sorted=lengths == sorted(lengths, reverse=True))
+    hx = states(theirs, len(lengths))
+    for args in ((packed,), (packed, hx)):
+        got, expected = ours(*args), theirs(*args)
+        for a, b in zip(got[0], expected[0], strict=True):
+            assert (a is None) == (b is None)
+        assert_close(got, expected)
+        leaves = [*data, *(hx if isinstance(hx, tuple) else (hx,))] if len(args) == 2 else data
+        by_ours, by_theirs = gradients(ours, got, leaves), gradients(theirs, expected, leaves)
+        for a, b in zip(by_ours, by_theirs, strict=True):
+            assert_close(a, b)
+
+
+def test_padding_is_never_read() -> None:
+    lstm = gatewise.LSTM(3, 5, 2, bidirectional=True, dtype=F64)
+    x, lengths = rand(6, 3, 3), torch.tensor([2, 6, 1])
+    clean = lstm(pack_padded_sequence(x, lengths, enforce_sorted=False))
+    for b, n in enumerate(lengths):
+        x[n:, b] = float("nan")
+    dirty = lstm(pack_padded_sequence(x, lengths, enforce_sorted=False))
+    assert_close(dirty, clean)
+
+
+def test_packed_is_each_sequence_alone() -> None:
+    lstm = gatewise.LSTM(3, 5, 2, bidirectional=True, dtype=F64)
+    data = [rand(n, 3) for n in (3, 7, 1)]
+    output, (h_n, c_n) = lstm(pack_sequence(data, enforce_sorted=False))
+    padded, lengths = pad_packed_sequence(output)
+    for b, x in enumerate(data):
+        alone = lstm(x)
+        assert_close((padded[: lengths[b], b], (h_n[:, b], c_n[:, b])), alone)
+
+
+@pytest.mark.parametrize("cls", [nn.LSTM, nn.RNN])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_batch_of_none(cls, batch_first) -> None:
+    ours, theirs = twins(cls, 3, 5, 2, bidirectional=True, batch_first=batch_first, dtype=F64)
+    x = rand((0, 4, 3) if batch_first else (4, 0, 3), requires_grad=True)
+    assert_same(ours, theirs, x)
+    assert_same(ours, theirs, x, states(theirs, 0))
+
+
+@pytest.mark.parametrize("cls", [nn.LSTMCell, nn.RNNCell])
+@pytest.mark.parametrize("lead", [(), (1,), (4,), (0,)], ids=str)
+@pytest.mark.parametrize("bias", [False, True])
+def test_cells(cls, lead, bias) -> None:
+    ours, theirs = twins(cls, 3, 5, bias=bias, dtype=F64)
+    x = rand(*lead, 3, requires_grad=True)
+    h, c = (rand(*lead, 5, requires_grad=True) for _ in range(2))
+    assert_same(ours, theirs, x)
+    assert_same(ours, theirs, x, (h, c) if cls is nn.LSTMCell else h)
+
+
+def test_cell_nonlinearity_is_read_at_the_call() -> None:
+    ours, theirs = twins(nn.RNNCell, 3, 5, dtype=F64)
+    ours.nonlinearity = theirs.nonlinearity = "relu"
+    assert_same(ours, theirs, rand(4, 3, requires_grad=True))
+
+
+def test_a_loop_of_cells_is_the_layer() -> None:
+    lstm, cell = gatewise.LSTM(3, 5, dtype=F64), gatewise.LSTMCell(3, 5, dtype=F64)
+    cell.load_state_dict({k.removesuffix("_l0"): v for k, v in lstm.state_dict().items()})
+    x, state, hs = rand(6, 2, 3), None, []
+    for x_t in x:
+        state = cell(x_t, state)
+        hs.append(state[0])
+    output, (h_n, c_n) = lstm(x)
+    assert_close((torch.stack(hs), state), (output, (h_n[0], c_n[0])))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_row_runs_and_equals_the_page(name) -> None:
+    cell = CELLS[name]
+    proj = 2 if cell.has_cell_state else 0
+    lstm = gatewise.LSTM(3, 5, 2, bidirectional=True, proj_size=proj, cell=name, dtype=F64)
+    x, P = rand(4, 2, 3), proj or 5
+    h0, c0 = rand(4, 2, P), rand(4, 2, 5)
+    weights = [lstm._weights(k) for k in range(2)]
+    output, h_n, c_n, _ = reference.stack(cell, x, h0, c0, weights)
+    if cell.has_cell_state:
+        assert_close(lstm(x, (h0, c0)), (output, (h_n, c_n)))
+    else:
+        assert_close(lstm(x, h0), (output, h_n))
+
+
+def views():
+    x = rand(6, 2, 3)
+    wide, tall = rand(6, 2, 9), rand(12, 2, 3)
+    yield "transposed", rand(2, 6, 3).transpose(0, 1)
+    yield "features last but not dense", wide[..., ::3]
+    yield "features far apart", rand(3, 2, 6).permute(2, 1, 0)
+    yield "every second step", tall[::2]
+    yield "backwards by flip", x.flip(0)
+    yield "expanded over the batch", rand(6, 1, 3).expand(6, 2, 3)
+    yield "expanded over time", rand(1, 2, 3).expand(6, 2, 3)
+    yield "at an odd offset", rand(6 * 2 * 3 + 1)[1:].view(6, 2, 3)
+    yield "one step", x[:1]
+
+
+@pytest.mark.parametrize(("x"), [pytest.param(x, id=name) for name, x in views()])
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+def test_strides_and_views(x, dtype) -> None:
+    ours, theirs = twins(nn.LSTM, 3, 5, 2, bidirectional=True, dtype=dtype)
+    if dtype != F64:
+        x = torch.empty_strided(x.shape, x.stride(), dtype=dtype).copy_(x) if 0 not in x.stride() else x.to(dtype)
+    before = x.clone()
+    assert_same(ours, theirs, x, tuple(s.to(dtype)[:, ::2] for s in states(theirs, 4, False)))
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30])
+def test_nan_and_infinity_spread_as_in_torch(bad) -> None:
+    ours, theirs = twins(nn.LSTM, 3, 5, 2, bidirectional=True)
+    x = torch.randn(6, 2, 3)
+    x[3, 1, 2] = bad
+    for a, b in zip((ours(x)[0], *ours(x)[1]), (theirs(x)[0], *theirs(x)[1]), strict=True):
+        assert torch.equal(a.isnan(), b.isnan())
+        assert_close(a.nan_to_num(0), b.nan_to_num(0))
+
+
+@pytest.mark.parametrize("cls", [nn.LSTM, nn.RNN])
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_draws_what_torch_draws(cls, p, training) -> None:
+    ours, theirs = twins(cls, 3, 5, 3, dropout=p, bidirectional=True, dtype=F64)
+    ours.train(training)
+    theirs.train(training)
+    x, results = rand(6, 2, 3, requires_grad=True), []
+    for module in (ours, theirs):
+        torch.manual_seed(5)
+        got = module(x)
+        results.append((got, gradients(module, got, [x]), torch.rand(2)))
+    assert_close(results[0], results[1])
+    if p == 0 or not training:
+        ours.dropout = 0.0
+        assert torch.equal(ours(x)[0], results[0][0][0])
+
+
+def test_dropout_of_all_leaves_only_the_last_layer_s_biases() -> None:
+    lstm = gatewise.LSTM(3, 5, 2, dropout=1.0, dtype=F64)
+    other = rand(6, 2, 3)
+    assert torch.equal(lstm(rand(6, 2, 3))[0], lstm(other)[0])
+    lstm.eval()
+    assert not torch.equal(lstm(rand(6, 2, 3))[0], lstm(other)[0])
+
+
+@pytest.mark.parametrize("used", ["output", "h_n", "c_n", "output h_n", "h_n c_n"])
+def test_gradients_when_only_some_results_are_used(used) -> None:
+    ours, theirs = twins(nn.LSTM, 3, 5, 2, bidirectional=True, proj_size=2, dtype=F64)
+    x, hx = rand(6, 2, 3, requires_grad=True), states(theirs, 2)
+    grads = []
+    for module in (ours, theirs):
+        output, (h_n, c_n) = module(x, hx)
+        pick = {"output": output, "h_n": h_n, "c_n": c_n}
+        grads.append(gradients(module, [pick[name] for name in used.split()], [x, *hx]))
+    assert_close(grads[0], grads[1])
+
+
+def test_backward_again_gives_the_same() -> None:
+    lstm = gatewise.LSTM(3, 5, 2, bidirectional=True, dtype=F64)
+    x = rand(6, 2, 3, requires_grad=True)
+    loss = lstm(x)[0].square().sum()
+    wanted = [x, *lstm.parameters()]
+    first = torch.autograd.grad(loss, wanted, retain_graph=True)
+    second = torch.autograd.grad(loss, wanted)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_frozen_parameters_get_no_gradient_and_change_no_other() -> None:
+    ours, theirs = twins(nn.LSTM, 3, 5, 2, dtype=F64)
+    for module in (ours, theirs):
+        module.weight_hh_l0.requires_grad_(False)
+        module.bias_ih_l1.requires_grad_(False)
+        module(torch.ones(4, 2, 3, dtype=F64))[0].sum().backward()
+    assert ours.weight_hh_l0.grad is None
+    assert ours.bias_ih_l1.grad is None
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        if a.requires_grad:
+            assert_close(a.grad, b.grad)
+
+
+def test_no_grad_and_inference_mode() -> None:
+    lstm, x = gatewise.LSTM(3, 5, 2, dtype=F64), rand(6, 2, 3)
+    expected = lstm(x)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            got = lstm(x)
+        assert not got[0].requires_grad
+        assert_close(got, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_smaller_dtypes(dtype) -> None:
+    ours, theirs = twins(nn.LSTM, 13, 20, 2, bidirectional=True, dtype=dtype)
+    x = torch.randn(9, 4, 13, dtype=dtype, requires_grad=True)
+    wide = nn.LSTM(13, 20, 2, bidirectional=True, dtype=F64)
+    wide.load_state_dict(theirs.state_dict())
+    got, exact = ours(x), wide(x.double())
+    assert got[0].dtype == dtype
+    bound = {torch.float32: 1e-6, torch.bfloat16: 2e-2}[dtype]
+    for a, b in zip((got[0], *got[1]), (exact[0], *exact[1]), strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=0, atol=bound)
+
+
+def test_autocast() -> None:
+    ours, theirs = twins(nn.LSTM, 16, 32, 2)
+    x, hx = torch.randn(9, 4, 16), (torch.randn(2, 4, 32), torch.randn(2, 4, 32))
+    for args in ((x,), (x, hx), (x.bfloat16(), hx)):
+        exact = theirs(args[0].float(), *args[1:])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            got = ours(*args)
+        for a, b in zip((got[0], *got[1]), (exact[0], *exact[1]), strict=True):
+            assert a.dtype == torch.bfloat16
+            torch.testing.assert_close(a.float(), b, rtol=0, atol=2e-2)
+    got[0].sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in ours.parameters())
+
+
+def test_settings_are_read_at_the_call() -> None:
+    ours, theirs = twins(nn.LSTM, 3, 5, 2, dtype=F64)
+    ours.batch_first = theirs.batch_first = True
+    assert_same(ours, theirs, rand(2, 6, 3, requires_grad=True))
+
+
+def test_keyword_arguments_and_lists() -> None:
+    ours, theirs = twins(nn.LSTM, 3, 5, dtype=F64)
+    x, hx = rand(6, 2, 3), list(states(theirs, 2))
+    assert_close(ours(input=x, hx=hx), theirs(input=x, hx=hx))
