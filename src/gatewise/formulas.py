@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from gatewise import reference
-from gatewise.native import FIELDS, Flat, Results
+from gatewise import listening, reference
+from gatewise.native import FIELDS, Flat, GradSink, Results
 from gatewise.reference import Weights
 from gatewise.spec import CellSpec
 
@@ -27,8 +27,15 @@ def layer(
     h0: Tensor | None,
     c0: Tensor | None,
     *weights: Tensor | None,
+    taps: Sequence[Callable[..., Tensor]] | None = None,
+    sink: GradSink | None = None,
 ) -> Results:
-    """What ``native.forward`` computes, tape included."""
+    """What ``native.forward`` computes, tape included.
+
+    Args:
+        taps: one per direction; sees each value of the page by name, and may replace it.
+        sink: gets the total gradients, as from ``native.backward``.
+    """
     sizes = None if batch_sizes is None else batch_sizes.tolist()
     per_direction = [
         Weights(*weights[k : k + FIELDS])  # type: ignore[arg-type]
@@ -38,8 +45,11 @@ def layer(
     D, B = len(per_direction), x.shape[1] if sizes is None else sizes[0]
     h0 = x.new_zeros(D, B, P) if h0 is None else h0
     c0 = x.new_zeros(D, B, rows // len(cell.gates)) if c0 is None else c0
+    taps = [reference.untouched] * D if taps is None else taps
+    if sink is not None:
+        taps = listening.taps(cell, taps, sink, x, batch_sizes, h0, c0, *weights)
     with torch.autocast(x.device.type, enabled=False):
-        y, h_n, c_n, runs = reference.layer(cell, x, h0, c0, per_direction, sizes)
+        y, h_n, c_n, runs = reference.layer(cell, x, h0, c0, per_direction, sizes, taps)
         tape = torch.stack(
             [torch.stack([getattr(run.steps, slot) for slot in cell.slots], dim=-2) for run in runs]
         )

@@ -13,7 +13,7 @@ All but the last run the native core.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -51,6 +51,7 @@ def layer(
     *,
     keep_tape: bool = False,
     sink: GradSink | None = None,
+    taps: Sequence[Callable[..., Tensor]] | None = None,
 ) -> LayerResult:
     """Run the D directions of one layer.
 
@@ -62,6 +63,8 @@ def layer(
         batch_sizes: (T) int64 on the CPU, as ``PackedSequence.batch_sizes``.
         keep_tape: return the values of ``cell.slots`` at every step, differentiable like the rest.
         sink: gets the total gradient of every slot and hidden state from each eager backward pass.
+        taps: one per direction, to see and replace values (``reference.untouched`` says how); the
+            layer then runs by the page.
 
     Returns:
         LayerResult, in the dtype of x (under autocast, in autocast's); a tape is never rounded.
@@ -81,19 +84,27 @@ def layer(
         dtype = torch.get_autocast_dtype("cpu")
     if dtype in REDUCED:
         flat = [t if t is None or t is batch_sizes else t.float() for t in flat]
-    y, h_n, c_n, tape = _run(cell, keep_tape, sink, flat)
+    y, h_n, c_n, tape = _run(cell, keep_tape, sink, taps, flat)
     if dtype in REDUCED:
         y, h_n, c_n = y.to(dtype), h_n.to(dtype), c_n.to(dtype)
     return LayerResult(y, h_n, c_n if cell.has_cell_state else h_n, tape if keep_tape else None)
 
 
-def _run(cell: CellSpec, keep_tape: bool, sink: GradSink | None, flat: Flat) -> Results:
+def _run(
+    cell: CellSpec,
+    keep_tape: bool,
+    sink: GradSink | None,
+    taps: Sequence[Callable[..., Tensor]] | None,
+    flat: Flat,
+) -> Results:
     """Choose the route."""
     x = flat[0]
     assert x is not None
+    if taps is not None:
+        return formulas.layer(cell, *flat, taps=taps, sink=sink)  # type: ignore[arg-type]
     if x.dtype not in native.DTYPES or x.device.type not in ("cpu", "meta") or not native.covers(cell):
         _warn_once(f"no kernel for cell {cell.name!r}, {x.dtype}, device {x.device.type!r}")
-        return formulas.layer(cell, *flat)  # type: ignore[arg-type]
+        return formulas.layer(cell, *flat, sink=sink)  # type: ignore[arg-type]
     if native._core is None:  # until the core is built everywhere
         return formulas.layer(cell, *flat)  # type: ignore[arg-type]
     if _traced(x):

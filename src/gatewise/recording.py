@@ -14,12 +14,11 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from gatewise import native, ops, reference
+from gatewise import ops
 from gatewise.errors import ArgumentError, ShapeError
 from gatewise.fields import DIRECTIONS, Packing
 from gatewise.ops import LayerResult
@@ -311,15 +310,13 @@ class Watch:
             traces._check_room(name, coming + sum(record.nbytes for record in self.records))
 
         sink = GradSink() if self.recorders else None
-        if self._patched(k) or not _has_kernel(cell, x):
-            h0 = x.new_zeros(D, B, P) if h0 is None else h0
-            c0 = x.new_zeros(D, B, H) if c0 is None else c0
-            taps = [partial(self._tap, k, d) for d in range(D)]
-            result = _by_page(cell, x, h0, c0, weights, batch_sizes, taps, sink)
-        else:
-            result = ops.layer(
-                cell, x, h0, c0, weights, batch_sizes, keep_tape=bool(sink) or keep_tape, sink=sink
-            )
+        patched = any(layer == k for group in self.patches for layer, _, _ in group)
+        result = ops.layer(
+            cell, x, h0, c0, weights, batch_sizes,
+            keep_tape=keep_tape or sink is not None,
+            sink=sink if torch.is_grad_enabled() else None,
+            taps=[partial(self._tap, k, d) for d in range(D)] if patched else None,
+        )  # fmt: skip
         if sink is not None:
             h0 = x.new_zeros(D, B, P) if h0 is None else h0
             c0 = (x.new_zeros(D, B, H) if c0 is None else c0) if cell.has_cell_state else h0
@@ -330,16 +327,13 @@ class Watch:
             self.records.append(LayerRecord(x, h0, c0, *result, named, sink, versions))
         return result
 
-    def _patched(self, k: int) -> bool:
-        return any(layer == k for group in self.patches for layer, _, _ in group)
-
     def _tap(self, k: int, d: int, name: str, value: Tensor, t: int = 0) -> Tensor:
         for group in self.patches:
             fn = group.get((k, d, name))
             if fn is None:
                 continue
             rows = torch.arange(len(value))
-            if self.packing is not None:
+            if self.packing is not None:  # longest first
                 rows = torch.as_tensor(self.packing.unsorted).argsort()[: len(value)]
             new = fn(value, Where(name, t, rows))
             if new.shape != value.shape:
@@ -374,82 +368,3 @@ def _checked(module: Any, place: tuple[int, int, str], key: str) -> tuple[int, i
             f"{' '.join(names)}, which this {module.cell.name} computes, got {key!r}"
         )
     return place
-
-
-def _has_kernel(cell: CellSpec, x: Tensor) -> bool:
-    """Whether ops.layer runs the core, whose backward reports total gradients."""
-    known = x.dtype in (*native.DTYPES, *ops.REDUCED)
-    built = getattr(native, "_core", None) is not None
-    return built and native.covers(cell) and known and x.device.type == "cpu"
-
-
-def _by_page(
-    cell: CellSpec,
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    weights: Sequence[Weights],
-    batch_sizes: Tensor | None,
-    taps: Sequence[Callable[..., Tensor]],
-    sink: GradSink | None,
-) -> LayerResult:
-    """What ops.layer computes, by the page, with taps; the total gradients go to the sink."""
-    sizes = None if batch_sizes is None else batch_sizes.tolist()
-    learns = any(
-        v is not None and v.requires_grad for v in (x, h0, c0, *(v for w in weights for v in w))
-    )
-    if sink is not None and learns and torch.is_grad_enabled():
-        listen = _Listener(cell, x, h0, c0, sizes, sink)
-        taps = [partial(listen, d, tap) for d, tap in enumerate(taps)]
-    with torch.autocast(x.device.type, enabled=False):
-        runs = [
-            reference.sequence(cell, x, h0[d], c0[d], w, d == 1, sizes, taps[d])
-            for d, w in enumerate(weights)
-        ]
-    tape = [torch.stack([getattr(run.steps, s) for s in cell.slots], dim=-2) for run in runs]
-    output = torch.cat([run.steps.h for run in runs], dim=-1)
-    h_n, c_n = torch.stack([run.h_n for run in runs]), torch.stack([run.c_n for run in runs])
-    return LayerResult(output, h_n, c_n if cell.has_cell_state else h_n, torch.stack(tape))
-
-
-class _Listener:
-    """Adds the gradient that arrives at each value of a page's run to the sink.
-
-    It holds no value of the run: a hook that did would keep its own graph alive for ever.
-    """
-
-    def __init__(
-        self,
-        cell: CellSpec,
-        x: Tensor,
-        h0: Tensor,
-        c0: Tensor,
-        sizes: Sequence[int] | None,
-        sink: GradSink,
-    ) -> None:
-        self.slots, self.sink = cell.slots, sink
-        steps = x.shape[:-1]
-        self.tape_shape = (len(h0), *steps, len(cell.slots), c0.shape[-1])
-        self.h_shape = (len(h0), *steps, h0.shape[-1])
-        ends = np.cumsum(sizes).tolist() if sizes is not None else []
-        self.places = [slice(b - n, b) for b, n in zip(ends, sizes or (), strict=True)]
-
-    def __call__(
-        self, d: int, tap: Callable[..., Tensor], name: str, value: Tensor, t: int = 0
-    ) -> Tensor:
-        value = tap(name, value, t)
-        if name == "h" or name in self.slots:
-            # a value that a patch made constant still has a gradient
-            value = value if value.requires_grad else value.detach().requires_grad_()
-            value.register_hook(partial(self.hear, d, name, t))
-        return value
-
-    def hear(self, d: int, name: str, t: int, grad: Tensor) -> None:
-        """Take the gradient that arrived at a value."""
-        sink, place = self.sink, self.places[t] if self.places else t
-        if sink.tape is None or sink.h is None:
-            sink.tape, sink.h = grad.new_zeros(self.tape_shape), grad.new_zeros(self.h_shape)
-        into = sink.h[d, place]
-        if name != "h":
-            into = sink.tape[d, place][..., self.slots.index(name), :]
-        into += grad.detach()

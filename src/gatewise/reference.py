@@ -160,18 +160,19 @@ def layer(
     c0: Tensor,
     weights: Sequence[Weights],
     batch_sizes: Sequence[int] | None = None,
+    taps: Sequence[Callable[..., Tensor]] = (untouched, untouched),
 ) -> tuple[Tensor, Tensor, Tensor, list[Run]]:
     """The D directions of one layer: left to right, and right to left, their results joined.
 
     Args:
         h0, c0: (D, B, P), (D, B, H).
-        weights: one per direction.
+        weights, taps: one per direction.
 
     Returns:
         output (T, B, D*P) or (N, D*P), h_n (D, B, P), c_n (D, B, H), and one Run per direction.
     """
     runs = [
-        sequence(cell, x, h0[d], c0[d], w, reverse=d == 1, batch_sizes=batch_sizes)
+        sequence(cell, x, h0[d], c0[d], w, d == 1, batch_sizes, taps[d])
         for d, w in enumerate(weights)
     ]
     output = torch.cat([run.steps.h for run in runs], dim=-1)

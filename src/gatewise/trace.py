@@ -198,8 +198,9 @@ class Trace(Fields):
         kept = self.records[k].z
         if kept is not None:
             return kept[d]
-        w = self._weights(k)[d]
-        z = self.records[k].x @ w["W_ih"].T + self.before(k, d, "h") @ w["W_hh"].T
+        w = {name: self._precise(k, each) for name, each in self._weights(k)[d].items()}
+        x, h = self._precise(k, self.records[k].x), self._precise(k, self.before(k, d, "h"))
+        z = x @ w["W_ih"].T + h @ w["W_hh"].T
         for bias in ("b_ih", "b_hh"):
             z = z + w[bias] if bias in w else z
         z = z.reshape((*z.shape[:-1], len(self.cell.gates), -1))
@@ -215,6 +216,11 @@ class Trace(Fields):
             for n, gate in enumerate(self.cell.gates)
         ]
         return library(z).stack(parts, -2)
+
+    def _precise(self, k: int, array: Array) -> Array:
+        """In the dtype of the tape, which is float32 where inputs and weights are bfloat16."""
+        tape = self.records[k].tape
+        return array.to(tape.dtype) if hasattr(array, "to") else array
 
     @property
     def z(self) -> Array:
