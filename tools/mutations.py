@@ -105,6 +105,8 @@ class Scratch:
         nanobind = [str(self.python), "-m", "nanobind", "--cmake_dir"]
         where = subprocess.run(nanobind, capture_output=True, text=True, check=True).stdout.strip()
         if not self.build_folder.exists():
+            recipe = self.tree / "CMakeLists.txt"  # half the optimisation, a third of the time
+            recipe.write_text(recipe.read_text().replace(" -O3 ", " -O1 "))
             self._run_tool(
                 *("cmake", "-S", self.tree, "-B", self.build_folder, "-G", "Ninja"),
                 *("-DCMAKE_BUILD_TYPE=Release", f"-Dnanobind_DIR={where}", "-DSKBUILD=2"),
