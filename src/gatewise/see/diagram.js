@@ -21,7 +21,7 @@ const marks = { sigmoid: "σ", tanh: "tanh", relu: "relu", identity: "" };
 const titles = { i: "input", f: "forget", g: "candidate", o: "output" };
 
 // The wires of a cell: [name of its value, path, moments, ghost].
-function wires(cell) {
+function wires(cell, projected) {
   const has = (gate) => !welded(cell, gate);
   const state = cell.has_cell_state;
   const up = (gate, to) => `M${X[gate]} ${Y.gate - 27}V${to}`;
@@ -47,13 +47,15 @@ function wires(cell) {
     ["read", `M${X.tap} ${Y.tanh}V${Y.read}`, "read", false],
     ["z_o", hear("o"), "join", !has("o")],
     ["o", `M${X.o} ${Y.gate - 27}V${Y.read}H${X.tap}`, "read", !has("o")],
-    ["h", `M${X.tap} ${Y.read}V${Y.bus}H${X.right}`, "read", false],
+    ...(projected
+      ? [["shown", `M${X.tap} ${Y.read}V${Y.gate}`, "read", false], ["h", `M${X.tap} ${Y.gate}V${Y.bus}H${X.right}`, "read", false]]
+      : [["h", `M${X.tap} ${Y.read}V${Y.bus}H${X.right}`, "read", false]]),
   ];
   if (cell.peephole) {
     list.push(
       ["peep", `M158 ${Y.cell}V284H${X.f - 26}V${Y.gate - 27}`, "join", false],
       ["peep", `M${X.f - 26} 284H${X.i - 28}V${Y.gate - 27}`, "join", false],
-      ["peep", `M580 ${Y.cell}V${Y.gate - 27}`, "join read", false],
+      ["peepO", `M580 ${Y.cell}V${Y.gate - 27}`, "join read", false],
     );
   }
   return list;
@@ -61,7 +63,7 @@ function wires(cell) {
 
 // Draws the parts once for a model and a direction; returns the function that gives them the values
 // of a step. moment: the one to stress, or null.
-export function diagram(host, cell, reverse) {
+export function diagram(host, cell, reverse, projected) {
   host.replaceChildren();
   const last = reverse ? "t+1" : "t−1";
   const svg = node(host, "svg", { viewBox: "10 22 800 508", role: "img", class: "diagram" });
@@ -71,11 +73,11 @@ export function diagram(host, cell, reverse) {
 
   node(svg, "rect", { x: 80, y: 34, width: 650, height: 424, rx: 18, class: "body" });
 
-  const drawn = wires(cell).sort((a, b) => Number(b[3]) - Number(a[3])).map(([name, d, when, ghost]) => {
+  const drawn = wires(cell, projected).sort((a, b) => Number(b[3]) - Number(a[3])).map(([name, d, when, ghost]) => {
     const group = node(svg, "g", { "data-when": when, class: ghost ? "wire ghost" : "wire" });
-    if (name === "peep") node(group, "path", { d, class: "casing" }); // these alone cross others
+    if (name.startsWith("peep")) node(group, "path", { d, class: "casing" }); // these alone cross others
     node(group, "path", { d, class: "edge" });
-    const core = ghost ? null : node(group, "path", { d, class: name === "peep" ? "core thin" : "core" });
+    const core = ghost ? null : node(group, "path", { d, class: name.startsWith("peep") ? "core thin" : "core" });
     const flow = ghost ? null : node(group, "path", { d, class: "flow" });
     return { name: name === "cOut" || name === "c2" ? "c" : name, group, core, flow, when };
   });
@@ -99,12 +101,15 @@ export function diagram(host, cell, reverse) {
     if (gate !== (has("o") ? "o" : "g")) joints.push(dot(X[gate], Y.bus, "join"));
   }
   joints.push(dot(X.tap, Y.cell, "read"));
-  if (marks[cell.out] !== "") {
-    const group = node(svg, "g", { "data-when": "read", class: "op" });
-    node(group, "rect", { x: X.tap - 30, y: Y.tanh - 15, width: 60, height: 30, rx: 15 });
-    node(group, "text", { x: X.tap, y: Y.tanh + 5, class: "small" }, marks[cell.out]);
+  const pill = (x, y, text, when) => {
+    const group = node(svg, "g", { "data-when": when, class: "op" });
+    node(group, "rect", { x: x - 30, y: y - 15, width: 60, height: 30, rx: 15 });
+    node(group, "text", { x, y: y + 5, class: "small" }, text);
     operators.push(group);
-  }
+  };
+  if (marks[cell.out] !== "") pill(X.tap, Y.tanh, marks[cell.out], "read");
+  if (projected) pill(X.tap, Y.gate, "W hr", "read");
+  if (cell.coupled) pill((X.f + X.i) / 2, 270, "1 −", "forget");
 
   // gates
   const whens = { f: "forget", i: "write", g: "write", o: "read" };
@@ -136,6 +141,7 @@ export function diagram(host, cell, reverse) {
   number("written", X.plus + 12, 140, "write update");
   number("read", X.tap + 11, 207, "read", "start", marks[cell.out] === "");
   number("o", X.o - 10, 284, "read", "end", !has("o"));
+  if (projected) number("shown", X.tap + 11, 290, "read");
   number("h", X.tap + 42, Y.bus - 14, "read", "middle");
   for (const gate of cell.gates) number(`z_${gate}`, X[gate] + 10, Y.bus - 26, "join");
 
@@ -162,14 +168,13 @@ export function diagram(host, cell, reverse) {
   return function draw(p, { scaleOf, theme, moment, playing, word, unit }) {
     const valueOf = (name) => {
       if (name.startsWith("z_")) return p.heard[name[2]] ? p.heard[name[2]].z : NaN;
-      if (name === "h" && p.projected) return p.shown;
       return p[name];
     };
     for (const wire of drawn) {
       if (wire.core === null) continue;
       const vector = ["hBefore", "x", "bus"].includes(wire.name);
       wire.core.style.stroke = vector ? "var(--bus)"
-        : wire.name === "peep" ? colour(theme, scaleOf("c"), p.cBefore) : colour(theme, scaleOf(wire.name), valueOf(wire.name));
+        : wire.name.startsWith("peep") ? colour(theme, scaleOf("c"), wire.name === "peep" ? p.cBefore : p.c) : colour(theme, scaleOf(wire.name), valueOf(wire.name));
     }
     for (const [gate, parts] of Object.entries(gates)) {
       if (parts.ghost) continue;

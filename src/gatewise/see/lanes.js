@@ -3,7 +3,7 @@
 
 import { scale } from "./colour.js";
 import { model, run } from "./data.js";
-import { axis, el, fit, heat, sized, store } from "./paint.js";
+import { axis, el, fit, heat, store } from "./paint.js";
 
 export function lanes(host, app) {
   const bar = el("div", { className: "lane-bar" });
@@ -40,7 +40,7 @@ export function lanes(host, app) {
     return kept([s.model, s.batch, s.layer, d, theme, width, height].join(), () => {
       const values = app.field({ ...s, dir: d }, "h");
       const T = values.data.length / values.width;
-      return sized(heat(values, rowsOf(values.width), 0, T, scaleOf(s, d, "h"), theme), width, height);
+      return heat(values, rowsOf(values.width), 0, T, scaleOf(s, d, "h"), theme, width, height);
     });
   }
 
@@ -50,7 +50,7 @@ export function lanes(host, app) {
     if (block === null) return null;
     return kept([name, s.model, s.batch, s.layer, d, theme, width, height].join(), () => {
       const data = app.page.block(block);
-      return sized(heat({ data, width: data.length }, rowsOf(data.length), 0, 1, scaleOf(s, d, name[0]), theme), width, height);
+      return heat({ data, width: data.length }, rowsOf(data.length), 0, 1, scaleOf(s, d, name[0]), theme, width, height);
     });
   }
 
@@ -68,7 +68,7 @@ export function lanes(host, app) {
     const theme = app.theme();
     const outer = host.clientWidth;
     const narrow = outer < 620;
-    const gutter = narrow ? 64 : 132;
+    const gutter = narrow ? 76 : 132;
     const width = outer - 2 * gutter;
     if (width < 40) return;
     const tall = Math.max(64, Math.min(96, size.P * 4));
@@ -139,7 +139,7 @@ export function lanes(host, app) {
       const w = narrow ? 10 : 16;
       const states = ["h_n", "c_n"].map((name) => [name, ending(s, d, name, theme, w, tall)]).filter(([, v]) => v !== null);
       states.forEach(([name, strip], k) => {
-        const x = d === 0 ? end + 26 + k * (w + (narrow ? 8 : 32)) : end - 26 - w - k * (w + (narrow ? 8 : 32));
+        const x = d === 0 ? end + 26 + k * (w + (narrow ? 14 : 32)) : end - 26 - w - k * (w + (narrow ? 14 : 32));
         if (done) context.drawImage(strip, x, y, w, tall);
         frame(x, y, w, tall, done ? ink : style.line, done ? 1.5 : 1);
         const text = narrow ? name : `${name}[${s.layer * size.D + d}]`;

@@ -49,7 +49,7 @@ const app = {
   scaleOf(name) {
     if (name.startsWith("z_")) return scale("signed", 4);
     if ("ifo".includes(name) && kind(model(page, state).cell, name) === "gate") return scale("gate");
-    const like = { cBefore: "c", kept: "c", written: "c", read: "h", shown: "h", hBefore: "h" };
+    const like = { cBefore: "c", kept: "c", written: "c", read: "c", shown: projects() ? "c" : "h" };
     return scale("signed", app.limit(state, like[name] ?? name));
   },
   style() {
@@ -137,8 +137,15 @@ function refresh(all = false) {
   }
 }
 
-// While nothing happens, decode what a key may ask for next.
+// While nothing happens, bring the parts off screen up to date and decode what a key may ask for.
 function prepare(deadline) {
+  const waiting = parts.find((part) => part.stale);
+  if (waiting !== undefined) {
+    waiting.draw(state);
+    waiting.stale = false;
+    requestIdleCallback(prepare);
+    return;
+  }
   const here = lane(page, state);
   for (const refs of [here.value, here.grad ?? {}]) {
     for (const ref of Object.values(refs)) {
@@ -155,7 +162,7 @@ function cellView() {
   return (s) => {
     const { cell } = model(page, s);
     const key = `${s.model} ${s.dir}`;
-    if (made !== key) structure = diagram($("diagram"), cell, s.dir === 1);
+    if (made !== key) structure = diagram($("diagram"), cell, s.dir === 1, projects());
     made = key;
     const p = step(page, s);
     structure(p, {
@@ -182,6 +189,8 @@ function draw() {
   refresh(s.printing);
   labels(s, word(s));
   performance.measure("draw", "draw-start");
+  clearTimeout(draw.rest);
+  if (!s.playing) draw.rest = setTimeout(() => (window.requestIdleCallback ? requestIdleCallback(prepare) : refresh(true)), 500);
 }
 
 function labels(s, word) {
@@ -417,4 +426,3 @@ function linked() {
 state.win = [0, run(page, state).T];
 state.clock = run(page, state).T;
 set({ ...telling(page, state), ...linked() });
-if (window.requestIdleCallback) requestIdleCallback(prepare);

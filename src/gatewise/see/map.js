@@ -3,7 +3,7 @@
 import { colour, palette } from "./colour.js";
 import { names, show } from "./cell.js";
 import { before, field, lane, order, run } from "./data.js";
-import { axis, el, fit, heat, sized, store, visible } from "./paint.js";
+import { axis, el, fit, heat, store, visible } from "./paint.js";
 
 const LEFT = 46;
 const BOTTOM = 24;
@@ -136,7 +136,10 @@ export function map(host, app) {
       memory: "rows by memory length, −1 / mean log f, the longest first",
       similarity: "rows with similar curves side by side",
     }[lane(app.page, s)[s.sort] || s.sort === "index" ? s.sort : "index"];
-    return [`${sorted}${scaled.power === 1 ? "" : "; colours by cube root, so that small gradients show"}`];
+    const { a, b, rows, width, height } = drawn;
+    const ratio = window.devicePixelRatio || 1;
+    const crowded = b - a > width * ratio || rows.length > height * ratio;
+    return [`${sorted}${crowded ? "; more values than pixels, so a pixel is a mean: the lens shows each" : ""}${scaled.power === 1 ? "" : "; colours by cube root, so that small gradients show"}`];
   }
 
   function draw(s) {
@@ -157,7 +160,7 @@ export function map(host, app) {
     drawn = { key, a, b, rows, width, height, values, scaled, s: { ...s }, words: app.words() };
     if (same) { drawOverlay(); return; } // only the marks moved
     const context = fit(canvas, outer, height + BOTTOM);
-    const image = kept(key, () => sized(heat(values, rows, a, b, scaled, app.theme()), width, height));
+    const image = kept(key, () => heat(values, rows, a, b, scaled, app.theme(), width, height));
     context.drawImage(image, LEFT, 0, width, height);
     context.strokeStyle = style.line;
     context.strokeRect(LEFT + 0.5, 0.5, width - 1, height - 1);

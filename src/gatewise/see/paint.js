@@ -28,36 +28,36 @@ export function fit(canvas, width, height) {
   return context;
 }
 
-// Values of steps a .. b - 1 as an image: a column a step, row r the unit rows[r].
-export function heat({ data, width }, rows, a, b, scaled, theme) {
-  const n = b - a;
-  const canvas = new OffscreenCanvas(Math.max(1, n), Math.max(1, rows.length));
-  const image = new ImageData(canvas.width, canvas.height);
-  const out = new Uint32Array(image.data.buffer);
-  const colours = palette(theme, scaled.kind);
-  const gain = scaled.kind === "gate" ? 255 : 127.5 / scaled.limit;
-  const shift = (scaled.kind === "gate" ? 0 : 127.5) + 0.5;
-  for (let t = 0; t < n; t++) {
-    const from = (a + t) * width;
+// Values of steps a .. b - 1 as an image of a size in CSS pixels: a column a step, row r the unit
+// rows[r]. Where there are more values than pixels a pixel is their mean, never a mix of colours.
+export function heat({ data, width }, rows, a, b, scaled, theme, across, down) {
+  const ratio = window.devicePixelRatio || 1;
+  const [wide, tall] = [across, down].map((size) => Math.max(1, Math.round(size * ratio)));
+  const [n, m] = [Math.min(b - a, wide), Math.min(rows.length, tall)];
+  const sums = new Float32Array(n * m);
+  const counts = new Uint16Array(n * m);
+  const rowOf = Uint32Array.from(rows, (_, r) => Math.floor((r * m) / rows.length) * n);
+  for (let t = a; t < b; t++) {
+    const column = Math.floor(((t - a) * n) / (b - a));
     for (let r = 0; r < rows.length; r++) {
-      const v = data[from + rows[r]];
-      const place = scaled.power === 1 ? (v * gain + shift) | 0 : scaled.place(v);
-      out[r * n + t] = Number.isFinite(v) ? colours[place < 0 ? 0 : place > 255 ? 255 : place] : colours[256];
+      sums[rowOf[r] + column] += data[t * width + rows[r]];
+      counts[rowOf[r] + column] += 1;
     }
   }
-  canvas.getContext("2d").putImageData(image, 0, 0);
-  return canvas;
-}
-
-// An image at the size it is shown, in device pixels: crisp cells when it grows, means when it shrinks.
-export function sized(image, width, height) {
-  const ratio = window.devicePixelRatio || 1;
-  const out = new OffscreenCanvas(Math.max(1, Math.round(width * ratio)), Math.max(1, Math.round(height * ratio)));
-  const context = out.getContext("2d");
-  context.imageSmoothingEnabled = image.width > out.width || image.height > out.height;
-  context.imageSmoothingQuality = "medium";
-  context.drawImage(image, 0, 0, out.width, out.height);
-  return out;
+  const image = new ImageData(n, m);
+  const out = new Uint32Array(image.data.buffer);
+  const colours = palette(theme, scaled.kind);
+  for (let k = 0; k < out.length; k++) {
+    const v = sums[k] / counts[k];
+    out[k] = Number.isFinite(v) ? colours[Math.max(0, Math.min(255, scaled.place(v)))] : colours[256];
+  }
+  const small = new OffscreenCanvas(n, m);
+  small.getContext("2d").putImageData(image, 0, 0);
+  const full = new OffscreenCanvas(wide, tall);
+  const context = full.getContext("2d");
+  context.imageSmoothingEnabled = false;
+  context.drawImage(small, 0, 0, wide, tall);
+  return full;
 }
 
 // What was made under a key, made once; the oldest leave when there are too many.

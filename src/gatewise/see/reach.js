@@ -4,7 +4,7 @@
 import { scale } from "./colour.js";
 import { distance, norms, run } from "./data.js";
 import { show } from "./cell.js";
-import { axis, curve, el, fit, heat, sized, store } from "./paint.js";
+import { axis, curve, el, fit, heat, store } from "./paint.js";
 
 const LEFT = 60;
 const RIGHT = 130;
@@ -56,7 +56,7 @@ export function reaching(host, app) {
       const top = m * (tall + 26) + 16;
       const rows = Array.from({ length: values.width }, (_, k) => k);
       const key = [m, place.batch, place.layer, place.dir, app.theme(), width].join();
-      const image = kept(key, () => sized(heat(values, rows, 0, T, scale("signed", limit), app.theme()), width, tall));
+      const image = kept(key, () => heat(values, rows, 0, T, scale("signed", limit), app.theme(), width, tall));
       context.drawImage(image, LEFT, top, width, tall);
       context.strokeStyle = style.line;
       context.strokeRect(LEFT + 0.5, top + 0.5, width - 1, tall - 1);
@@ -102,7 +102,7 @@ export function reaching(host, app) {
     const width = outer - LEFT - right;
     const tall = 220;
     const context = fit(canvas, outer, tall + 44);
-    const yOf = (n) => (n > 0 ? 10 + tall - ((Math.max(low, Math.log10(n)) - low) / (high - low)) * tall : NaN);
+    const yOf = (n) => (n >= 10 ** low ? 10 + tall - ((Math.log10(n) - low) / (high - low)) * tall : NaN);
     const xOf = (t) => LEFT + (t / T) * width;
     context.textBaseline = "middle";
     context.textAlign = "right";

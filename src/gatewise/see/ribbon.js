@@ -3,7 +3,7 @@
 import { colour, inkOn } from "./colour.js";
 import { show } from "./cell.js";
 import { run, series, windowAround } from "./data.js";
-import { curve, el, fit, visible } from "./paint.js";
+import { curve, el, fit, heat, store, visible } from "./paint.js";
 
 export function ribbon(host, app) {
   const cells = el("div", { className: "cells" });
@@ -25,10 +25,12 @@ export function ribbon(host, app) {
   canvas.addEventListener("pointerdown", scrub);
   canvas.addEventListener("pointermove", scrub);
   let shown = [0, 0];
+  const kept = store(6);
 
   function drawSeries(s, T) {
     const width = host.clientWidth;
-    const height = 54;
+    const height = 66;
+    const plot = 52; // the rest is a strip of the unit's values
     const context = fit(canvas, width, height);
     const I = app.page.meta.models[s.model].size.I;
     const x = app.page.block(run(app.page, s).x[0]);
@@ -39,7 +41,7 @@ export function ribbon(host, app) {
       const values = Float32Array.from({ length: T }, (_, t) => x[t * I + k]);
       const finite = values.filter(Number.isFinite);
       const [low, high] = [finite.reduce((a, b) => Math.min(a, b), Infinity), finite.reduce((a, b) => Math.max(a, b), -Infinity)];
-      const y = (v) => height - 6 - ((v - low) / (high - low || 1)) * (height - 12);
+      const y = (v) => plot - 6 - ((v - low) / (high - low || 1)) * (plot - 12);
       context.strokeStyle = k === 0 ? style.ink : style.soft;
       context.globalAlpha = k === 0 ? 1 : 0.45;
       context.lineWidth = k === 0 ? 1.5 : 1;
@@ -51,6 +53,11 @@ export function ribbon(host, app) {
         context.arc((s.t + 0.5) * each, y(values[s.t]), 4.5, 0, 7);
         context.fill();
       }
+    }
+    const values = app.field(s, s.field, s.grad);
+    if (values !== null) {
+      const key = [s.model, s.batch, s.layer, s.dir, s.field, s.grad, app.row(), app.theme(), width].join();
+      context.drawImage(kept(key, () => heat(values, [app.row()], 0, T, app.scale(), app.theme(), width, 10)), 0, plot + 3, width, 10);
     }
     context.fillStyle = style.accent;
     context.globalAlpha = 0.5;
