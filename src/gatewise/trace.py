@@ -450,11 +450,11 @@ class Trace(Fields):
 
     # --- pictures (figures.py says what each shows) -----------------------------------------------
 
-    def plot(self, **how: Any) -> Figure:
+    def plot(self, names: Sequence[str] | None = None, **how: Any) -> Figure:
         """Gates and states of one lane as maps of units over time."""
         from gatewise.figures import plot
 
-        return plot(self, **how)
+        return plot(self, names, **how)
 
     def plot_unit(self, unit: int, **how: Any) -> Figure:
         """The six curves of one unit."""
@@ -462,17 +462,17 @@ class Trace(Fields):
 
         return plot_unit(self, unit, **how)
 
-    def plot_reach(self, **how: Any) -> Figure:
+    def plot_reach(self, name: str = "c", **how: Any) -> Figure:
         """How far back the gradient of the loss reaches."""
         from gatewise.figures import plot_reach
 
-        return plot_reach(self, **how)
+        return plot_reach(self, name, **how)
 
-    def plot_text(self, tokens: Sequence[str], unit: int, **how: Any) -> Figure:
+    def plot_text(self, tokens: Sequence[str], unit: int, name: str = "c", **how: Any) -> Figure:
         """The text, each token coloured by one unit."""
         from gatewise.figures import plot_text
 
-        return plot_text(self, tokens, unit, **how)
+        return plot_text(self, tokens, unit, name, **how)
 
     def explore(
         self,

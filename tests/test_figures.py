@@ -1,0 +1,231 @@
+"""A figure shows the numbers of its trace, keeps their sign in its colours, and touches no more."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import colors
+from matplotlib.figure import Figure
+from torch.nn.utils.rnn import pack_sequence
+
+import gatewise
+from gatewise import ArgumentError, ShapeError, Trace
+
+T, B, H = 9, 2, 5
+TOKENS = list("gate wise")
+
+
+def traced(cell: str = "lstm", backward: bool = True, **how: object) -> Trace:
+    trace = gatewise.LSTM(3, H, cell=cell, bidirectional=True, **how).trace(torch.randn(T, B, 3))
+    if backward:
+        (trace.output[-1].sum() + trace.output[0].sum()).backward()
+    return trace
+
+
+def drawn(figure: Figure) -> Figure:
+    """The figure, once it has really been drawn."""
+    figure.canvas.draw()
+    return figure
+
+
+def maps(figure: Figure) -> dict[str, object]:
+    """The images of a figure by their titles."""
+    return {ax.get_title(): ax.images[0] for ax in figure.axes if ax.images}
+
+
+def test_maps_show_the_numbers_in_the_stated_order() -> None:
+    trace = traced()
+    images = maps(drawn(trace.plot(direction="reverse", sequence=1, tokens=TOKENS)))
+    assert sorted(title[-1] for title in images) == sorted("ifgoch")
+    by_memory = np.argsort(-trace.f[0, 1, :, 1].detach().numpy().astype(float).prod(axis=0))
+    for title, image in images.items():
+        values = getattr(trace, title[-1])[0, 1, :, 1].detach().numpy()
+        np.testing.assert_array_equal(image.get_array(), values[:, by_memory].T)
+        assert "longest memory on top" in image.axes.get_ylabel()
+        assert image.axes.get_xlabel() == "step t"
+        assert [t.get_text() for t in image.axes.get_yticklabels()] == [str(u) for u in by_memory]
+        assert [t.get_text() for t in image.axes.get_xticklabels()] == list("gate·wise")
+
+
+def test_colours_keep_the_sign() -> None:
+    figure = traced().plot()
+    for title, image in maps(figure).items():
+        low, high = image.get_clim()
+        if title[-1] in "ifo":
+            assert (image.cmap.name, low, high) == ("cividis", 0, 1)
+        else:
+            assert (image.cmap.name, low) == ("RdBu_r", -high)  # white is zero
+            assert high == np.abs(image.get_array()).max()
+
+
+@pytest.mark.parametrize("order", ["memory", "activity", "similarity", "index"])
+def test_every_order_shows_every_unit_once(order: str) -> None:
+    trace = traced()
+    image = maps(trace.plot(["c"], order=order))["cell state c"]
+    shown, c = np.asarray(image.get_array()), trace.c[0, 0, :, 0].detach().numpy()
+    assert sorted(map(tuple, shown)) == sorted(map(tuple, c.T))
+    if order == "activity":
+        assert (np.diff(shown.std(axis=1)) <= 0).all()
+    if order == "index":
+        np.testing.assert_array_equal(shown, c.T)
+
+
+def test_similar_units_stand_together() -> None:
+    trace = traced(backward=False).to_numpy()
+    wave, other = np.sin(np.arange(T)), np.cos(2.0 * np.arange(T))
+    c = trace.records[0].tape[0, :, 0, 4]
+    c[:] = np.stack([wave, other, 2 * wave, 3 * other, 4 * wave], axis=1)
+    labels = trace.plot(["c"], order="similarity").axes[0].get_yticklabels()
+    shown = [int(label.get_text()) for label in labels]
+    assert set(shown[:3]) in ({0, 2, 4}, {1, 3, 0})
+    assert {u % 2 for u in shown[:3]} == {0}
+
+
+def test_gradients_are_drawn_as_signed_maps() -> None:
+    trace = traced()
+    image = maps(trace.plot(["f"], gradient=True, order="index"))["d loss / d f"]
+    np.testing.assert_array_equal(image.get_array(), trace.grad.f[0, 0, :, 0].T)
+    assert image.cmap.name == "RdBu_r"
+    with pytest.raises(ArgumentError, match="after backward"):
+        traced(backward=False).plot(gradient=True)
+
+
+def test_padding_is_not_drawn() -> None:
+    layer = gatewise.LSTM(3, H)
+    trace = layer.trace(pack_sequence([torch.randn(n, 3) for n in (4, 7)], enforce_sorted=False))
+    assert maps(trace.plot(["c"], sequence=0))["cell state c"].get_array().shape == (H, 4)
+    assert len(trace.plot_unit(1, sequence=1).axes[0].lines[0].get_xdata()) == 7
+
+
+def test_a_projected_layer_shows_its_hidden_state_apart() -> None:
+    trace = traced(proj_size=2)
+    images = maps(drawn(trace.plot()))
+    assert images["hidden state h"].get_array().shape == (2, T)
+    assert images["hidden state h"].axes.get_ylabel() == "projected unit"
+    assert "hidden state h" not in curves(trace.plot_unit(3))
+
+
+def curves(figure: Figure) -> dict[str, object]:
+    return {
+        line.get_label(): line
+        for ax in figure.axes
+        for line in ax.lines
+        if not line.get_label().startswith("_")
+    }
+
+
+def test_the_six_curves_of_a_unit() -> None:
+    trace = traced()
+    lines = curves(drawn(trace.plot_unit(3, sequence=1, tokens=TOKENS)))
+    assert len(lines) == 6
+    for title, line in lines.items():
+        np.testing.assert_array_equal(
+            line.get_ydata(), getattr(trace, title[-1])[0, 0, :, 1, 3].detach().numpy()
+        )
+    assert len({line.get_color() for line in lines.values()}) == 6
+
+
+@pytest.mark.parametrize("cell", gatewise.CELLS)
+def test_every_cell_can_be_drawn(cell: str) -> None:
+    trace = traced(cell)
+    drawn(trace.plot())
+    drawn(trace.plot_unit(0))
+    drawn(trace.plot_reach())
+    drawn(trace.plot_text(TOKENS, 0))
+    if cell == "rnn":
+        assert list(maps(trace.plot())) == ["hidden state h"]
+        assert list(curves(trace.plot_unit(0))) == ["hidden state h"]
+        assert "most active on top" in trace.plot().axes[0].get_ylabel()
+
+
+def test_reach_draws_the_norms_of_both_traces() -> None:
+    trace, plain = traced(), traced("rnn")
+    figure = drawn(trace.plot_reach(beside=plain, labels=["ours", "plain"]))
+    lines = curves(figure)
+    assert list(lines) == [
+        f"{name}, layer 0, {way}"
+        for name in ("ours", "plain")
+        for way in ("left to right", "right to left")
+    ]
+    expected = trace.gradient_reach()[0, 1].mean(axis=-1)
+    np.testing.assert_allclose(lines["ours, layer 0, right to left"].get_ydata(), expected)
+    assert figure.axes[0].get_yscale() == "log"
+    looks = {(line.get_color(), line.get_linestyle()) for line in lines.values()}
+    assert len(looks) == 4
+
+
+def test_text_is_coloured_by_the_unit() -> None:
+    trace = traced()
+    figure = drawn(trace.plot_text(TOKENS, 2, "c"))
+    panel = figure.axes[0]
+    assert [text.get_text() for text in panel.texts] == list("gate·wise")
+    c = trace.c[0, 0, :, 0, 2].detach().numpy()
+    scale = colors.Normalize(-np.abs(c).max(), np.abs(c).max())
+    import matplotlib as mpl
+
+    for patch, value in zip(panel.patches, c, strict=True):
+        np.testing.assert_allclose(patch.get_facecolor(), mpl.colormaps["RdBu_r"](scale(value)))
+    for text, patch in zip(panel.texts, panel.patches, strict=True):
+        ink, paper = (colors.to_rgb(each) for each in (text.get_color(), patch.get_facecolor()))
+        assert abs(np.mean(ink) - np.mean(paper)) > 0.25  # it can be read
+
+
+def test_text_breaks_between_words_where_it_can() -> None:
+    lines = [
+        text.get_position()[1] for text in traced().plot_text(TOKENS, 0, width=6).axes[0].texts
+    ]
+    assert [int(y) for y in lines] == [0, 0, 0, 0, 0, 1, 1, 1, 1]
+    lines = [
+        text.get_position()[1] for text in traced().plot_text(TOKENS, 0, width=3).axes[0].texts
+    ]
+    assert max(int(y) for y in lines) == 2  # a word longer than a line
+
+
+def test_a_caller_s_axes_are_used_and_nothing_global_changes() -> None:
+    code = """
+import sys, torch, gatewise
+from matplotlib import rcParams
+from matplotlib.figure import Figure
+before = rcParams.copy()
+trace = gatewise.LSTM(2, 3).trace(torch.randn(4, 1, 2))
+trace.output.sum().backward()
+figure = Figure()
+axes = figure.subplots(2, 3)
+assert trace.plot(ax=axes) is figure
+assert trace.plot_unit(0, ax=axes[0, 0]) is figure
+assert trace.plot_unit(0, ax=axes[:, 1]) is figure
+assert trace.plot_reach(ax=axes[1, 1]) is figure
+assert trace.plot_text(list("abcd"), 0, ax=axes[1, 2]) is figure
+assert rcParams.copy() == before
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda t: t.plot(["q"]), ArgumentError, "names: expected some of i f g o c h, got 'q'"),
+        (lambda t: t.plot(order="size"), ArgumentError, "order: expected memory, activity"),
+        (
+            lambda t: t.plot(tokens=["a"]),
+            ShapeError,
+            r"tokens: expected one a step \(T = 9\), got 1",
+        ),
+        (
+            lambda t: t.plot(sequence=2),
+            ArgumentError,
+            r"sequence: expected 0 to 1 \(B - 1\), got 2",
+        ),
+        (lambda t: t.plot(ax=Figure().subplots()), ShapeError, "ax: expected 6 axes, got 1"),
+        (lambda t: t.plot_unit(5), ArgumentError, r"unit: expected 0 to 4 \(H - 1\), got 5"),
+        (lambda t: t.plot_text(["a"], 0), ShapeError, "tokens: expected one a step"),
+    ],
+)
+def test_what_does_not_fit_is_said(call: object, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        call(traced(backward=False))
