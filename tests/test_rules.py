@@ -6,45 +6,54 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import pytest
 
+import gatewise
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "gatewise"
+CORE = ROOT / "core"
 
 # Who may import what, the standard library apart: modules of this project (without the leading
 # `gatewise.`; "api" is `import gatewise` itself, as a user would) and other packages. A key is a
 # module, or a package for all in it. Imports for type checkers alone do not count.
 API = {"api"}
 PAGE = {"spec", "torch"}
-NATIVE = PAGE | {"errors", "reference", "_core"}
-LAYER = NATIVE | {"native", "formulas", "batching", "autograd", "operators"}
-APPLICATION = API | {"spec", "errors", "numpy", "torch", "about", "files", "corpus", "safetensors"}
+NATIVE = PAGE | {"errors", "reference", "native"}
+ROUTES = NATIVE | {"batching", "formulas", "listening"}
+MODULES = {"spec", "errors", "checks", "ops", "reference", "torch"}
+VALUES = {"spec", "errors", "fields", "numpy"}  # torch arrives as arrays
+APPLICATION = API | {"spec", "errors", "numpy", "torch", "safetensors", "about", "files", "corpus"}
 MAY_IMPORT: dict[str, set[str]] = {
     "spec": set(),
     "errors": set(),
     "files": set(),
     "about": {"spec", "errors", "_core"},
     "reference": PAGE,  # never the core: a specification does not call what it specifies
-    "native": NATIVE,
-    "formulas": NATIVE | {"native"},
-    "batching": NATIVE | {"native"},
-    "autograd": LAYER,
-    "operators": LAYER,
-    "ops": LAYER,
-    "lstm": {"spec", "errors", "ops", "reference", "trace", "torch"},
-    "cells": {"spec", "errors", "ops", "reference", "torch"},
-    "swap": {"spec", "errors", "lstm", "torch"},
-    "fields": {"spec", "errors", "numpy"},  # torch arrives as arrays
-    "trace": {"spec", "errors", "fields", "numpy", "see", "figures", "analysis"},
-    "analysis": {"spec", "errors", "fields", "trace", "numpy"},
-    "figures": {"spec", "errors", "fields", "trace", "analysis", "numpy", "matplotlib"},
-    "tracing": {"spec", "errors", "fields", "trace", "lstm", "ops", "torch"},
-    "see": {"spec", "errors", "trace", "numpy"},
-    "studies": API | {"errors", "spec", "numpy", "torch", "matplotlib", "rich"},
+    "native": NATIVE | {"_core"},
+    "batching": NATIVE,
+    "listening": NATIVE,
+    "formulas": NATIVE | {"listening"},
+    "autograd": ROUTES,
+    "operators": ROUTES | {"autograd"},
+    "ops": ROUTES | {"autograd", "operators"},
+    "checks": {"errors", "spec", "torch"},
+    "lstm": MODULES | {"recording"},
+    "cells": MODULES | {"lstm"},
+    "swapping": MODULES | {"lstm", "cells"},
+    "recording": MODULES | {"lstm", "cells", "fields", "trace"},
+    "fields": VALUES,
+    "trace": VALUES | {"trace_file", "analysis", "figures", "see", "xarray"},
+    "trace_file": VALUES | {"trace", "files", "safetensors"},
+    "analysis": VALUES | {"trace"},
+    "figures": VALUES | {"trace", "analysis", "matplotlib"},
+    "see": {"spec", "errors", "files", "trace", "numpy"},
     "corpus": {"errors", "numpy"},
+    "studies": API | {"spec", "errors", "files", "corpus", "numpy", "torch", "matplotlib", "rich"},
     "tagger": APPLICATION,
     "training": APPLICATION | {"tagger"},
     "explain": APPLICATION | {"tagger", "training"},
@@ -56,7 +65,6 @@ INSIDE_FUNCTIONS_ANYTHING = {"cli"}
 # Kernel objects see nothing but these: the linker may give one's STL call to all instruction sets.
 KERNEL_SYSTEM_INCLUDES = {"cstdint", "cstddef"}
 INTRINSICS = re.compile(r"^(\w*intrin|arm_(neon|sve|acle))\.h$")
-HOST_FILES = {"bind.cpp", "dispatch.cpp", "dispatch.h", "threads.cpp"}
 
 MOST_LINES = 600
 SOURCES = {".py", ".pyi", ".h", ".cpp", ".js", ".css", ".html", ".sh", ".md"}
@@ -131,10 +139,10 @@ def test_imports(path: Path) -> None:
     assert not forbidden_imports(module, path.read_text())
 
 
-def test_package_itself_imports_only_the_standard_library() -> None:
+def test_package_itself_imports_nothing_that_needs_an_extra() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
     names = {short(name) for name in imported(tree, inside_functions=False)}
-    assert names <= set(sys.stdlib_module_names) | {"spec", "errors"}
+    assert names <= set(sys.stdlib_module_names) | {"about", "spec", "errors"}
 
 
 @pytest.mark.parametrize(
@@ -184,11 +192,30 @@ def test_torch_would_be_seen() -> None:
 # --- what the core includes ---------------------------------------------------
 
 
+def includes(source: str) -> tuple[set[str], set[str]]:
+    """Headers of the system, headers of the core."""
+    found = re.findall(r'^\s*#\s*include\s*([<"])([^>"]+)', source, re.MULTILINE)
+    return {name for mark, name in found if mark == "<"}, {
+        name for mark, name in found if mark == '"'
+    }
+
+
+def kernel_files() -> set[str]:
+    """kernel.cpp and all that it includes, directly or not."""
+    files, new = set(), {"kernel.cpp"}
+    while new:
+        files |= new
+        new = set().union(*(includes((CORE / name).read_text())[1] for name in new)) - files
+    return files
+
+
+KERNEL_FILES = kernel_files()
+
+
 def forbidden_includes(name: str, source: str) -> set[str]:
     """Includes that core file ``name`` must not have."""
-    system = set(re.findall(r"^\s*#\s*include\s*<([^>]+)>", source, re.MULTILINE))
     found = set()
-    for header in system:
+    for header in includes(source)[0]:
         if header.startswith("nanobind/") or header == "Python.h":
             allowed = name == "bind.cpp"
         elif header == "cpuid.h":
@@ -196,13 +223,18 @@ def forbidden_includes(name: str, source: str) -> set[str]:
         elif INTRINSICS.match(header):
             allowed = name == "simd.h"
         else:
-            allowed = name in HOST_FILES or header in KERNEL_SYSTEM_INCLUDES
+            allowed = name not in KERNEL_FILES or header in KERNEL_SYSTEM_INCLUDES
         if not allowed:
             found.add(header)
     return found
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "core").iterdir()), ids=lambda p: p.name)
+def test_what_a_kernel_is_made_of() -> None:
+    assert {"kernel.h", "simd.h", "forward.h", "backward.h", "threads.h"} <= KERNEL_FILES
+    assert KERNEL_FILES.isdisjoint({"bind.cpp", "dispatch.h", "threads.cpp"})
+
+
+@pytest.mark.parametrize("path", sorted(CORE.iterdir()), ids=lambda p: p.name)
 def test_includes(path: Path) -> None:
     assert not forbidden_includes(path.name, path.read_text())
 
@@ -263,6 +295,11 @@ def test_file_rules_can_fail() -> None:
     for place in ("home/ada", "tmp/out", "root/.cache", "work/main"):
         assert machine_paths(f"see /{place} there")
     assert not machine_paths("$HOME/tmp/x https://a.org/home/b build/tmp/c ~/tmp/x")
+
+
+def test_one_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert gatewise.__version__ == project["version"]
 
 
 # --- one command a verb -------------------------------------------------------

@@ -17,11 +17,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import tomllib
 
 ROOT = Path(__file__).parent.parent
 MOST_SECONDS = 300  # for the tests of one row: a mutation may also make them hang
