@@ -18,13 +18,17 @@ from gatewise import CELLS, reference
 F64 = torch.float64
 rand = partial(torch.randn, dtype=F64)
 
+make_lstm = common_modules.module_inputs_torch_nn_LSTM
+make_rnn = partial(common_modules.module_inputs_torch_nn_RNN_GRU, is_rnn=True)
+make_lstm_cell = common_modules.module_inputs_torch_nn_LSTMCell
+make_rnn_cell = partial(common_modules.module_inputs_torch_nn_RNN_GRU_Cell, is_rnn=True)
 SAMPLES = [
     (cls, sample)
     for cls, make in (
-        (nn.LSTM, common_modules.module_inputs_torch_nn_LSTM),
-        (nn.RNN, partial(common_modules.module_inputs_torch_nn_RNN_GRU, is_rnn=True, with_packed_sequence=True)),
-        (nn.LSTMCell, common_modules.module_inputs_torch_nn_LSTMCell),
-        (nn.RNNCell, partial(common_modules.module_inputs_torch_nn_RNN_GRU_Cell, is_rnn=True)),
+        (nn.LSTM, make_lstm),
+        (nn.RNN, partial(make_rnn, with_packed_sequence=True)),
+        (nn.LSTMCell, make_lstm_cell),
+        (nn.RNNCell, make_rnn_cell),
     )
     for sample in make(None, "cpu", F64, requires_grad=True, training=True)
 ]  # fmt: skip
@@ -54,13 +58,16 @@ def states(module, B=None, requires_grad=True):
     return (h, c) if module.mode == "LSTM" else h
 
 
+KINDS = [
+    (nn.LSTM, {}),
+    (nn.LSTM, {"proj_size": 2}),
+    (nn.RNN, {}),
+    (nn.RNN, {"nonlinearity": "relu"}),
+]
 GRID = [
     (cls, dict(num_layers=L, bidirectional=two, batch_first=first, **extra))
-    for (cls, extra), L, two, first in product(
-        [(nn.LSTM, {}), (nn.LSTM, {"proj_size": 2}), (nn.RNN, {}), (nn.RNN, {"nonlinearity": "relu"})],
-        (1, 2), (False, True), (False, True),
-    )
-]  # fmt: skip
+    for (cls, extra), L, two, first in product(KINDS, (1, 2), (False, True), (False, True))
+]
 
 
 @pytest.mark.parametrize(("cls", "options"), GRID)
@@ -189,7 +196,11 @@ def views():
 def test_strides_and_views(x, dtype) -> None:
     ours, theirs = twins(nn.LSTM, 3, 5, 2, bidirectional=True, dtype=dtype)
     if dtype != F64:
-        x = torch.empty_strided(x.shape, x.stride(), dtype=dtype).copy_(x) if 0 not in x.stride() else x.to(dtype)
+        x = (
+            torch.empty_strided(x.shape, x.stride(), dtype=dtype).copy_(x)
+            if 0 not in x.stride()
+            else x.to(dtype)
+        )
     before = x.clone()
     assert_same(ours, theirs, x, tuple(s.to(dtype)[:, ::2] for s in states(theirs, 4, False)))
     assert torch.equal(x, before)

@@ -72,8 +72,10 @@ def test_reads_like_torchs(cls, options) -> None:
 def test_positional_order_is_torchs(cls) -> None:
     mine = inspect.signature(OURS[cls]).parameters.values()
     documented = {
-        nn.LSTM: "input_size hidden_size num_layers bias batch_first dropout bidirectional proj_size",
-        nn.RNN: "input_size hidden_size num_layers nonlinearity bias batch_first dropout bidirectional",
+        nn.LSTM: "input_size hidden_size num_layers bias batch_first dropout bidirectional "
+        "proj_size",
+        nn.RNN: "input_size hidden_size num_layers nonlinearity bias batch_first dropout "
+        "bidirectional",
         nn.LSTMCell: "input_size hidden_size bias",
         nn.RNNCell: "input_size hidden_size bias nonlinearity",
     }[cls]
@@ -99,7 +101,9 @@ def test_names_of_the_weights() -> None:
     assert [[id(w) for w in lane] for lane in ours.all_weights] == [
         [id(getattr(ours, name)) for name in lane] for lane in theirs._all_weights
     ]
-    assert [tuple(w.shape) for w in ours._flat_weights] == [tuple(w.shape) for w in theirs._flat_weights]
+    assert [tuple(w.shape) for w in ours._flat_weights] == [
+        tuple(w.shape) for w in theirs._flat_weights
+    ]
 
 
 @pytest.mark.parametrize("name", CELLS)

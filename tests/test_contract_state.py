@@ -1,4 +1,4 @@
-"""Weights are read at the call, wherever they are kept; and a module can be moved, copied, stored."""
+"""Weights are read at the call, wherever they are kept; a module can be moved, copied, stored."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not sup
 
 F64 = torch.float64
 KINDS = [
-    pytest.param(nn.LSTM, dict(num_layers=2, bidirectional=True, proj_size=3), id="LSTM"),
-    pytest.param(nn.RNN, dict(num_layers=2, bidirectional=True), id="RNN"),
+    pytest.param(nn.LSTM, {"num_layers": 2, "bidirectional": True, "proj_size": 3}, id="LSTM"),
+    pytest.param(nn.RNN, {"num_layers": 2, "bidirectional": True}, id="RNN"),
     pytest.param(nn.LSTMCell, {}, id="LSTMCell"),
     pytest.param(nn.RNNCell, {}, id="RNNCell"),
 ]
@@ -34,7 +34,7 @@ def made(cls, options, dtype=F64):
     return ours, theirs, x, [name for name, _ in ours.named_parameters()]
 
 
-# --- a weight that changed is a weight that counts --------------------------------------------------
+# --- a weight that changed is a weight that counts -----------------------------------------------
 
 
 def in_place(module, name, new):
@@ -249,7 +249,7 @@ def test_functional_call(cls, options) -> None:
     assert_close(ours(x), before)
 
 
-# --- moved, copied, stored ---------------------------------------------------------------------------
+# --- moved, copied, stored -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("cls", "options"), KINDS)
@@ -302,7 +302,7 @@ def test_copies(cls, options, copied) -> None:
 
 
 def test_a_state_from_before_projections() -> None:
-    ours, theirs, x, _ = made(nn.LSTM, dict(num_layers=2, bidirectional=True))
+    ours, theirs, x, _ = made(nn.LSTM, {"num_layers": 2, "bidirectional": True})
     for module in (ours, theirs):
         state = dict(module.__getstate__())
         del state["proj_size"]

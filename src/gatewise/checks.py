@@ -75,7 +75,9 @@ def pair(hx: Any) -> tuple[Tensor, Tensor]:
             "Give both, or leave hx out for zeros."
         )
     if len(hx) != 2:
-        raise ShapeError(f"lstm expects two hidden states, (h_0, c_0), got {len(hx)}")
+        raise ShapeError(
+            f"lstm expects two hidden states, got {len(hx)}. Give (h_0, c_0), or leave hx out."
+        )
     return hx[0], hx[1]
 
 
