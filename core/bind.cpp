@@ -61,6 +61,7 @@ struct Array {
     return text + ")";
   }
   bool contiguous() const {
+    if (empty()) return true;  // whatever its strides
     int64_t expected = 1;
     for (int k = ndim - 1; k >= 0; expected *= shape[k--])
       if (shape[k] > 1 && stride[k] != expected) return false;
