@@ -1,8 +1,8 @@
 """The explorer: one self-contained HTML page from a Trace.
 
-page.py gathers the numbers and writes the page; page.html and style.css are the page; of the ES
-modules data.js and cell.js hold the numbers and formulas (no drawing), colour.js the colours, main.js
-the state and the keys, and each of the others draws one part.
+numbers.py gathers the numbers, page.py puts page.html, style.css and the ES modules around them. Of
+the modules, data.js and cell.js hold what is computed and said (no drawing), colour.js and paint.js
+colours and canvas, main.js the state and the keys; each of the others draws one part.
 """
 
 from gatewise.see.page import html, inline, write

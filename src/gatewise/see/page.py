@@ -1,11 +1,7 @@
-"""From a Trace to one HTML file: gather the numbers, put the page around them, write it whole.
+"""From a Trace to one HTML file: put the page around the numbers, write it whole.
 
-    T steps   B batch   I input size   H hidden size   P output size   L layers  D directions
-
-The page holds the float32 values of the trace, cut to each sequence's own length, as base64 blocks
-of shape (T, width); equal blocks are stored once (in a plain RNN c, g and h are one). Its script and
-style are allowed by their hash alone and every other source is forbidden, so the page cannot reach
-the network, and nothing that a token or a title contains can run.
+The page's script and style are allowed by their hash alone and every other source is forbidden, so
+it cannot reach the network, and nothing that a token or a title contains can run.
 """
 
 from __future__ import annotations
@@ -16,29 +12,15 @@ import html as markup
 import json
 import os
 import re
-import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from gatewise.errors import ArgumentError
-from gatewise.spec import WELDED, CellSpec
+from gatewise.files import whole
+from gatewise.see.numbers import gather
 
 if TYPE_CHECKING:
     from gatewise.trace import Trace
-
-FIELDS = ("i", "f", "g", "o", "c", "h")
-
-#: A page holds sequences of the batch as long as their numbers stay under this; one is always there.
-SEVERAL_BYTES = 32e6
-#: More than this in one page is allowed, with a warning that says how to take less.
-LARGE_BYTES = 100e6
-#: Weights beyond this are left out, and with them the contributions to each gate.
-WEIGHT_BYTES = 32e6
 
 _HERE = Path(__file__).parent
 
@@ -59,8 +41,8 @@ def write(
     Args:
         trace: what a layer did on a sequence; with ``trace.grad``, its gradients are shown too.
         path: the file to write; its directory exists.
-        tokens: what stands at each step, T of them: a string, words, or numbers (drawn as a series);
-            for several sequences, one such list each. Without tokens the input itself is drawn.
+        tokens: what stands at each step, T of them: a string, words, or numbers (then the input is
+            drawn as a series); for several sequences one such list each. None: the input is drawn.
         title: what the page is called; the text of the tokens if not given.
         beside: a second trace on the same sequence, such as a plain RNN's, to stand beside.
         batch: which sequences of the batch the page holds; by default the first ones, at most 8,
@@ -71,23 +53,21 @@ def write(
 
     Raises:
         ArgumentError: tokens, batch or beside do not fit the trace.
+        OSError: the directory is missing or cannot be written to.
 
     Warns:
-        UserWarning: the page is larger than 100 MB.
+        UserWarning: the page holds more than 100 MB.
+
+    Example:
+        >>> import tempfile, torch, gatewise
+        >>> trace = gatewise.LSTM(3, 4, bidirectional=True).trace(torch.zeros(5, 1, 3))
+        >>> write(trace, Path(tempfile.mkdtemp()) / "page.html", tokens="hello").name
+        'page.html'
     """
     page = html(trace, tokens, title, beside, batch=batch)
     target = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(page)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)  # mkstemp makes it private; the page is an ordinary file
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with whole(target) as draft:
+        draft.write_text(page, encoding="utf-8", newline="\n")
     return target
 
 
@@ -133,280 +113,6 @@ def inline(
         height: of the frame, in pixels; the others as for :func:`write`.
     """
     return Inline(html(trace, tokens, title, beside, batch=batch), height)
-
-
-# The numbers -----------------------------------------------------------------------------------
-
-
-class Blocks:
-    """Arrays by number, each stored once."""
-
-    def __init__(self) -> None:
-        self.data: list[bytes] = []
-        self._seen: dict[bytes, int] = {}
-
-    def add(self, array: Any) -> int:
-        """The number of a float32 copy of the array."""
-        data = np.ascontiguousarray(array, dtype="<f4").tobytes()
-        key = hashlib.sha256(data).digest()
-        if key not in self._seen:
-            self._seen[key] = len(self.data)
-            self.data.append(data)
-        return self._seen[key]
-
-    @property
-    def size(self) -> int:
-        return sum(map(len, self.data))
-
-
-def gather(
-    trace: Trace,
-    tokens: Sequence[Any] | None = None,
-    title: str | None = None,
-    beside: Trace | None = None,
-    *,
-    batch: int | Sequence[int] | None = None,
-) -> tuple[dict[str, Any], list[bytes]]:
-    """What the page knows: a description that fits JSON, and the blocks of numbers it names."""
-    traces = [one.to_numpy() for one in (trace, beside) if one is not None]
-    lengths = [_lengths(t) for t in traces]
-    if lengths[0] != lengths[-1]:
-        raise ArgumentError(
-            f"beside: expected a trace of the same sequences (lengths {lengths[0]}), "
-            f"got lengths {lengths[-1]}; run both layers on the same input"
-        )
-    chosen = _chosen(batch, traces, lengths[0])
-    texts, kind = _tokens(tokens, lengths[0])
-    blocks = Blocks()
-    models = [_model(t, chosen, lengths[0], blocks) for t in traces]
-    if blocks.size > LARGE_BYTES:
-        warnings.warn(
-            f"the page holds {blocks.size / 1e6:.0f} MB of numbers and will open slowly; "
-            "trace a shorter input, or choose sequences with batch=[0]",
-            UserWarning,
-            stacklevel=4,
-        )
-    first = texts[chosen[0]] if texts else None
-    meta = {
-        "title": title or (_headline(first) if first and kind == "text" else models[0]["name"]),
-        "kind": kind,
-        "tokens": [texts[b] for b in chosen] if texts else None,
-        "batch": chosen,
-        "models": models,
-    }
-    return meta, blocks.data
-
-
-def _lengths(trace: Trace) -> list[int]:
-    T, B = trace.mask.shape
-    return [T] * B if trace.lengths is None else [int(n) for n in trace.lengths]
-
-
-def _chosen(
-    batch: int | Sequence[int] | None, traces: Sequence[Trace], lengths: list[int]
-) -> list[int]:
-    """Which sequences of the batch the page holds."""
-    B = len(lengths)
-    if B == 0 or max(lengths) == 0:
-        raise ArgumentError("trace: expected at least one sequence of at least one step, got none")
-    if batch is not None:
-        chosen = [batch] if isinstance(batch, int) else list(batch)
-        if not chosen or any(not -B <= b < B for b in chosen):
-            raise ArgumentError(f"batch: expected places in a batch of B = {B}, got {batch!r}")
-        return [b % B for b in chosen]
-    per_step = 4 * sum(
-        len(FIELDS) * t.num_layers * t.num_directions * _hidden(t) * (1 if t.grad is None else 2)
-        for t in traces
-    )
-    taken, chosen = 0.0, [0]
-    for b in range(1, min(B, 8)):
-        taken += per_step * lengths[b - 1]
-        if taken + per_step * lengths[b] > SEVERAL_BYTES:
-            break
-        chosen.append(b)
-    return chosen
-
-
-def _tokens(
-    tokens: Sequence[Any] | None, lengths: list[int]
-) -> tuple[list[list[str]] | None, str]:
-    """The text of every step of every sequence, and whether it is text or a series to be drawn."""
-    if tokens is None:
-        return None, "series"
-    many = len(lengths)
-    nested = (
-        not isinstance(tokens, str)
-        and len(tokens) > 0
-        and not isinstance(tokens[0], str)
-        and np.ndim(tokens[0]) > 0
-    )
-    lists = [list(one) for one in tokens] if nested else [list(tokens)] * many
-    got = [len(one) for one in lists]
-    if got != lengths:
-        shape = "one list of T tokens" if many == 1 else "one list of tokens for each sequence"
-        raise ArgumentError(
-            f"tokens: expected {shape} (lengths {lengths}), got lengths {got}; "
-            "pass what stands at each step, for instance list('ilovechina')"
-        )
-    numbers = all(isinstance(token, (int, float, np.number)) for one in lists for token in one)
-    texts = [[f"{token:.4g}" if numbers else str(token) for token in one] for one in lists]
-    return texts, "series" if numbers else "text"
-
-
-def _headline(tokens: list[str]) -> str:
-    joined = ("" if all(len(token) <= 1 for token in tokens) else " ").join(tokens)
-    return joined if len(joined) <= 60 else joined[:59].rstrip() + "…"
-
-
-def _hidden(trace: Trace) -> int:
-    return int(trace.records[0].tape.shape[-1])
-
-
-def _model(trace: Trace, chosen: list[int], lengths: list[int], blocks: Blocks) -> dict[str, Any]:
-    cell, L, D, H = trace.cell, trace.num_layers, trace.num_directions, _hidden(trace)
-    record = trace.records[0]
-    lanes = [[_lanes(trace, k, d, chosen, lengths, blocks) for d in range(D)] for k in range(L)]
-    x = [_inputs(trace, k, chosen, lengths, blocks) for k in range(L)]
-    return {
-        "name": _name(cell, D),
-        "cell": {
-            **{name: getattr(cell, name) for name in ("name", *"ifgo", "out", "source")},
-            **{name: getattr(cell, name) for name in ("coupled", "peephole", "has_cell_state")},
-            "gates": list(cell.gates),
-        },
-        "size": {"I": record.x.shape[-1], "H": H, "P": record.output.shape[-1] // D, "L": L, "D": D},
-        "weights": _weights(trace, blocks),
-        "runs": [
-            {
-                "T": lengths[b],
-                "x": [x[k][n] for k in range(L)],
-                "lanes": [[lanes[k][d][n] for d in range(D)] for k in range(L)],
-            }
-            for n, b in enumerate(chosen)
-        ],
-    }
-
-
-def _name(cell: CellSpec, D: int) -> str:
-    plain = {"lstm": "LSTM", "rnn": "RNN", "rnn_relu": "RNN (relu)"}
-    name = plain.get(cell.name, f"LSTM ({cell.name.replace('_', ' ')})")
-    return f"Bi-{name}" if D == 2 else name
-
-
-def _inputs(
-    trace: Trace, k: int, chosen: list[int], lengths: list[int], blocks: Blocks
-) -> list[int | None]:
-    """What layer k read in each sequence; None where it is the output of the layer below."""
-    packing, x = trace.packing, trace.records[k].x
-    if k > 0 and np.array_equal(x, trace.records[k - 1].output, equal_nan=True):
-        return [None] * len(chosen)
-    padded = x if packing is None else packing.pad(x)
-    return [blocks.add(padded[: lengths[b], b]) for b in chosen]
-
-
-def _lanes(
-    trace: Trace, k: int, d: int, chosen: list[int], lengths: list[int], blocks: Blocks
-) -> list[dict[str, Any]]:
-    """One direction of one layer over each sequence: by name a number of a block, or what fills it."""
-    cell, record, packing = trace.cell, trace.records[k], trace.packing
-    view, grad = trace.layer(k)[d], trace.grad
-    value = {name: view.field(name) for name in FIELDS}
-    slope = None if grad is None else {name: grad.layer(k)[d].field(name) for name in FIELDS}
-    welded = {name for name in "ifgo" if getattr(cell, name) in WELDED}
-    at = k * trace.num_directions + d
-
-    def one(b: int) -> dict[str, Any]:
-        steps = slice(lengths[b])
-        column = b if packing is None else int(packing.unsorted[b])
-        cells = value["c"][steps, b].astype(np.float64)
-        keep = value["f"][steps, b].astype(np.float64)
-        return {
-            "value": {
-                name: {"fill": float(getattr(cell, name) == "one")}
-                if name in welded
-                else blocks.add(value[name][steps, b])
-                for name in FIELDS
-            },
-            "grad": None
-            if slope is None
-            else {n: blocks.add(v[steps, b]) for n, v in slope.items() if n not in welded},
-            "h0": blocks.add(record.h0[d, column]),
-            "c0": blocks.add(record.c0[d, column]),
-            "h_n": blocks.add(trace.h_n[at, b]),
-            "c_n": blocks.add(trace.c_n[at, b]) if cell.has_cell_state else None,
-            "memory": [_json(m) for m in memory(keep)] if cell.has_cell_state else None,
-            "activity": [_json(m) for m in np.abs(cells).mean(0)],
-            "similarity": similarity(cells).tolist(),
-        }
-
-    return [one(b) for b in chosen]
-
-
-def _json(number: float) -> float | None:
-    return float(f"{number:.4g}") if np.isfinite(number) else None
-
-
-def memory(f: NDArray[Any]) -> NDArray[Any]:
-    """Effective memory length of each unit: the steps in which forgetting alone leaves 1/e.
-
-    -1 / mean over t of log f: the forget gates multiply, so their logs are what averages.
-
-    Args:
-        f: (T, H) forget gates.
-
-    Returns:
-        (H,) steps; infinite where the gate never closes.
-
-    Example:
-        >>> import numpy as np
-        >>> memory(np.full((5, 1), np.exp(-1 / 8))).round(6).tolist()
-        [8.0]
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(-1 / np.minimum(np.log(np.maximum(f, 0)).mean(0), 0))
-
-
-def similarity(values: NDArray[Any]) -> NDArray[np.int64]:
-    """An order of the units that puts those with similar curves next to each other.
-
-    The angle of each unit in the plane of the two leading principal components of the standardised
-    curves (Friendly and Kwan 2003, 'Effect ordering for data displays').
-
-    Args:
-        values: (T, H).
-
-    Returns:
-        (H,) the units in that order, cut where the gap between neighbours is widest.
-    """
-    T, H = values.shape
-    if T < 3 or H < 3:
-        return np.arange(H)
-    spread = values.std(0)
-    z = (values - values.mean(0)) / np.where(spread > 0, spread, 1)
-    z = np.nan_to_num(z)
-    axes = np.stack([np.arange(H) % 2 + 0.5, np.arange(H) / H], 1)
-    for _ in range(30):  # orthogonal iteration: an order needs no more digits
-        axes, _ = np.linalg.qr(z.T @ (z @ axes))
-    angle = np.arctan2(axes[:, 0], axes[:, 1])
-    order = np.argsort(angle, kind="stable")
-    gaps = np.diff(angle[order], append=angle[order[0]] + 2 * np.pi)
-    return np.roll(order, -int(gaps.argmax()) - 1)
-
-
-def _weights(trace: Trace, blocks: Blocks) -> list[list[dict[str, int]]] | None:
-    """The weights of each layer and direction; None where they changed since, or are too large."""
-    try:
-        weights = trace.weights
-    except ArgumentError:
-        return None
-    if sum(4 * w.size for layer in weights for lane in layer for w in lane.values()) > WEIGHT_BYTES:
-        return None
-    return [
-        [{name: blocks.add(w) for name, w in lane.items()} for lane in layer] for layer in weights
-    ]
-
-
-# The page --------------------------------------------------------------------------------------
 
 
 def render(meta: Mapping[str, Any], blocks: Sequence[bytes]) -> str:
@@ -459,7 +165,9 @@ def bundle(entry: str) -> str:
         source = _IMPORT.sub(lambda m: f'const {{{m[1]}}} = modules["{m[2]}"];\n', source)
         source = _EXPORT.sub("", source)
         if re.search(r"^(import|export)\b", source, re.MULTILINE) or "</script" in source:
-            raise ValueError(f"{name}: write imports as {{ names }} from one file, exports in place")
+            raise ValueError(
+                f"{name}: write imports as {{ names }} from one file, exports in place"
+            )
         done[name] = (
             f'modules["{name}"] = (() => {{\n{source.strip()}\nreturn {{ {exports} }};\n}})();\n'
         )
