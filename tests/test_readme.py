@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -51,3 +53,16 @@ def test_map_names_what_exists() -> None:
     }
     assert named
     assert {name.split("/")[-1] for name in named} <= there
+
+
+def test_table_is_what_the_demo_measured() -> None:
+    spec = importlib.util.spec_from_file_location("readme", ROOT / "tools" / "readme.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    results = json.loads(tool.KEPT.read_text())
+    assert tool.with_table(README, results) == README
+    model = next(iter(results["models"].values()))
+    model["f1"] += 0.01
+    assert tool.with_table(README, results) != README
