@@ -1,10 +1,11 @@
-"""A stand-in for the native core, made of the page and of autograd: the same two calls, the same checks.
+"""A stand-in for the native core, made of the page and of autograd: the same calls and checks.
 
 It serves where the kernels are not the subject, and as a second opinion where they are.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -70,6 +71,32 @@ def backward(
     threads: int,
 ) -> None:
     """Fill the gradients that have a buffer."""
+    given = locals()
+    with ThreadPoolExecutor(1) as fresh:  # inside an operator autograd is off: not in a new thread
+        fresh.submit(_backward, **given).result()
+
+
+def _backward(
+    cell: str,
+    x: Tensor,
+    batch_sizes: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    weights: tuple[tuple[Tensor | None, ...], ...],
+    y: Tensor,
+    tape: Tensor,
+    d_y: Tensor | None,
+    d_h_n: Tensor | None,
+    d_c_n: Tensor | None,
+    d_tape: Tensor | None,
+    d_x: Tensor | None,
+    d_h0: Tensor | None,
+    d_c0: Tensor | None,
+    d_weights: tuple[tuple[Tensor | None, ...], ...],
+    g_tape: Tensor | None,
+    g_h: Tensor | None,
+    threads: int,
+) -> None:
     inputs = (h0, c0, *sum(weights, ()), y, tape, d_y, d_h_n, d_c_n, d_tape)
     spec = _check(cell, x, batch_sizes, inputs, threads)
     if d_y is not None and d_y.stride(-1) != 1:
@@ -78,12 +105,10 @@ def backward(
     with torch.enable_grad():
         x, h0, c0 = (t.detach().clone().requires_grad_() for t in (x, h0, c0))
         leaves = [
-            Weights(*(None if t is None else t.clone().requires_grad_() for t in w))  # type: ignore
+            Weights(*(None if t is None else t.clone().requires_grad_() for t in w))  # type: ignore[arg-type]
             for w in weights
         ]
-        runs = [
-            _run(spec, x, h0[d], c0[d], w, d == 1, batch_sizes) for d, w in enumerate(leaves)
-        ]
+        runs = [_run(spec, x, h0[d], c0[d], w, d == 1, batch_sizes) for d, w in enumerate(leaves)]
         results = (
             _output(runs, batch_sizes),
             torch.stack([h for _, h, _ in runs]),
@@ -100,12 +125,12 @@ def backward(
             assert leaf is not None
             buffer.copy_(_grad(loss, leaf))
     join = torch.stack if batch_sizes is None else torch.cat
-    for d, (steps, _, _) in enumerate(runs):
+    for direction, (steps, _, _) in enumerate(runs):
         if g_tape is not None:
             for k, slot in enumerate(spec.slots):
-                g_tape[d, ..., k, :] = join([_grad(loss, getattr(s, slot)) for s in steps])
+                g_tape[direction, ..., k, :] = join([_grad(loss, getattr(s, slot)) for s in steps])
         if g_h is not None:
-            g_h[d] = join([_grad(loss, s.h) for s in steps])
+            g_h[direction] = join([_grad(loss, s.h) for s in steps])
 
 
 def info() -> dict[str, Any]:

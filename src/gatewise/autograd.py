@@ -6,7 +6,7 @@ backward, forward mode) come from the page. ``vmap`` is in ``batching``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -15,18 +15,25 @@ from torch import Tensor
 from torch.autograd import Function
 
 from gatewise import batching, formulas, native
-from gatewise.native import GradSink, Results
+from gatewise.native import Flat, GradSink, Tensors
 from gatewise.spec import CellSpec
 
 Gradients = tuple[Tensor | None, ...]
 
 
-def layer(cell: CellSpec, sink: GradSink | None, *flat: Tensor | None) -> Results:
+def layer(cell: CellSpec, sink: GradSink | None, *flat: Tensor | None) -> Tensors:
     """A layer that every derivative may be taken of."""
     if _nested_forward_mode():
         return formulas.layer(cell, *flat)  # type: ignore[arg-type]
-    results: Results = Layer.apply(cell, sink, *flat)
+    results: Tensors = _apply(Layer, cell, sink, *flat)
     return results
+
+
+def _apply(function: type[Function], *args: Any) -> Any:
+    """``function.apply``, without its 10 us of book-keeping for torch.func where that is idle."""
+    if torch._C._are_functorch_transforms_active():
+        return function.apply(*args)
+    return super(Function, function).apply(*args)  # type: ignore[misc]
 
 
 def _nested_forward_mode() -> bool:
@@ -37,7 +44,7 @@ def _nested_forward_mode() -> bool:
     return sum(level.key() == torch._C._functorch.TransformType.Jvp for level in stack) > 1
 
 
-def _new_vmap(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
+def new_vmap(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
     """``torch.autograd.grad(is_grads_batched=True)`` still comes with the vmap before torch.func's,
     whose tensors know few operations: take its axis off, map over it anew, put it back."""
     is_old = torch._C._functorch.is_legacy_batchedtensor
@@ -72,21 +79,17 @@ class Layer(Function):
     """x, batch_sizes, h0, c0, *weights -> y, h_n, c_n, tape."""
 
     @staticmethod
-    def forward(cell: CellSpec, sink: GradSink | None, *inputs: Any) -> Results:
-        return native.forward(cell, True, *inputs)
+    def forward(cell: CellSpec, sink: GradSink | None, *inputs: Any) -> Tensors:
+        return native.tensors(native.forward(cell, True, *inputs))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
-        ctx.cell, ctx.sink, *flat = inputs
-        y, _, c_n, tape = output
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*flat, y, tape)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        cell, ctx.sink, *flat = inputs
+        remember_layer(ctx, cell, flat, output)
         ctx.save_for_forward(*flat)
-        if not ctx.cell.has_cell_state:
-            ctx.mark_non_differentiable(c_n)
 
     @staticmethod
-    @_new_vmap
+    @new_vmap
     def backward(ctx: Any, *d_results: Tensor | None) -> Gradients:
         wanted = ctx.needs_input_grad[2:]
         args = (*ctx.saved_tensors, *d_results)
@@ -94,7 +97,7 @@ class Layer(Function):
             if _nested_forward_mode():
                 found = iter(formulas.gradient(ctx.cell, wanted, *args))
             else:
-                found = iter(LayerGradient.apply(ctx.cell, wanted, ctx.sink, *args))
+                found = iter(_apply(LayerGradient, ctx.cell, wanted, ctx.sink, *args))
             return None, None, *(next(found) if want else None for want in wanted)
         return None, None, *native.backward(ctx.cell, wanted, ctx.sink, *args)
 
@@ -107,7 +110,7 @@ class Layer(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], cell: CellSpec, sink: Any, *flat: Any) -> Any:
         return batching.layer(
-            lambda *unbatched: Layer.apply(cell, None, *unbatched),
+            lambda *unbatched: _apply(Layer, cell, None, *unbatched),
             info.batch_size,
             in_dims[2:],
             flat,
@@ -115,10 +118,7 @@ class Layer(Function):
 
 
 class LayerGradient(Function):
-    """inputs, y, tape, d_y, d_h_n, d_c_n, d_tape -> the wanted gradients.
-
-    To its own derivatives y and tape are nothing but what the inputs make of them.
-    """
+    """inputs, y, tape, d_y, d_h_n, d_c_n, d_tape -> the wanted gradients."""
 
     @staticmethod
     def forward(cell: CellSpec, wanted: Any, sink: GradSink | None, *args: Any) -> tuple[Any, ...]:
@@ -127,17 +127,14 @@ class LayerGradient(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        ctx.cell, ctx.wanted, _, *args = inputs
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*args)
+        cell, wanted, _, *args = inputs
+        remember_gradient(ctx, cell, wanted, args)
         ctx.save_for_forward(*args)
 
     @staticmethod
-    @_new_vmap
+    @new_vmap
     def backward(ctx: Any, *d_grads: Tensor | None) -> Gradients:
-        found = formulas.vjp(_gradient(ctx), ctx.saved_tensors, d_grads)
-        found[-6:-4] = None, None  # y, tape
-        return None, None, None, *found
+        return None, None, None, *second_gradient(ctx, d_grads)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
@@ -146,12 +143,35 @@ class LayerGradient(Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, cell: CellSpec, wanted: Any, sink: Any, *args: Any) -> Any:
         return batching.gradient(
-            lambda *unbatched: LayerGradient.apply(cell, wanted, None, *unbatched),
+            lambda *unbatched: _apply(LayerGradient, cell, wanted, None, *unbatched),
             info.batch_size,
             in_dims[3:],
             any(wanted[4:]),
             args,
         )
+
+
+def remember_layer(ctx: Any, cell: CellSpec, flat: Flat, output: Tensors) -> None:
+    """Keep what the gradient of a layer needs."""
+    y, _, c_n, tape = output
+    ctx.cell = cell
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*flat, y, tape)
+    ctx.mark_non_differentiable(*(t for t in (c_n, tape) if not native.is_there(t)))
+
+
+def remember_gradient(ctx: Any, cell: CellSpec, wanted: Sequence[bool], args: Flat) -> None:
+    """Keep what the gradient of a gradient needs."""
+    ctx.cell, ctx.wanted = cell, wanted
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*args)
+
+
+def second_gradient(ctx: Any, d_grads: Flat) -> list[Tensor | None]:
+    """The gradient of a layer's gradient."""
+    found = formulas.vjp(_gradient(ctx), ctx.saved_tensors, d_grads)
+    found[-6:-4] = None, None  # y, tape: to this, they are nothing but what the inputs make of them
+    return found
 
 
 def _gradient(ctx: Any) -> formulas.Function:

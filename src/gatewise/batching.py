@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from gatewise.native import Flat
+from gatewise.native import Flat, is_there
 
 Dims = Sequence[int | None]
 Batched = tuple[tuple[Tensor, ...], tuple[int | None, ...]]
@@ -27,14 +27,13 @@ def layer(run: Callable[..., Sequence[Tensor]], size: int, dims: Dims, flat: Fla
         dims: where each of flat has the axis, None where it has none.
         flat: x, batch_sizes, h0, c0, *weights.
     """
-    x, batch_sizes, h0, c0, *weights = flat
-    if batch_sizes is not None or _any_axis(dims[4:]):
+    if flat[1] is not None or _any_axis(dims[4:]):
         return _each(run, size, dims, flat)
-    x, h0, c0 = (_fold(t, dim, size, 1) for t, dim in zip((x, h0, c0), (dims[0], *dims[2:4]), strict=True))
-    y, h_n, c_n, tape = run(x, None, h0, c0, *weights)
+    x, h0, c0 = (_fold(flat[k], dims[k], size, 1) for k in (0, 2, 3))
+    y, h_n, c_n, tape = run(x, None, h0, c0, *flat[4:])
     return (
         (_unfold(y, 1, size), _unfold(h_n, 1, size), _unfold(c_n, 1, size), _unfold(tape, 2, size)),
-        (1, 1, None if c_n.dim() == 1 else 1, 2),
+        (1, 1, 1 if is_there(c_n) else None, 2),
     )
 
 
@@ -52,8 +51,7 @@ def gradient(
         return _each(run, size, dims, args)
     weights, first = args[4:-6], len(args) - 6
     x, h0, c0, y, d_y, d_h_n, d_c_n = (
-        _fold(args[k], dims[k], size, 1)
-        for k in (0, 2, 3, first, first + 2, first + 3, first + 4)
+        _fold(args[k], dims[k], size, 1) for k in (0, 2, 3, first, first + 2, first + 3, first + 4)
     )
     tape, d_tape = (_fold(args[k], dims[k], size, 2) for k in (first + 1, first + 5))
     found = run(x, None, h0, c0, *weights, y, tape, d_y, d_h_n, d_c_n, d_tape)
@@ -63,8 +61,7 @@ def gradient(
 def _each(run: Callable[..., Sequence[Tensor]], size: int, dims: Dims, args: Flat) -> Batched:
     """One run for each element of the axis."""
     runs = [
-        run(*(t if d is None else t.select(d, v) for t, d in zip(args, dims, strict=True)))
-        for v in range(size)
+        run(*(_element(t, dim, v) for t, dim in zip(args, dims, strict=True))) for v in range(size)
     ]
     results = tuple(torch.stack(list(result)) for result in zip(*runs, strict=True))
     return results, (0,) * len(results)
@@ -74,15 +71,20 @@ def _any_axis(dims: Dims) -> bool:
     return any(dim is not None for dim in dims)
 
 
+def _element(t: Tensor | None, dim: int | None, v: int) -> Tensor | None:
+    return t if t is None or dim is None else t.select(dim, v)
+
+
 def _fold(t: Tensor | None, dim: int | None, size: int, batch: int) -> Tensor | None:
     """Fold the axis V, wherever it is, into the axis ``batch``, which becomes V*B long."""
-    if t is None:
-        return None
-    if t.dim() == 1:
+    if t is None or not is_there(t):
         return t
-    t = t.unsqueeze(batch).expand(*t.shape[:batch], size, *t.shape[batch:]) if dim is None else t.movedim(dim, batch)
+    if dim is None:
+        t = t.unsqueeze(batch).expand(*t.shape[:batch], size, *t.shape[batch:])
+    else:
+        t = t.movedim(dim, batch)
     return t.flatten(batch, batch + 1)
 
 
 def _unfold(t: Tensor, batch: int, size: int) -> Tensor:
-    return t if t.dim() == 1 else t.unflatten(batch, (size, -1))
+    return t.unflatten(batch, (size, -1)) if is_there(t) else t

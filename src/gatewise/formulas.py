@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gatewise import listening, reference
-from gatewise.native import FIELDS, Flat, GradSink, Results
+from gatewise.native import FIELDS, Flat, GradSink, Tensors
 from gatewise.reference import Weights
 from gatewise.spec import CellSpec
 
@@ -29,7 +29,7 @@ def layer(
     *weights: Tensor | None,
     taps: Sequence[Callable[..., Tensor]] | None = None,
     sink: GradSink | None = None,
-) -> Results:
+) -> Tensors:
     """What ``native.forward`` computes, tape included.
 
     Args:
@@ -63,19 +63,16 @@ def gradient(cell: CellSpec, wanted: Sequence[bool], *args: Tensor | None) -> li
         args: as for ``native.backward``: the inputs, then y, tape, d_y, d_h_n, d_c_n, d_tape.
     """
     *inputs, _, _, d_y, d_h_n, d_c_n, d_tape = args
-    found = vjp(
-        lambda *flat: layer(cell, *flat), inputs, (d_y, d_h_n, d_c_n, d_tape)
-    )
+    found = vjp(lambda *flat: layer(cell, *flat), inputs, (d_y, d_h_n, d_c_n, d_tape))
     return [d for d, want in zip(found, wanted, strict=True) if want and d is not None]
 
 
 def vjp(f: Function, args: Flat, cotangents: Flat) -> list[Tensor | None]:
-    """The gradient of f at args along cotangents (None is zero); None for what is no real tensor."""
-    free, at = _free(args)
-    results, pull = torch.func.vjp(_of_free(f, args, at), *free)
+    """The gradient of f at args along cotangents (None is zero); None where args has no number."""
+    at, free = _free(args)
+    results, pull = _pull(f, args, at, free)
     found: list[Tensor | None] = [None] * len(args)
-    full = (torch.zeros_like(r) if d is None else d for r, d in zip(results, cotangents, strict=True))
-    for k, d in zip(at, pull(tuple(full)), strict=True):
+    for k, d in zip(at, pull(_or_zeros(cotangents, results)), strict=True):
         found[k] = d
     return found
 
@@ -86,29 +83,37 @@ def jvp(f: Function, args: Flat, tangents: Flat) -> tuple[Tensor, ...]:
     J v is the gradient of u -> J' u along v. Two reverse passes, because forward mode, in whose
     rule this is called, does not nest.
     """
-    free, at = _free(args)
-    results, pull = torch.func.vjp(_of_free(f, args, at), *free)
-    v = (torch.zeros_like(t) if (v := tangents[k]) is None else v for k, t in zip(at, free, strict=True))
-    _, push = torch.func.vjp(lambda *u: pull(u), *(torch.zeros_like(r) for r in results))
-    found: tuple[Tensor, ...] = push(tuple(v))
-    return found
+    at, free = _free(args)
+    results, pull = _pull(f, args, at, free)
+    _, push = _pull(lambda *u: pull(u), results, range(len(results)), _or_zeros((), results))
+    return push(_or_zeros([tangents[k] for k in at], free))
 
 
-def _free(args: Flat) -> tuple[list[Tensor], list[int]]:
-    """The arguments one can differentiate in, and where they stand."""
-    at = [k for k, t in enumerate(args) if t is not None and not _is_count(t)]
-    return [t for k in at if (t := args[k]) is not None], at
+def _pull(
+    f: Function, args: Flat, at: Sequence[int], free: Sequence[Tensor]
+) -> tuple[tuple[Tensor, ...], Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]]:
+    """f at args, with ``free`` at the places ``at``, and its gradient along cotangents."""
 
-
-def _of_free(f: Function, args: Flat, at: Sequence[int]) -> Callable[..., tuple[Tensor, ...]]:
     def of_free(*free: Tensor) -> tuple[Tensor, ...]:
         full = list(args)
         for k, t in zip(at, free, strict=True):
             full[k] = t
         return tuple(f(*full))
 
-    return of_free
+    return torch.func.vjp(of_free, *free)  # type: ignore[return-value]
 
 
-def _is_count(t: Tensor) -> bool:
-    return not (t.is_floating_point() or t.is_complex())
+def _free(args: Flat) -> tuple[list[int], list[Tensor]]:
+    """Where the arguments stand that one can differentiate in, and these."""
+    found = {
+        k: t
+        for k, t in enumerate(args)
+        if t is not None and (t.is_floating_point() or t.is_complex())
+    }
+    return list(found), list(found.values())
+
+
+def _or_zeros(given: Flat, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Zeros for each None of given, and for what it lacks."""
+    padded = (*given, *[None] * (len(like) - len(given)))
+    return tuple(torch.zeros_like(t) if d is None else d for d, t in zip(padded, like, strict=True))

@@ -2,8 +2,9 @@
 
 A run's tensors are passed around flat, in this order: x, batch_sizes, h0, c0, then for each
 direction the six fields of ``reference.Weights``; None stands for what a run does not have.
-Its results are y, h_n, c_n, tape; an empty tensor stands for what it does not have (a cell state
-in a plain RNN, a tape in inference).
+Its results are y, h_n, c_n, tape; here None, and to autograd and operators, which want a tensor
+everywhere, an empty one, stands for what it does not have: a cell state in a plain RNN, a tape in
+inference.
 """
 
 from __future__ import annotations
@@ -18,18 +19,25 @@ from gatewise.spec import CELLS, CellSpec
 
 try:
     from gatewise import _core
-except ImportError:  # pragma: no cover - until the core is built everywhere
-    _core = None  # type: ignore[assignment, unused-ignore]
+except ImportError as missing:
+    raise ImportError(
+        "gatewise: the native core is not built, or not for this Python: run `pip install .` in "
+        "the source tree (it needs a C++20 compiler), or install a wheel of gatewise"
+    ) from missing
 
 #: What the core computes in. bfloat16 and float16 are computed in float32 and rounded once.
 DTYPES = (torch.float32, torch.float64)
+
+# Older torch hands over no tensor that requires grad.
+_DETACH = not hasattr(Tensor, "__dlpack_c_exchange_api__")
 
 #: Fields of a direction's Weights.
 FIELDS = 6
 W_HH, B_IH, B_HH = 1, 2, 3
 
 Flat = Sequence[Tensor | None]
-Results = tuple[Tensor, Tensor, Tensor, Tensor]
+Results = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+Tensors = tuple[Tensor, Tensor, Tensor, Tensor]
 
 _GATES = {name: len(cell.gates) for name, cell in CELLS.items()}
 _SLOTS = {name: len(cell.slots) for name, cell in CELLS.items()}
@@ -63,13 +71,29 @@ def empty_results(
 ) -> Results:
     """The buffers that a run fills; the fake kernels call it too, so shapes are said once."""
     D, B, H, P = sizes(cell, x, batch_sizes, h0, weights)
-    name, steps = cell.name, x.shape[:-1]
+    *steps, _ = x.shape
     return (
-        x.new_empty((*steps, D * P)),
-        x.new_empty((D, B, P)),
-        x.new_empty((D, B, H) if _STATEFUL[name] else (0,)),
-        x.new_empty((D, *steps, _SLOTS[name], H) if keep_tape else (0,)),
+        x.new_empty(*steps, D * P),
+        x.new_empty(D, B, P),
+        x.new_empty(D, B, H) if _STATEFUL[cell.name] else None,
+        x.new_empty(D, *steps, _SLOTS[cell.name], H) if keep_tape else None,
     )
+
+
+def tensors(results: Results) -> Tensors:
+    """The results with an empty tensor for None."""
+    y, h_n, c_n, tape = results
+    return (
+        y,
+        h_n,
+        y.new_empty(0) if c_n is None else c_n,
+        y.new_empty(0) if tape is None else tape,
+    )
+
+
+def is_there(t: Tensor) -> bool:
+    """Whether a result is one, and not the empty tensor that stands for none."""
+    return t.dim() > 1
 
 
 def forward(
@@ -82,7 +106,7 @@ def forward(
     *weights: Tensor | None,
 ) -> Results:
     """Run a layer: y, h_n, c_n, tape."""
-    results = y, h_n, c_n, tape = empty_results(cell, keep_tape, x, batch_sizes, h0, weights)
+    results = empty_results(cell, keep_tape, x, batch_sizes, h0, weights)
     _core.forward(
         cell.name,
         _unit_stride(x),
@@ -90,10 +114,7 @@ def forward(
         _dense(h0),
         _dense(c0),
         _by_direction([_dense(w) for w in weights]),
-        y,
-        h_n,
-        c_n if _STATEFUL[cell.name] else None,
-        tape if keep_tape else None,
+        *results,
         torch.get_num_threads(),
     )
     return results
@@ -119,9 +140,10 @@ def backward(
         One gradient for each input, None where it is not wanted.
     """
     *weights, y, tape, d_y, d_h_n, d_c_n, d_tape = rest
-    assert y is not None and tape is not None
-    if tape.dim() == 1:  # an exported program keeps none: run again
-        *_, tape = forward(cell, True, x, batch_sizes, h0, c0, *weights)
+    assert y is not None
+    assert tape is not None
+    if not is_there(tape):  # an exported program keeps none: run again
+        *_, tape = tensors(forward(cell, True, x, batch_sizes, h0, c0, *weights))
     D, _, _, P = sizes(cell, x, batch_sizes, h0, weights)
     grads = [
         x.new_empty(t.shape) if t is not None and want else None
@@ -130,10 +152,10 @@ def backward(
     d_x, _, d_h0, d_c0, *d_weights = grads
     for b in range(B_IH, len(weights), FIELDS):  # the two biases have one gradient: one buffer
         d_ih, d_hh = d_weights[b : b + 2]
-        d_weights[b : b + 2] = d_hh if d_ih is None else d_ih, None
+        d_weights[b : b + 2] = [d_hh if d_ih is None else d_ih, None]
     g_tape = g_h = None
     if sink is not None:
-        g_tape, g_h = torch.empty_like(tape), x.new_empty((D, *x.shape[:-1], P))
+        g_tape, g_h = torch.empty_like(tape), x.new_empty(D, *x.shape[:-1], P)
     _core.backward(
         cell.name,
         _unit_stride(x),
@@ -163,15 +185,21 @@ def backward(
     return grads
 
 
-def _by_direction(fields: Sequence[Tensor | None]) -> tuple[tuple[Tensor | None, ...], ...]:
-    return tuple(tuple(fields[k : k + FIELDS]) for k in range(0, len(fields), FIELDS))
+def _by_direction(fields: list[Tensor | None]) -> tuple[tuple[Tensor | None, ...], ...]:
+    flat = tuple(fields)
+    return (flat,) if len(flat) == FIELDS else (flat[:FIELDS], flat[FIELDS:])
 
 
 def _dense(t: Tensor | None) -> Tensor | None:
-    """Detached, since the core refuses what requires grad; copied only when not contiguous."""
-    return None if t is None else t.detach().contiguous()
+    """Copied only when not contiguous."""
+    if t is None or (t.is_contiguous() and not t.is_neg() and not _DETACH):
+        return t
+    return t.detach().resolve_neg().contiguous()
 
 
 def _unit_stride(t: Tensor) -> Tensor:
-    """Detached; copied only when the last axis has gaps. The other axes may have any stride."""
-    return t.detach() if t.stride(-1) == 1 else t.detach().contiguous()
+    """Copied only when the last axis has gaps. The other axes may have any stride."""
+    if t.stride(-1) == 1 and not t.is_neg() and not _DETACH:
+        return t
+    t = t.detach().resolve_neg()
+    return t if t.stride(-1) == 1 else t.contiguous()

@@ -30,10 +30,8 @@ REDUCED = (torch.bfloat16, torch.float16)
 
 
 class LayerResult(NamedTuple):
-    """output (T, B, D*P) or (N, D*P); h_n (D, B, P); c_n (D, B, H); tape (D, T, B, S, H) or (D, N, S, H) or None.
-
-    Where the cell has no cell state c_n is h_n.
-    """
+    """output (T, B, D*P) or (N, D*P); h_n (D, B, P); c_n (D, B, H), h_n where there is no cell
+    state; tape (D, T, B, S, H) or (D, N, S, H) or None."""
 
     output: Tensor
     h_n: Tensor
@@ -79,15 +77,22 @@ def layer(
     flat: list[Tensor | None] = [x, batch_sizes, h0, c0]
     for w in weights:
         flat += w
-    dtype = x.dtype
-    if dtype != torch.float64 and torch.is_autocast_enabled("cpu") and x.device.type == "cpu":
-        dtype = torch.get_autocast_dtype("cpu")
+    dtype = _result_dtype(x)
     if dtype in REDUCED:
         flat = [t if t is None or t is batch_sizes else t.float() for t in flat]
     y, h_n, c_n, tape = _run(cell, keep_tape, sink, taps, flat)
+    if c_n is None or not native.is_there(c_n):
+        c_n = h_n
     if dtype in REDUCED:
         y, h_n, c_n = y.to(dtype), h_n.to(dtype), c_n.to(dtype)
-    return LayerResult(y, h_n, c_n if cell.has_cell_state else h_n, tape if keep_tape else None)
+    return LayerResult(y, h_n, c_n, tape if keep_tape else None)
+
+
+def _result_dtype(x: Tensor) -> torch.dtype:
+    """Autocast's, under autocast, which leaves float64 alone."""
+    if x.dtype != torch.float64 and x.is_cpu and torch.is_autocast_enabled("cpu"):
+        return torch.get_autocast_dtype("cpu")
+    return x.dtype
 
 
 def _run(
@@ -102,15 +107,14 @@ def _run(
     assert x is not None
     if taps is not None:
         return formulas.layer(cell, *flat, taps=taps, sink=sink)  # type: ignore[arg-type]
-    if x.dtype not in native.DTYPES or x.device.type not in ("cpu", "meta") or not native.covers(cell):
+    known = x.dtype in native.DTYPES and (x.is_cpu or x.is_meta) and native.covers(cell)
+    if not known:
         _warn_once(f"no kernel for cell {cell.name!r}, {x.dtype}, device {x.device.type!r}")
         return formulas.layer(cell, *flat, sink=sink)  # type: ignore[arg-type]
-    if native._core is None:  # until the core is built everywhere
-        return formulas.layer(cell, *flat)  # type: ignore[arg-type]
     if _traced(x):
         exporting = torch.compiler.is_exporting()  # mostly to infer: a backward would run it again
         keep_tape = keep_tape or (not exporting and _wants_grad(flat))
-        return operators.run(cell, keep_tape, *flat)
+        return operators.layer(cell, keep_tape, *flat)
     if sink is not None or _wants_derivative(flat):
         return autograd.layer(cell, sink, *flat)
     return native.forward(cell, keep_tape, *flat)  # type: ignore[arg-type]
@@ -121,7 +125,7 @@ def _traced(x: Tensor) -> bool:
     return (
         torch.compiler.is_compiling()
         or type(x) not in (Tensor, torch.nn.Parameter)
-        or x.device.type == "meta"
+        or x.is_meta
         or torch._C._len_torch_dispatch_stack() > 0
     )
 
