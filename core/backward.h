@@ -1,15 +1,17 @@
 // A sequence, backward through time. One worker's part of one direction; equations (7) to (14) of
 // docs/math.md.
 //
-// Time is walked in chunks. In a chunk the gate gradients d_z are computed step by step (the only part
-// that is bound to the order of time), then used while they are still in the cache: d_x = d_z W_ih, and
-// the weight gradients, sums over the chunk's tokens of d_z times [x, h(t-1), 1]. The chunk does not
-// depend on the number of workers, and every sum over tokens is one chain, so neither do the bits.
+// Time is walked in chunks. In a chunk the gate gradients d_z are computed step by step (the only
+// part that is bound to the order of time), then used while they are still in the cache: d_x = d_z
+// W_ih, and the weight gradients, sums over the chunk's tokens of d_z times [x, h(t-1), 1]. The
+// chunk does not depend on the number of workers, and every sum over tokens is one chain, so
+// neither do the bits.
 //
-//   d_z      [J][chunk][W]      panels of the gate gradients; the odd number of lines keeps panels off
+//   d_z      [J][chunk][W]      panels of the gate gradients; the odd number of lines keeps panels
+//   off
 //                               the same cache sets
-//   columns  [I+P+1][chunk]     x, h(t-1) and 1 of every token, turned: a row is what the tile multiplies
-//   d_W      [J][I+P+1][W]      sums of the weight gradients; the last line is the bias
+//   columns  [I+P+1][chunk]     x, h(t-1) and 1 of every token, turned: a row is what the tile
+//   multiplies d_W      [J][I+P+1][W]      sums of the weight gradients; the last line is the bias
 #pragma once
 #include "pack.h"
 #include "pointwise.h"
@@ -18,27 +20,29 @@
 namespace gatewise::GATEWISE_ISA {
 
 inline constexpr i64 CHUNK_TOKENS = 512;  // at least; a chunk is whole steps
-inline constexpr i64 SUM_BLOCK = 1024;    // numbers of the sum over gates done at once: its panel stays in L2
-inline constexpr i64 INPUT_ROWS = 96;     // tokens of d_x done at once
-inline constexpr i64 PANEL_GROUP = 4;     // panels of d_z that stay in L2 while the columns pass
+inline constexpr i64 SUM_BLOCK =
+    1024;  // numbers of the sum over gates done at once: its panel stays in L2
+inline constexpr i64 INPUT_ROWS = 96;  // tokens of d_x done at once
+inline constexpr i64 PANEL_GROUP = 4;  // panels of d_z that stay in L2 while the columns pass
 
 template <class T>
 struct BackwardSpace {
   Units<T> units;
   Axis<T> input, output, hidden;
-  i64 chunk;    // tokens a chunk can hold
-  i64 lines;    // lines of a d_z panel, odd
-  i64 length;   // of a column
-  i64 columns;  // I + P + 1
-  T *Wx, *Wh;   // [panels][J*W][width]
-  T* Wr;        // [panels of H][P][width]
+  i64 chunk;     // tokens a chunk can hold
+  i64 lines;     // lines of a d_z panel, odd
+  i64 length;    // of a column
+  i64 columns;   // I + P + 1
+  T *Wx, *Wh;    // [panels][J*W][width]
+  T* Wr;         // [panels of H][P][width]
   T *d_h, *d_c;  // (B, padded P), (B, H): towards the step before
   T* d_hidden;   // (B, padded H) before the projection
   T *d_z, *turned, *d_W;
-  T* d_out;            // (chunk, P): gradient at the projected output
-  T *d_out_turned, *hidden_lines, *d_Wr;  // [P][chunk], [panels of H][chunk][width], [panels of H][P][width]
-  T* d_peep;           // [3][H]
-  T* other_d_x;        // (N, I) of direction 1
+  T* d_out;  // (chunk, P): gradient at the projected output
+  T *d_out_turned, *hidden_lines,
+      *d_Wr;     // [P][chunk], [panels of H][chunk][width], [panels of H][P][width]
+  T* d_peep;     // [3][H]
+  T* other_d_x;  // (N, I) of direction 1
   T* zeros;
 
   static i64 chunk_tokens(const BackwardCall<T>& call) {
@@ -48,9 +52,14 @@ struct BackwardSpace {
   }
 
   BackwardSpace(const BackwardCall<T>& call, int d, Carver& carver)
-      : units(call.dims.H, CELLS[call.cell].cell.gates()), input(call.dims.I), output(call.dims.P),
-        hidden(call.dims.H), chunk(chunk_tokens(call)), lines(chunk | 1),
-        length(round_up(chunk, LANES<T>) + LANES<T>), columns(call.dims.I + call.dims.P + 1) {
+      : units(call.dims.H, CELLS[call.cell].cell.gates()),
+        input(call.dims.I),
+        output(call.dims.P),
+        hidden(call.dims.H),
+        chunk(chunk_tokens(call)),
+        lines(chunk | 1),
+        length(round_up(chunk, LANES<T>) + LANES<T>),
+        columns(call.dims.I + call.dims.P + 1) {
     const Dims& s = call.dims;
     const auto& dir = call.direction[d];
     const bool projected = dir.w.W_hr;
@@ -90,9 +99,18 @@ struct Backward {
   const i64 S;
 
   Backward(const BackwardCall<T>& call_, int d, Team team_, Carver& carver)
-      : call(call_), dir(call_.direction[d]), dims(call_.dims), seq(call_.sequence), reverse(d == 1), team(team_),
-        cell(pointwise_of<T>(call_.cell)), ws(call_, d, carver), u(ws.units), split(team, dims.B),
-        panels(split.panels(team, u.J)), S(cell.cell.slots()) {}
+      : call(call_),
+        dir(call_.direction[d]),
+        dims(call_.dims),
+        seq(call_.sequence),
+        reverse(d == 1),
+        team(team_),
+        cell(pointwise_of<T>(call_.cell)),
+        ws(call_, d, carver),
+        u(ws.units),
+        split(team, dims.B),
+        panels(split.panels(team, u.J)),
+        S(cell.cell.slots()) {}
 
   // Step s of the walk back, s = 0 .. T-1: against the direction of the forward run.
   i64 time(i64 s) const { return reverse ? s : dims.T - 1 - s; }
@@ -133,7 +151,8 @@ struct Backward {
     };
     if (ws.Wx) each(ws.input.panels, [&](i64 p) { pack_back(dir.w.W_ih, ws.input, u, ws.Wx, p); });
     each(ws.output.panels, [&](i64 p) { pack_back(dir.w.W_hh, ws.output, u, ws.Wh, p); });
-    if (ws.Wr) each(ws.hidden.panels, [&](i64 p) { pack_lines(dir.w.W_hr, dims.P, ws.hidden, ws.Wr, p); });
+    if (ws.Wr)
+      each(ws.hidden.panels, [&](i64 p) { pack_lines(dir.w.W_hr, dims.P, ws.hidden, ws.Wr, p); });
     if (team.id == 0) {
       for (i64 k = 0; k < larger(dims.P, dims.H); k++) ws.zeros[k] = T(0);
       for (i64 k = 0; k < 3 * dims.H && ws.d_peep; k++) ws.d_peep[k] = T(0);
@@ -145,8 +164,10 @@ struct Backward {
     const Share mine = team.of(dims.B);
     for (i64 b = mine.begin; b < mine.end; b++) {
       for (i64 n = 0; n < ws.output.padded; n++)
-        ws.d_h[b * ws.output.padded + n] = dir.d_h_n && n < dims.P ? dir.d_h_n[b * dims.P + n] : T(0);
-      for (i64 n = 0; n < dims.H; n++) ws.d_c[b * dims.H + n] = dir.d_c_n ? dir.d_c_n[b * dims.H + n] : T(0);
+        ws.d_h[b * ws.output.padded + n] =
+            dir.d_h_n && n < dims.P ? dir.d_h_n[b * dims.P + n] : T(0);
+      for (i64 n = 0; n < dims.H; n++)
+        ws.d_c[b * dims.H + n] = dir.d_c_n ? dir.d_c_n[b * dims.H + n] : T(0);
     }
   }
 
@@ -162,7 +183,8 @@ struct Backward {
     split.meet(team);
   }
 
-  // With a projection: d_out = d_h + d_y, d_hidden = d_out W_hr, and the hidden state itself for d_W_hr.
+  // With a projection: d_out = d_h + d_y, d_hidden = d_out W_hr, and the hidden state itself for
+  // d_W_hr.
   void through_projection(const Chunk& c, i64 t, i64 rows_now) const {
     const Share mine = split.panels(team, ws.hidden.panels);
     for (i64 k = 0; k < rows_now && (split.by_batch || team.id == 0); k++) {
@@ -205,7 +227,8 @@ struct Backward {
           p.tape[r] = dir.tape + token;
           p.c_before[r] = cell_before(back, b);
           if (p.c_before[r]) p.c_before[r] += at;
-          p.d_h[r] = ws.Wr ? ws.d_hidden + b * ws.hidden.padded + at : ws.d_h + b * ws.output.padded + at;
+          p.d_h[r] =
+              ws.Wr ? ws.d_hidden + b * ws.hidden.padded + at : ws.d_h + b * ws.output.padded + at;
           if (dir.d_y.data && !ws.Wr) p.d_y[r] = dir.d_y.at(seq, t, b) + at;
           if (dir.d_tape) p.d_tape[r] = dir.d_tape + token;
           if (dir.g_tape) p.g_tape[r] = dir.g_tape + token;
@@ -219,7 +242,8 @@ struct Backward {
 
   const T* cell_before(i64 back, i64 b) const {
     if (!cell.cell.has_cell_state()) return nullptr;
-    if (b < seq.active(back)) return dir.tape + ((seq.token(back) + b) * S + cell.cell.slot_c()) * dims.H;
+    if (b < seq.active(back))
+      return dir.tape + ((seq.token(back) + b) * S + cell.cell.slot_c()) * dims.H;
     return dir.c0 ? dir.c0 + b * dims.H : nullptr;
   }
 
@@ -229,7 +253,8 @@ struct Backward {
       T* g_h = dir.g_h + (seq.token(t) + b) * dims.P;
       const T* d_out = ws.d_out + place(c, t, b) * dims.P;
       const T* d_y = dir.d_y.data ? dir.d_y.at(seq, t, b) : ws.zeros;
-      for (i64 n = 0; n < dims.P; n++) g_h[n] = ws.Wr ? d_out[n] : ws.d_h[b * ws.output.padded + n] + d_y[n];
+      for (i64 n = 0; n < dims.P; n++)
+        g_h[n] = ws.Wr ? d_out[n] : ws.d_h[b * ws.output.padded + n] + d_y[n];
     }
   }
 
@@ -237,15 +262,17 @@ struct Backward {
   void towards_before(const Chunk& c, i64 t, i64 rows_now) const {
     const Share mine = split.panels(team, ws.output.panels);
     for (i64 p = mine.begin; p < mine.end; p++)
-      gate_product(ws.Wh, ws.output, p, rows_now,
-                   [&](i64 m) { return place(c, t, split.row(m)); },
-                   [&](i64 m) { return ws.d_h + split.row(m) * ws.output.padded + ws.output.first(p); });
+      gate_product(
+          ws.Wh, ws.output, p, rows_now, [&](i64 m) { return place(c, t, split.row(m)); },
+          [&](i64 m) { return ws.d_h + split.row(m) * ws.output.padded + ws.output.first(p); });
   }
 
-  // out(m) = d_z of token place(m) times panel p of a packed weight, m = 0 .. count-1. The sum over all
-  // gates is cut in blocks, so that the block of the panel stays in the second-level cache for all rows.
+  // out(m) = d_z of token place(m) times panel p of a packed weight, m = 0 .. count-1. The sum over
+  // all gates is cut in blocks, so that the block of the panel stays in the second-level cache for
+  // all rows.
   template <class Place, class Out>
-  void gate_product(const T* packed, const Axis<T>& axis, i64 p, i64 count, Place place_of, Out out_of) const {
+  void gate_product(const T* packed, const Axis<T>& axis, i64 p, i64 count, Place place_of,
+                    Out out_of) const {
     const int width = axis.width(p);
     const i64 step = larger(1, SUM_BLOCK / u.W);
     for (i64 j = 0; j < u.J; j += step) {
@@ -263,7 +290,8 @@ struct Backward {
     }
   }
 
-  // [x, h(t-1), 1] of the chunk's tokens as columns; with a projection also d_out, and the hidden state as lines.
+  // [x, h(t-1), 1] of the chunk's tokens as columns; with a projection also d_out, and the hidden
+  // state as lines.
   void turn_columns(const Chunk& c) const {
     const Share mine = team.of(ceil_div(c.tokens, L));
     i64 t = c.begin;
@@ -321,12 +349,15 @@ struct Backward {
       const i64 started = t;
       for (i64 p = 0; p < ws.input.panels; p++) {
         const i64 W = i64(ws.input.width(p)) * L, n = smaller(W, dims.I - ws.input.first(p));
-        gate_product(ws.Wx, ws.input, p, count, [&](i64 m) { return first + m; }, [&](i64 m) { return block + m * W; });
+        gate_product(
+            ws.Wx, ws.input, p, count, [&](i64 m) { return first + m; },
+            [&](i64 m) { return block + m * W; });
         t = started;
         for (i64 m = 0; m < count; m++) {
           while (seq.token(t + 1) - seq.token(c.begin) <= first + m) t++;
           const i64 b = first + m - (seq.token(t) - seq.token(c.begin));
-          T* to = ws.other_d_x ? ws.other_d_x + (seq.token(t) + b) * dims.I : call.d_x.at(seq, t, b);
+          T* to =
+              ws.other_d_x ? ws.other_d_x + (seq.token(t) + b) * dims.I : call.d_x.at(seq, t, b);
           __builtin_memcpy(to + ws.input.first(p), block + m * W, size_t(n) * sizeof(T));
         }
       }
@@ -334,8 +365,8 @@ struct Backward {
   }
 
   // lines (+)= sum over tokens of columns[k][token] * panel[token], for my share of the columns.
-  void token_sums(const T* columns, i64 count, const T* panel, i64 tokens, int width, T* lines, bool first,
-                  Share mine) const {
+  void token_sums(const T* columns, i64 count, const T* panel, i64 tokens, int width, T* lines,
+                  bool first, Share mine) const {
     const i64 begin = smaller(count, mine.begin * MR), end = smaller(count, mine.end * MR);
     for (i64 k = begin; k < end; k += MR) {
       const i64 rows = smaller(MR, end - k);
@@ -355,12 +386,13 @@ struct Backward {
     for (i64 group = 0; group < u.J; group += PANEL_GROUP)
       for (i64 k = mine.begin; k < mine.end; k++)
         for (i64 j = group; j < smaller(u.J, group + PANEL_GROUP); j++)
-          token_sums(ws.turned, ws.columns, d_z(j, 0), c.tokens, u.vectors, ws.d_W + j * ws.columns * u.W, first,
-                     Share{k, k + 1});
+          token_sums(ws.turned, ws.columns, d_z(j, 0), c.tokens, u.vectors,
+                     ws.d_W + j * ws.columns * u.W, first, Share{k, k + 1});
     if (ws.Wr)
       for (i64 p = 0; p < ws.hidden.panels; p++)
-        token_sums(ws.d_out_turned, dims.P, hidden_panel(p, 0, c.tokens), c.tokens, ws.hidden.width(p),
-                   ws.d_Wr + ws.hidden.first(p) * dims.P, first, team.of(ceil_div(dims.P, MR)));
+        token_sums(ws.d_out_turned, dims.P, hidden_panel(p, 0, c.tokens), c.tokens,
+                   ws.hidden.width(p), ws.d_Wr + ws.hidden.first(p) * dims.P, first,
+                   team.of(ceil_div(dims.P, MR)));
   }
 
   // Sums over tokens of d_z times the cell state that the gate looked at.
@@ -377,7 +409,8 @@ struct Backward {
             if (slot[k] < 0 || !seen) continue;
             for (i64 n = j * u.U; n < smaller(dims.H, (j + 1) * u.U); n++) {
               const i64 lane = n - j * u.U, q = lane / L;
-              ws.d_peep[k * dims.H + n] += d_z(j, place(c, t, b))[(q * u.G + slot[k]) * L + lane % L] * seen[n];
+              ws.d_peep[k * dims.H + n] +=
+                  d_z(j, place(c, t, b))[(q * u.G + slot[k]) * L + lane % L] * seen[n];
             }
           }
         }
@@ -403,10 +436,14 @@ struct Backward {
     }
     const Share rows = team.of(dims.B);
     for (i64 b = rows.begin; b < rows.end; b++) {
-      if (dir.d_h0) __builtin_memcpy(dir.d_h0 + b * dims.P, ws.d_h + b * ws.output.padded, size_t(dims.P) * sizeof(T));
-      if (dir.d_c0) __builtin_memcpy(dir.d_c0 + b * dims.H, ws.d_c + b * dims.H, size_t(dims.H) * sizeof(T));
+      if (dir.d_h0)
+        __builtin_memcpy(dir.d_h0 + b * dims.P, ws.d_h + b * ws.output.padded,
+                         size_t(dims.P) * sizeof(T));
+      if (dir.d_c0)
+        __builtin_memcpy(dir.d_c0 + b * dims.H, ws.d_c + b * dims.H, size_t(dims.H) * sizeof(T));
     }
-    if (dir.d_peep && team.id == 0) __builtin_memcpy(dir.d_peep, ws.d_peep, size_t(3 * dims.H) * sizeof(T));
+    if (dir.d_peep && team.id == 0)
+      __builtin_memcpy(dir.d_peep, ws.d_peep, size_t(3 * dims.H) * sizeof(T));
   }
 };
 

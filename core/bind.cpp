@@ -1,8 +1,8 @@
 // The door to Python: check, call. The only file that includes nanobind.
 //
-// Arrays come as torch tensors (through the DLPack exchange table that torch's type carries: no Python
-// code runs, about 50 ns each), as anything with the buffer protocol (numpy), or as anything else that
-// speaks DLPack. Every shape, dtype and stride is checked before a pointer is used.
+// Arrays come as torch tensors (through the DLPack exchange table that torch's type carries: no
+// Python code runs, about 50 ns each), as anything with the buffer protocol (numpy), or as anything
+// else that speaks DLPack. Every shape, dtype and stride is checked before a pointer is used.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
@@ -113,9 +113,12 @@ class Arrays {
     static PyTypeObject* known_type = nullptr;
     static const ExchangeTable* known = nullptr;
     if (type == known_type) return known;
-    if (!PyObject_HasAttrString(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__")) return nullptr;
-    nb::object capsule = nb::getattr(nb::handle(reinterpret_cast<PyObject*>(type)), "__dlpack_c_exchange_api__");
-    auto* table = static_cast<const ExchangeTable*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+    if (!PyObject_HasAttrString(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__"))
+      return nullptr;
+    nb::object capsule =
+        nb::getattr(nb::handle(reinterpret_cast<PyObject*>(type)), "__dlpack_c_exchange_api__");
+    auto* table = static_cast<const ExchangeTable*>(
+        PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
     if (!table) {
       PyErr_Clear();
       return nullptr;
@@ -128,7 +131,8 @@ class Arrays {
 
   static void fill(const PlainTensor& t, const char* name, Array& a) {
     if (t.device_type != kCpu) fail_type(std::string(name) + ": expected an array on the CPU");
-    if (t.ndim > Array::kAxes) fail(std::string(name) + ": expected at most 5 axes, got " + std::to_string(t.ndim));
+    if (t.ndim > Array::kAxes)
+      fail(std::string(name) + ": expected at most 5 axes, got " + std::to_string(t.ndim));
     a.data = static_cast<char*>(t.data) + t.byte_offset;
     a.ndim = t.ndim;
     a.code = t.code;
@@ -159,8 +163,12 @@ class Arrays {
     if (buffer.ndim > Array::kAxes) fail(std::string(name) + ": expected at most 5 axes");
     const std::string format = buffer.format ? buffer.format : "B";
     const char last = format.back();
-    const bool native = format.size() == 1 || (format.size() == 2 && (format[0] == '@' || format[0] == '='));
-    a.code = !native ? 255 : last == 'f' || last == 'd' ? kFloat : last == 'l' || last == 'q' ? kInt : 255;
+    const bool native =
+        format.size() == 1 || (format.size() == 2 && (format[0] == '@' || format[0] == '='));
+    a.code = !native                      ? 255
+             : last == 'f' || last == 'd' ? kFloat
+             : last == 'l' || last == 'q' ? kInt
+                                          : 255;
     a.data = static_cast<char*>(buffer.buf);
     a.ndim = buffer.ndim;
     a.bytes = int(buffer.itemsize);
@@ -178,12 +186,19 @@ class Arrays {
     if (!nb::try_cast(object, array))
       fail_type(std::string(name) + ": expected a torch tensor or a numpy array, got " +
                 nb::type_name(object.type()).c_str());
-    PlainTensor t{array.data(),          array.device_type(), array.device_id(),
-                  int32_t(array.ndim()), array.dtype().code,  array.dtype().bits,
-                  array.dtype().lanes,   nullptr,             nullptr,
+    PlainTensor t{array.data(),
+                  array.device_type(),
+                  array.device_id(),
+                  int32_t(array.ndim()),
+                  array.dtype().code,
+                  array.dtype().bits,
+                  array.dtype().lanes,
+                  nullptr,
+                  nullptr,
                   0};
     std::vector<int64_t> shape(array.ndim()), strides(array.ndim());
-    for (std::size_t k = 0; k < array.ndim(); k++) shape[k] = int64_t(array.shape(k)), strides[k] = array.stride(k);
+    for (std::size_t k = 0; k < array.ndim(); k++)
+      shape[k] = int64_t(array.shape(k)), strides[k] = array.stride(k);
     t.shape = shape.data();
     t.strides = strides.data();
     fill(t, name, a);
@@ -214,33 +229,41 @@ class Reader {
  public:
   explicit Reader(Arrays& arrays) : arrays_(arrays) {}
 
-  Array any(nb::handle object, const std::string& name, const std::vector<Axis>& axes, bool required) {
+  Array any(nb::handle object, const std::string& name, const std::vector<Axis>& axes,
+            bool required) {
     const Array a = arrays_.read(object, name.c_str());
     if (!a.present) {
-      if (required) fail_type(name + ": expected an array of shape " + expected_shape(axes) + ", got None");
+      if (required)
+        fail_type(name + ": expected an array of shape " + expected_shape(axes) + ", got None");
       return a;
     }
     if (a.code != kCodeOf<T> || a.bytes != int(sizeof(T)))
-      fail_type(name + ": expected the dtype of x (" + (sizeof(T) == 4 ? "float32" : "float64") + ")");
+      fail_type(name + ": expected the dtype of x (" + (sizeof(T) == 4 ? "float32" : "float64") +
+                ")");
     bool fits = a.ndim == int(axes.size());
     for (int k = 0; fits && k < a.ndim; k++) fits = a.shape[k] == axes[std::size_t(k)].size;
     if (!fits) fail(name + ": expected shape " + expected_shape(axes) + ", got " + a.describe());
     return a;
   }
-  const T* input(nb::handle object, const std::string& name, const std::vector<Axis>& axes, bool required = false) {
+  const T* input(nb::handle object, const std::string& name, const std::vector<Axis>& axes,
+                 bool required = false) {
     const Array a = any(object, name, axes, required);
-    if (a.present && !a.contiguous()) fail(name + ": expected a contiguous array; call .contiguous()");
+    if (a.present && !a.contiguous())
+      fail(name + ": expected a contiguous array; call .contiguous()");
     return a.template as<const T>();
   }
-  T* output(nb::handle object, const std::string& name, const std::vector<Axis>& axes, bool required = false) {
+  T* output(nb::handle object, const std::string& name, const std::vector<Axis>& axes,
+            bool required = false) {
     const Array a = any(object, name, axes, required);
-    if (a.present && !a.contiguous()) fail(name + ": expected a contiguous array; call .contiguous()");
+    if (a.present && !a.contiguous())
+      fail(name + ": expected a contiguous array; call .contiguous()");
     if (a.read_only) fail(name + ": expected an array that may be written");
     return a.template as<T>();
   }
   // Vectors of `size` numbers a token: (T, B, size) or (N, size).
   template <class U>
-  View<U> tokens(nb::handle object, const std::string& name, const Dims& d, bool packed, const Axis& last, bool required) {
+  View<U> tokens(nb::handle object, const std::string& name, const Dims& d, bool packed,
+                 const Axis& last, bool required) {
     const Array a = packed ? any(object, name, {{"N", d.N}, last}, required)
                            : any(object, name, {{"T", d.T}, {"B", d.B}, last}, required);
     if (!a.present) return {};
@@ -278,8 +301,8 @@ Problem measure(const Array& x, const Array& lengths, nb::tuple weights, Arrays&
   Dims& d = p.dims;
   p.packed = lengths.present;
   if (!x.present || x.ndim != (p.packed ? 2 : 3))
-    fail(std::string("x: expected shape ") + (p.packed ? "(N, I) with batch_sizes" : "(T, B, I)") + ", got " +
-         (x.present ? x.describe() : "None"));
+    fail(std::string("x: expected shape ") + (p.packed ? "(N, I) with batch_sizes" : "(T, B, I)") +
+         ", got " + (x.present ? x.describe() : "None"));
   d.D = i64(weights.size());
   if (d.D != 1 && d.D != 2) fail("weights: expected 1 or 2 directions, got " + std::to_string(d.D));
   if (p.packed) {
@@ -295,7 +318,8 @@ Problem measure(const Array& x, const Array& lengths, nb::tuple weights, Arrays&
       p.offsets.push_back(p.offsets.back() + sizes[t]);
     }
     if (p.offsets.back() != d.N)
-      fail("batch_sizes: expected a sum of N = " + std::to_string(d.N) + ", got " + std::to_string(p.offsets.back()));
+      fail("batch_sizes: expected a sum of N = " + std::to_string(d.N) + ", got " +
+           std::to_string(p.offsets.back()));
     d.B = d.T ? sizes[0] : 0;
     p.sequence = {sizes, p.offsets.data(), d.T, d.B};
   } else {
@@ -309,9 +333,11 @@ Problem measure(const Array& x, const Array& lengths, nb::tuple weights, Arrays&
   p.G = CELLS[cell].cell.gates();
   p.S = CELLS[cell].cell.slots();
   const nb::tuple first = nb::cast<nb::tuple>(weights[0]);
-  if (first.size() != 6) fail("weights: expected (W_ih, W_hh, b_ih, b_hh, W_hr, peep) for each direction");
+  if (first.size() != 6)
+    fail("weights: expected (W_ih, W_hh, b_ih, b_hh, W_hr, peep) for each direction");
   const Array W_hh = arrays.read(first[1], "W_hh");
-  if (!W_hh.present || W_hh.ndim != 2 || W_hh.shape[0] % p.G != 0 || W_hh.shape[0] == 0 || W_hh.shape[1] == 0)
+  if (!W_hh.present || W_hh.ndim != 2 || W_hh.shape[0] % p.G != 0 || W_hh.shape[0] == 0 ||
+      W_hh.shape[1] == 0)
     fail("W_hh: expected shape (G*H, P) with G = " + std::to_string(p.G));
   d.H = W_hh.shape[0] / p.G;
   d.P = W_hh.shape[1];
@@ -322,15 +348,20 @@ Problem measure(const Array& x, const Array& lengths, nb::tuple weights, Arrays&
 template <class T>
 Weights<T> read_weights(Reader<T>& r, nb::handle item, const Problem& p, int cell) {
   const nb::tuple w = nb::cast<nb::tuple>(item);
-  if (w.size() != 6) fail("weights: expected (W_ih, W_hh, b_ih, b_hh, W_hr, peep) for each direction");
+  if (w.size() != 6)
+    fail("weights: expected (W_ih, W_hh, b_ih, b_hh, W_hr, peep) for each direction");
   const Dims& d = p.dims;
   const Axis rows{"G*H", p.G * d.H};
   const bool projected = !w[4].is_none(), peephole = CELLS[cell].cell.peephole;
   if (!projected && d.P != d.H)
-    fail("W_hh: expected shape (G*H, H) where there is no W_hr, got P = " + std::to_string(d.P) + ", H = " + std::to_string(d.H));
-  return {r.input(w[0], "W_ih", {rows, {"I", d.I}}, true), r.input(w[1], "W_hh", {rows, {"P", d.P}}, true),
-          r.input(w[2], "b_ih", {rows}),                   r.input(w[3], "b_hh", {rows}),
-          r.input(w[4], "W_hr", {{"P", d.P}, {"H", d.H}}), r.input(w[5], "peep", {{"3", 3}, {"H", d.H}}, peephole)};
+    fail("W_hh: expected shape (G*H, H) where there is no W_hr, got P = " + std::to_string(d.P) +
+         ", H = " + std::to_string(d.H));
+  return {r.input(w[0], "W_ih", {rows, {"I", d.I}}, true),
+          r.input(w[1], "W_hh", {rows, {"P", d.P}}, true),
+          r.input(w[2], "b_ih", {rows}),
+          r.input(w[3], "b_hh", {rows}),
+          r.input(w[4], "W_hr", {{"P", d.P}, {"H", d.H}}),
+          r.input(w[5], "peep", {{"3", 3}, {"H", d.H}}, peephole)};
 }
 
 // A direction's part of an array whose first axis is D.
@@ -358,7 +389,8 @@ constexpr double kWorkPerThread = 4e6;  // floating-point operations
 
 int workers(const Problem& p, int threads, double passes) {
   const Dims& d = p.dims;
-  const double work = passes * 2.0 * double(d.N) * double(d.D) * p.G * double(d.H) * double(d.I + d.P);
+  const double work =
+      passes * 2.0 * double(d.N) * double(d.D) * p.G * double(d.H) * double(d.I + d.P);
   const double useful = work / kWorkPerThread;
   return useful < threads ? (useful < 1 ? 1 : int(useful)) : threads;
 }
@@ -389,8 +421,9 @@ const Kernels<T>& kernels() {
 }
 
 template <class T>
-void forward(Arrays& arrays, Problem& p, int cell, nb::handle x, nb::handle h0, nb::handle c0, nb::tuple weights,
-             nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle tape, int threads) {
+void forward(Arrays& arrays, Problem& p, int cell, nb::handle x, nb::handle h0, nb::handle c0,
+             nb::tuple weights, nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle tape,
+             int threads) {
   Reader<T> r(arrays);
   const Dims& d = p.dims;
   const Axis D{"D", d.D}, B{"B", d.B}, H{"H", d.H}, P{"P", d.P};
@@ -408,7 +441,8 @@ void forward(Arrays& arrays, Problem& p, int cell, nb::handle x, nb::handle h0, 
   for (int k = 0; k < d.D; k++) {
     auto& dir = call.direction[k];
     dir.w = read_weights(r, weights[std::size_t(k)], p, cell);
-    if (bool(dir.w.W_hr) != bool(call.direction[0].w.W_hr)) fail("W_hr: expected for both directions or for none");
+    if (bool(dir.w.W_hr) != bool(call.direction[0].w.W_hr))
+      fail("W_hr: expected for both directions or for none");
     dir.y = {out.data + k * d.P, out.step, out.row};
     dir.h0 = part(h, k, d.B * d.P);
     dir.c0 = part(c, k, d.B * d.H);
@@ -437,7 +471,8 @@ template <class T>
 void backward(Arrays& arrays, Problem& p, int cell, const BackwardArrays<T>& a, int threads) {
   Reader<T> r(arrays);
   const Dims& d = p.dims;
-  const Axis D{"D", d.D}, B{"B", d.B}, I{"I", d.I}, H{"H", d.H}, P{"P", d.P}, rows{"G*H", p.G * d.H};
+  const Axis D{"D", d.D}, B{"B", d.B}, I{"I", d.I}, H{"H", d.H}, P{"P", d.P},
+      rows{"G*H", p.G * d.H};
   BackwardCall<T> call{};
   call.dims = d;
   call.sequence = p.sequence;
@@ -448,19 +483,25 @@ void backward(Arrays& arrays, Problem& p, int cell, const BackwardArrays<T>& a, 
   const auto y = r.template tokens<const T>(a.y, "y", d, p.packed, DP, true);
   const auto d_y = r.template tokens<const T>(a.d_y, "d_y", d, p.packed, DP, false);
   const T *h0 = r.input(a.h0, "h0", {D, B, P}), *c0 = r.input(a.c0, "c0", {D, B, H});
-  const T *d_h_n = r.input(a.d_h_n, "d_h_n", {D, B, P}), *d_c_n = r.input(a.d_c_n, "d_c_n", {D, B, H});
-  const T *tape = r.input(a.tape, "tape", tape_shape(p), true), *d_tape = r.input(a.d_tape, "d_tape", tape_shape(p));
+  const T *d_h_n = r.input(a.d_h_n, "d_h_n", {D, B, P}),
+          *d_c_n = r.input(a.d_c_n, "d_c_n", {D, B, H});
+  const T *tape = r.input(a.tape, "tape", tape_shape(p), true),
+          *d_tape = r.input(a.d_tape, "d_tape", tape_shape(p));
   T *d_h0 = r.output(a.d_h0, "d_h0", {D, B, P}), *d_c0 = r.output(a.d_c0, "d_c0", {D, B, H});
-  T *g_tape = r.output(a.g_tape, "g_tape", tape_shape(p)), *g_h = r.output(a.g_h, "g_h", hidden_shape(p));
+  T *g_tape = r.output(a.g_tape, "g_tape", tape_shape(p)),
+    *g_h = r.output(a.g_h, "g_h", hidden_shape(p));
   if (i64(a.d_weights.size()) != d.D) fail("d_weights: expected one tuple for each direction");
   const i64 states = d.B * d.P, cells = d.B * d.H, slots = d.N * p.S * d.H;
   for (int k = 0; k < d.D; k++) {
     auto& dir = call.direction[k];
     dir.w = read_weights(r, a.weights[std::size_t(k)], p, cell);
-    if (bool(dir.w.W_hr) != bool(call.direction[0].w.W_hr)) fail("W_hr: expected for both directions or for none");
+    if (bool(dir.w.W_hr) != bool(call.direction[0].w.W_hr))
+      fail("W_hr: expected for both directions or for none");
     const nb::tuple w = nb::cast<nb::tuple>(a.d_weights[std::size_t(k)]);
     if (w.size() != 6 || !w[3].is_none())
-      fail("d_weights: expected (d_W_ih, d_W_hh, d_b_ih, None, d_W_hr, d_peep) for each direction; d_b_ih serves both biases");
+      fail(
+          "d_weights: expected (d_W_ih, d_W_hh, d_b_ih, None, d_W_hr, d_peep) for each direction; "
+          "d_b_ih serves both biases");
     dir.d_W_ih = r.output(w[0], "d_W_ih", {rows, I});
     dir.d_W_hh = r.output(w[1], "d_W_hh", {rows, P});
     dir.d_b = r.output(w[2], "d_b", {rows});
@@ -476,7 +517,8 @@ void backward(Arrays& arrays, Problem& p, int cell, const BackwardArrays<T>& a, 
     dir.tape = part(tape, k, slots), dir.d_tape = part(d_tape, k, slots);
     dir.g_tape = part(g_tape, k, slots), dir.g_h = part(g_h, k, d.N * d.P);
     if (d.N == 0) {  // a sum over no tokens
-      clear(dir.d_W_ih, p.G * d.H * d.I), clear(dir.d_W_hh, p.G * d.H * d.P), clear(dir.d_b, p.G * d.H);
+      clear(dir.d_W_ih, p.G * d.H * d.I), clear(dir.d_W_hh, p.G * d.H * d.P),
+          clear(dir.d_b, p.G * d.H);
       clear(dir.d_W_hr, d.P * d.H), clear(dir.d_peep, 3 * d.H);
     }
   }
@@ -501,8 +543,9 @@ int checked_threads(int threads) {
   return threads > 1024 ? 1024 : threads;
 }
 
-void forward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes, nb::handle h0, nb::handle c0,
-                 nb::tuple weights, nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle tape, int threads) {
+void forward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes, nb::handle h0,
+                 nb::handle c0, nb::tuple weights, nb::handle y, nb::handle h_n, nb::handle c_n,
+                 nb::handle tape, int threads) {
   Arrays arrays;
   const int index = cell_index(cell);
   const Array in = arrays.read(x, "x"), lengths = arrays.read(batch_sizes, "batch_sizes");
@@ -513,10 +556,11 @@ void forward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes, 
       [&] { forward<double>(arrays, p, index, x, h0, c0, weights, y, h_n, c_n, tape, threads); });
 }
 
-void backward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes, nb::handle h0, nb::handle c0,
-                  nb::tuple weights, nb::handle y, nb::handle tape, nb::handle d_y, nb::handle d_h_n, nb::handle d_c_n,
-                  nb::handle d_tape, nb::handle d_x, nb::handle d_h0, nb::handle d_c0, nb::tuple d_weights,
-                  nb::handle g_tape, nb::handle g_h, int threads) {
+void backward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes, nb::handle h0,
+                  nb::handle c0, nb::tuple weights, nb::handle y, nb::handle tape, nb::handle d_y,
+                  nb::handle d_h_n, nb::handle d_c_n, nb::handle d_tape, nb::handle d_x,
+                  nb::handle d_h0, nb::handle d_c0, nb::tuple d_weights, nb::handle g_tape,
+                  nb::handle g_h, int threads) {
   Arrays arrays;
   const int index = cell_index(cell);
   const Array in = arrays.read(x, "x"), lengths = arrays.read(batch_sizes, "batch_sizes");
@@ -524,8 +568,8 @@ void backward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes,
   threads = checked_threads(threads);
   const auto call = [&]<class T>(T) {
     backward<T>(arrays, p, index,
-                BackwardArrays<T>{x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape, d_x, d_h0, d_c0, g_tape, g_h, weights,
-                                  d_weights},
+                BackwardArrays<T>{x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape, d_x, d_h0, d_c0,
+                                  g_tape, g_h, weights, d_weights},
                 threads);
   };
   by_dtype(in, [&] { call(float{}); }, [&] { call(double{}); });
@@ -538,7 +582,8 @@ nb::dict cells() {
   for (const Row& row : CELLS) {
     const Cell& c = row.cell;
     nb::dict fields;
-    fields["i"] = name(c.i), fields["f"] = name(c.f), fields["g"] = name(c.g), fields["o"] = name(c.o);
+    fields["i"] = name(c.i), fields["f"] = name(c.f), fields["g"] = name(c.g),
+    fields["o"] = name(c.o);
     fields["out"] = name(c.out), fields["coupled"] = c.coupled, fields["peephole"] = c.peephole;
     fields["gates"] = c.gates(), fields["slots"] = c.slots();
     rows[row.name] = fields;
@@ -579,17 +624,23 @@ void activations(nb::handle x, nb::handle sigmoid, nb::handle tanh) {
 
 NB_MODULE(_core, m) {
   using namespace gatewise;
-  m.doc() = "The native kernels. gatewise.ops is the door that checks, differentiates and dispatches.";
-  m.def("forward", forward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(), "c0"_a.none(), "weights"_a,
-        "y"_a, "h_n"_a, "c_n"_a.none(), "tape"_a.none(), "threads"_a,
+  m.doc() =
+      "The native kernels. gatewise.ops is the door that checks, differentiates and dispatches.";
+  m.def("forward", forward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(),
+        "c0"_a.none(), "weights"_a, "y"_a, "h_n"_a, "c_n"_a.none(), "tape"_a.none(), "threads"_a,
         "Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape.");
-  m.def("backward", backward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(), "c0"_a.none(), "weights"_a,
-        "y"_a, "tape"_a, "d_y"_a.none(), "d_h_n"_a.none(), "d_c_n"_a.none(), "d_tape"_a.none(), "d_x"_a.none(),
-        "d_h0"_a.none(), "d_c0"_a.none(), "d_weights"_a, "g_tape"_a.none(), "g_h"_a.none(), "threads"_a,
+  m.def("backward", backward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(),
+        "c0"_a.none(), "weights"_a, "y"_a, "tape"_a, "d_y"_a.none(), "d_h_n"_a.none(),
+        "d_c_n"_a.none(), "d_tape"_a.none(), "d_x"_a.none(), "d_h0"_a.none(), "d_c0"_a.none(),
+        "d_weights"_a, "g_tape"_a.none(), "g_h"_a.none(), "threads"_a,
         "Run the layer's gradient; fills every output that is not None, and changes no input.");
-  m.def("activations", activations, "x"_a, "sigmoid"_a, "tanh"_a, "The kernels' own sigmoid and tanh of a vector.");
+  m.def("activations", activations, "x"_a, "sigmoid"_a, "tanh"_a,
+        "The kernels' own sigmoid and tanh of a vector.");
   m.def("cells", cells, "The kernels' table of cells, to be held against gatewise.CELLS.");
   m.def("info", info, "Instruction sets found and in use, compiler, memory kept for reuse.");
-  m.def("select_isa", [](const std::string& name) { gatewise::select(name); }, "name"_a, "Use the kernels of this instruction set from now on.");
-  m.def("release", release_workspaces, "Give the scratch memory kept for reuse back to the system.");
+  m.def(
+      "select_isa", [](const std::string& name) { gatewise::select(name); }, "name"_a,
+      "Use the kernels of this instruction set from now on.");
+  m.def("release", release_workspaces,
+        "Give the scratch memory kept for reuse back to the system.");
 }

@@ -35,7 +35,8 @@ struct Row {
 constexpr Row CELLS[] = {
     {"lstm", {}},
     {"rnn", {.i = Act::one, .f = Act::zero, .o = Act::one, .out = Act::identity}},
-    {"rnn_relu", {.i = Act::one, .f = Act::zero, .g = Act::relu, .o = Act::one, .out = Act::identity}},
+    {"rnn_relu",
+     {.i = Act::one, .f = Act::zero, .g = Act::relu, .o = Act::one, .out = Act::identity}},
     {"no_input_gate", {.i = Act::one}},
     {"no_forget_gate", {.f = Act::one}},
     {"no_output_gate", {.o = Act::one}},
@@ -44,7 +45,11 @@ constexpr Row CELLS[] = {
     {"coupled", {.coupled = true}},
     {"peephole", {.peephole = true}},
     {"linear",
-     {.i = Act::identity, .f = Act::identity, .g = Act::identity, .o = Act::identity, .out = Act::identity}},
+     {.i = Act::identity,
+      .f = Act::identity,
+      .g = Act::identity,
+      .o = Act::identity,
+      .out = Act::identity}},
 };
 constexpr int CELL_COUNT = sizeof(CELLS) / sizeof(CELLS[0]);
 

@@ -28,10 +28,12 @@ namespace {
 // The processor has the instructions, and the operating system saves their registers (XCR0).
 bool has(bool wide) {
   unsigned a, b, c, d;
-  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_FMA) || !(c & bit_AVX)) return false;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_FMA) || !(c & bit_AVX))
+    return false;
   unsigned low, high;
   __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  const unsigned needed = wide ? 0xe6u : 0x06u;  // x87-free: SSE, AVX; with AVX-512 also its masks and registers
+  const unsigned needed =
+      wide ? 0xe6u : 0x06u;  // x87-free: SSE, AVX; with AVX-512 also its masks and registers
   if ((low & needed) != needed) return false;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & bit_AVX2) || !(b & bit_BMI2)) return false;
   const unsigned v4 = bit_AVX512F | bit_AVX512DQ | bit_AVX512CD | bit_AVX512BW | bit_AVX512VL;
@@ -78,6 +80,8 @@ const Table& active() {
   return *table;
 }
 
-void select(const std::string& name) { chosen.store(by_name(name, "isa"), std::memory_order_release); }
+void select(const std::string& name) {
+  chosen.store(by_name(name, "isa"), std::memory_order_release);
+}
 
 }  // namespace gatewise

@@ -10,8 +10,8 @@ namespace gatewise {
 // Best first. Decided once, from what the processor and the operating system support.
 const std::vector<const Table*>& supported();
 
-// The table in use: the best one, or the one GATEWISE_ISA names. Throws std::invalid_argument, listing
-// the valid names, if GATEWISE_ISA or `name` is unknown or unsupported here.
+// The table in use: the best one, or the one GATEWISE_ISA names. Throws std::invalid_argument,
+// listing the valid names, if GATEWISE_ISA or `name` is unknown or unsupported here.
 const Table& active();
 void select(const std::string& name);
 

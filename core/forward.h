@@ -1,8 +1,9 @@
 // A sequence, forward. One worker's part of one direction; equations (1) to (6) of docs/math.md.
 //
-// With enough rows a tile runs over x and then over h in one go ("fused"). With one to three rows a tile
-// cannot keep the multiply-add units busy, so W_ih x of several steps is computed first, in tiles over
-// steps; the recurrent tile then starts from it. Both add in the same order: x first, then h, then bias.
+// With enough rows a tile runs over x and then over h in one go ("fused"). With one to three rows a
+// tile cannot keep the multiply-add units busy, so W_ih x of several steps is computed first, in
+// tiles over steps; the recurrent tile then starts from it. Both add in the same order: x first,
+// then h, then bias.
 #pragma once
 #include "pack.h"
 #include "pointwise.h"
@@ -10,7 +11,7 @@
 
 namespace gatewise::GATEWISE_ISA {
 
-inline constexpr i64 FUSED_ROWS = 4;    // rows a worker needs for the fused tile
+inline constexpr i64 FUSED_ROWS = 4;     // rows a worker needs for the fused tile
 inline constexpr i64 INPUT_TOKENS = 48;  // tokens whose W_ih x is computed at once otherwise
 
 // The workspace of one direction.
@@ -26,7 +27,8 @@ struct ForwardSpace {
   T* zx;              // [J][input_tokens][W]
 
   ForwardSpace(const ForwardCall<T>& call, bool projected, Carver& carver)
-      : units(call.dims.H, CELLS[call.cell].cell.gates()), out(call.dims.P),
+      : units(call.dims.H, CELLS[call.cell].cell.gates()),
+        out(call.dims.P),
         input_tokens(larger(INPUT_TOKENS, call.dims.B)) {
     const Dims& d = call.dims;
     Wx = carver.take<T>(units.K * d.I);
@@ -55,9 +57,18 @@ struct Forward {
   const bool fused;
 
   Forward(const ForwardCall<T>& call_, int d, Team team_, Carver& carver)
-      : call(call_), dir(call_.direction[d]), dims(call_.dims), seq(call_.sequence), reverse(d == 1), team(team_),
-        cell(pointwise_of<T>(call_.cell)), ws(call_, call_.direction[d].w.W_hr, carver), u(ws.units),
-        split(team, dims.B), panels(split.panels(team, u.J)), fused(split.rows(dims.B) >= FUSED_ROWS) {}
+      : call(call_),
+        dir(call_.direction[d]),
+        dims(call_.dims),
+        seq(call_.sequence),
+        reverse(d == 1),
+        team(team_),
+        cell(pointwise_of<T>(call_.cell)),
+        ws(call_, call_.direction[d].w.W_hr, carver),
+        u(ws.units),
+        split(team, dims.B),
+        panels(split.panels(team, u.J)),
+        fused(split.rows(dims.B) >= FUSED_ROWS) {}
 
   i64 time(i64 step) const { return reverse ? dims.T - 1 - step : step; }
 
@@ -213,7 +224,8 @@ struct Forward {
     }
   }
 
-  // h_n of the rows for which t was the last step. The second split meets before: all of y is there.
+  // h_n of the rows for which t was the last step. The second split meets before: all of y is
+  // there.
   void finish(i64 t, i64 rows_now) const {
     const i64 next = seq.active(reverse ? t - 1 : t + 1);
     if (!split.by_batch && team.id != 0) return;

@@ -1,5 +1,6 @@
-// Compiled once per instruction set, with GATEWISE_ISA naming the namespace. No standard library: an
-// inline function of it, compiled here with wide instructions, could be the copy the linker keeps for all.
+// Compiled once per instruction set, with GATEWISE_ISA naming the namespace. No standard library:
+// an inline function of it, compiled here with wide instructions, could be the copy the linker
+// keeps for all.
 #include "kernel.h"
 
 #include "backward.h"
@@ -18,7 +19,8 @@ void activations(const T* x, T* s, T* t, i64 n) {
 }
 
 template <class T>
-constexpr Kernels<T> KERNELS = {forward_bytes<T>, forward<T>, backward_bytes<T>, backward<T>, activations<T>};
+constexpr Kernels<T> KERNELS = {forward_bytes<T>, forward<T>, backward_bytes<T>, backward<T>,
+                                activations<T>};
 
 #define GATEWISE_TEXT(name) #name
 #define GATEWISE_NAME(name) GATEWISE_TEXT(name)

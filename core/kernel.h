@@ -1,6 +1,6 @@
 // What the host hands to a kernel, and the table of kernels of one instruction set.
-// Lengths and axes: see the legend in shape.h. All pointers stay valid and unaliased for the whole call,
-// and belong to the caller; "read" and "written" say which side touches them.
+// Lengths and axes: see the legend in shape.h. All pointers stay valid and unaliased for the whole
+// call, and belong to the caller; "read" and "written" say which side touches them.
 #pragma once
 #include "shape.h"
 #include "threads.h"
@@ -34,8 +34,9 @@ struct ForwardCall {
     T* c_n;       // written, (B, H); the running cell state. Null is allowed for cells without one
     T* tape;      // written, (N, S, H); null: nothing is kept
   } direction[2];
-  unsigned char* workspace;  // workspace_bytes() of it; 64-byte aligned; contents undefined before and after
-  Barrier barrier[3];        // one a direction's team, one for all
+  unsigned char*
+      workspace;  // workspace_bytes() of it; 64-byte aligned; contents undefined before and after
+  Barrier barrier[3];  // one a direction's team, one for all
 };
 
 // Everything overwrites its output. Null outputs are not wanted, null input gradients are zeros.
@@ -48,16 +49,17 @@ struct BackwardCall {
   View<T> d_x;  // written; data null: not wanted
   struct Direction {
     Weights<T> w;
-    View<const T> y;    // read: what forward wrote
-    const T *h0, *c0;   // read
-    const T* tape;      // read
-    View<const T> d_y;  // read; data null: zeros
+    View<const T> y;         // read: what forward wrote
+    const T *h0, *c0;        // read
+    const T* tape;           // read
+    View<const T> d_y;       // read; data null: zeros
     const T *d_h_n, *d_c_n;  // read, (B, P), (B, H)
     const T* d_tape;         // read, (N, S, H): gradients that arrive at the slots themselves
     T *d_h0, *d_c0;          // written, (B, P), (B, H)
-    T *d_W_ih, *d_W_hh, *d_b, *d_W_hr, *d_peep;  // written, shapes as in Weights; d_b serves both biases
-    T* g_tape;  // written, (N, S, H): total gradient at every slot
-    T* g_h;     // written, (N, P): total gradient at every hidden state
+    T *d_W_ih, *d_W_hh, *d_b, *d_W_hr,
+        *d_peep;  // written, shapes as in Weights; d_b serves both biases
+    T* g_tape;    // written, (N, S, H): total gradient at every slot
+    T* g_h;       // written, (N, P): total gradient at every hidden state
   } direction[2];
   unsigned char* workspace;
   Barrier barrier[3];

@@ -1,9 +1,10 @@
 // Weights and columns in the order in which the tile reads them. The layout is drawn here, once.
 //
-// A panel is NV vectors wide; L lanes are one vector. The gates of one unit stand in one panel, so that
-// a tile ends with everything that the cell needs for its units:
+// A panel is NV vectors wide; L lanes are one vector. The gates of one unit stand in one panel, so
+// that a tile ends with everything that the cell needs for its units:
 //
-//   W (G*H, K) in torch's rows          panel j, one line a k                        units of a panel
+//   W (G*H, K) in torch's rows          panel j, one line a k                        units of a
+//   panel
 //     i: H rows                    LSTM    [ i:L | f:L | g:L | o:L ]                      U = L
 //     f: H rows          ->        3 gates [ i:L | g:L | o:L ]                            U = L
 //     g: H rows                    2 gates [ g:L | o:L | g:L | o:L ]  (2 groups)          U = 2 L
@@ -12,8 +13,9 @@
 // A line has W = groups * G * L numbers: gate q of unit j*U + group*L + lane stands at
 // (group*G + q)*L + lane. Units past H are zeros. Panels follow each other: [J][K][W].
 //
-// For the products with W transposed (d_h, d_x) a panel holds up to NV vectors of K's axis, and its lines
-// follow the order in which the gate gradients lie: panel j, then (group, gate, lane): [panels][J*W][width].
+// For the products with W transposed (d_h, d_x) a panel holds up to NV vectors of K's axis, and its
+// lines follow the order in which the gate gradients lie: panel j, then (group, gate, lane):
+// [panels][J*W][width].
 #pragma once
 #include "shape.h"
 #include "simd.h"
@@ -33,15 +35,22 @@ struct Units {
   i64 J;        // panels
   i64 K;        // numbers in a line of all panels, J * W
   constexpr Units(i64 units, int gates)
-      : H(units), G(gates), groups(gates > 2 ? 1 : NV / gates), vectors(groups * gates),
-        W(i64(vectors) * LANES<T>), U(i64(groups) * LANES<T>), J(ceil_div(units, U)), K(J * W) {}
+      : H(units),
+        G(gates),
+        groups(gates > 2 ? 1 : NV / gates),
+        vectors(groups * gates),
+        W(i64(vectors) * LANES<T>),
+        U(i64(groups) * LANES<T>),
+        J(ceil_div(units, U)),
+        K(J * W) {}
   // The units in group q of panel j that exist: 0..L.
   constexpr int lanes(i64 j, int q) const {
     return int(larger(0, smaller(LANES<T>, H - j * U - i64(q) * LANES<T>)));
   }
 };
 
-// A plain axis of `size` numbers in panels of `vectors` vectors; the last panel is as narrow as it can be.
+// A plain axis of `size` numbers in panels of `vectors` vectors; the last panel is as narrow as it
+// can be.
 template <class T>
 struct Axis {
   i64 size;
@@ -49,7 +58,10 @@ struct Axis {
   i64 panels;
   i64 padded;  // size, rounded up to whole vectors
   constexpr Axis(i64 n, int v = NV)
-      : size(n), vectors(v), panels(ceil_div(n, i64(v) * LANES<T>)), padded(round_up(n, LANES<T>)) {}
+      : size(n),
+        vectors(v),
+        panels(ceil_div(n, i64(v) * LANES<T>)),
+        padded(round_up(n, LANES<T>)) {}
   constexpr i64 first(i64 p) const { return p * vectors * LANES<T>; }
   constexpr int width(i64 p) const {  // in vectors
     return int(smaller(vectors, ceil_div(size - first(p), LANES<T>)));
@@ -88,14 +100,17 @@ void pack_gates(const T* weight, i64 K, const Units<T>& u, T* panels, i64 j) {
         const int kn = int(smaller(L, K - k));
         Vec<T> block[L];
         for (int r = 0; r < L; r++)
-          block[r] = r >= n ? Vec<T>{} : kn == L ? load(rows + r * K + k) : load(rows + r * K + k, kn);
+          block[r] = r >= n    ? Vec<T>{}
+                     : kn == L ? load(rows + r * K + k)
+                               : load(rows + r * K + k, kn);
         transpose<T>(block);
         for (int r = 0; r < kn; r++) store(column + (k + r) * u.W, block[r]);
       }
     }
 }
 
-// The reverse way for a gradient: lines [K][W] of panel j, `lines` apart from panel to panel, into d_W.
+// The reverse way for a gradient: lines [K][W] of panel j, `lines` apart from panel to panel, into
+// d_W.
 template <class T>
 void unpack_gates(const T* panel, i64 K, const Units<T>& u, T* d_weight, i64 j) {
   constexpr int L = LANES<T>;
@@ -148,7 +163,9 @@ void pack_back(const T* weight, const Axis<T>& axis, const Units<T>& u, T* panel
         for (int r = 0; r < L; r++, row += axis.size)
           for (int v = 0; v < width; v++, line += L) {
             const i64 left = axis.size - first - i64(v) * L;
-            store(line, r >= n ? Vec<T>{} : left >= L ? load(row + v * L) : load(row + v * L, int(left)));
+            store(line, r >= n      ? Vec<T>{}
+                        : left >= L ? load(row + v * L)
+                                    : load(row + v * L, int(left)));
           }
       }
 }
@@ -169,7 +186,8 @@ void pack_lines(const T* matrix, i64 K, const Axis<T>& axis, T* panels, i64 p) {
 }
 
 // Columns of up to L token vectors: column k of the chunk holds the k-th number of every token.
-// columns[k][token], `stride` apart. Fills tokens first .. first+count-1 (count <= L); zeros up to L.
+// columns[k][token], `stride` apart. Fills tokens first .. first+count-1 (count <= L); zeros up to
+// L.
 template <class T>
 void pack_columns(const T* const* tokens, int count, i64 K, T* columns, i64 stride, i64 first) {
   constexpr int L = LANES<T>;

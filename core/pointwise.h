@@ -1,5 +1,5 @@
-// The cell itself: what happens between the products, for the units of one panel and the rows of one
-// tile. The letters and the order of the lines are those of reference.py and docs/math.md.
+// The cell itself: what happens between the products, for the units of one panel and the rows of
+// one tile. The letters and the order of the lines are those of reference.py and docs/math.md.
 #pragma once
 #include "act.h"
 #include "cell.h"
@@ -11,167 +11,182 @@ namespace gatewise::GATEWISE_ISA {
 template <class T>
 struct ForwardRows {
   i64 rows, j;
-  const T* z;         // [rows][W] read: W_ih x + W_hh h
-  const T* bias;      // [W] read
-  const T* peep;      // [3][H] read; null without peepholes
-  T* c[MR];           // written; unused in a cell without cell state
-  T* h[MR];           // written
-  T* tape[MR];        // written, slots H apart; first one null: nothing is kept
+  const T* z;     // [rows][W] read: W_ih x + W_hh h
+  const T* bias;  // [W] read
+  const T* peep;  // [3][H] read; null without peepholes
+  T* c[MR];       // written; unused in a cell without cell state
+  T* h[MR];       // written
+  T* tape[MR];    // written, slots H apart; first one null: nothing is kept
 };
 
 template <class T>
 struct BackwardRows {
   i64 rows, j;
-  const T* peep;         // [3][H] read
-  const T* tape[MR];     // read, slots H apart
-  const T* c_before[MR]; // read: c(t-1); null: zeros
-  const T* d_h[MR];      // read: gradient from the step after; padded to whole vectors
-  const T* d_y[MR];      // read: gradient from above; first one null: zeros
-  const T* d_tape[MR];   // read, slots H apart; first one null: zeros
-  T* d_c[MR];            // read: d loss / d c(t) from the step after; written: towards c(t-1)
-  T* d_z[MR];            // written, [W]
-  T* g_tape[MR];         // written, slots H apart; first one null: not wanted
+  const T* peep;          // [3][H] read
+  const T* tape[MR];      // read, slots H apart
+  const T* c_before[MR];  // read: c(t-1); null: zeros
+  const T* d_h[MR];       // read: gradient from the step after; padded to whole vectors
+  const T* d_y[MR];       // read: gradient from above; first one null: zeros
+  const T* d_tape[MR];    // read, slots H apart; first one null: zeros
+  T* d_c[MR];             // read: d loss / d c(t) from the step after; written: towards c(t-1)
+  T* d_z[MR];             // written, [W]
+  T* g_tape[MR];          // written, slots H apart; first one null: not wanted
 };
+
+// Group q of the panel, n of its lanes; `whole` where that is all of them.
+template <class T, Cell cell, bool whole>
+void forward_group(const Units<T>& u, const ForwardRows<T>& p, int q, int n) {
+  constexpr int L = LANES<T>, G = cell.gates();
+  const i64 at = i64(q) * L;  // the group's first unit, counted in the panel
+  const auto get = [n](const T* from) { return whole ? load(from) : load(from, n); };
+  const auto put = [n](T* to, Vec<T> v) { whole ? store(to, v) : store(to, v, n); };
+  Vec<T> bias[G], peep[3];
+#pragma GCC unroll 4
+  for (int k = 0; k < G; k++) bias[k] = load(p.bias + (q * G + k) * L);
+  if constexpr (cell.peephole)
+    for (int k = 0; k < 3; k++) peep[k] = get(p.peep + k * u.H + p.j * u.U + at);
+  for (i64 r = 0; r < p.rows; r++) {
+    Vec<T> z[G];
+#pragma GCC unroll 4
+    for (int k = 0; k < G; k++) z[k] = load(p.z + r * u.W + (q * G + k) * L) + bias[k];
+    Vec<T> c = {};
+    if constexpr (cell.has_cell_state()) c = get(p.c[r] + at);
+    if constexpr (cell.peephole) {
+      if constexpr (cell.slot_i() >= 0) z[cell.slot_i()] = fma(peep[0], c, z[cell.slot_i()]);
+      if constexpr (cell.slot_f() >= 0) z[cell.slot_f()] = fma(peep[1], c, z[cell.slot_f()]);
+    }
+    const Vec<T> g = activate<T, cell.g>(z[cell.slot_g()]);
+    T* tape = p.tape[0] ? p.tape[r] + at : nullptr;
+    const auto keep = [&](int slot, Vec<T> v) {
+      if (tape) put(tape + slot * u.H, v);
+    };
+    keep(cell.slot_g(), g);
+    if constexpr (!cell.has_cell_state()) {
+      c = g;
+    } else {
+      Vec<T> i = set1(T(1)), f = set1(T(1));
+      if constexpr (cell.slot_i() >= 0) {
+        i = activate<T, cell.i>(z[cell.slot_i()]);
+        keep(cell.slot_i(), i);
+      }
+      if constexpr (cell.slot_f() >= 0) {
+        f = activate<T, cell.f>(z[cell.slot_f()]);
+        keep(cell.slot_f(), f);
+      }
+      if constexpr (cell.coupled) f = set1(T(1)) - i;
+      if constexpr (cell.f == Act::zero)
+        c = i * g;
+      else
+        c = fma(i, g, f * c);
+      put(p.c[r] + at, c);
+      keep(cell.slot_c(), c);
+    }
+    Vec<T> h = activate<T, cell.out>(c);
+    if constexpr (cell.slot_o() >= 0) {
+      if constexpr (cell.peephole) z[cell.slot_o()] = fma(peep[2], c, z[cell.slot_o()]);
+      const Vec<T> o = activate<T, cell.o>(z[cell.slot_o()]);
+      keep(cell.slot_o(), o);
+      h = o * h;
+    }
+    put(p.h[r] + at, h);
+  }
+}
 
 template <class T, Cell cell>
 void forward_units(const Units<T>& u, const ForwardRows<T>& p) {
-  constexpr int L = LANES<T>, G = cell.gates();
   for (int q = 0; q < u.groups; q++) {
     const int n = u.lanes(p.j, q);
-    if (n == 0) return;
-    const i64 at = i64(q) * L;  // the group's first unit, counted in the panel
-    const auto get = [n](const T* from) { return n == L ? load(from) : load(from, n); };
-    const auto put = [n](T* to, Vec<T> v) { n == L ? store(to, v) : store(to, v, n); };
-    Vec<T> bias[G], peep[3];
-#pragma GCC unroll 4
-    for (int k = 0; k < G; k++) bias[k] = load(p.bias + (q * G + k) * L);
-    if constexpr (cell.peephole)
-      for (int k = 0; k < 3; k++) peep[k] = get(p.peep + k * u.H + p.j * u.U + at);
-    for (i64 r = 0; r < p.rows; r++) {
-      Vec<T> z[G];
-#pragma GCC unroll 4
-      for (int k = 0; k < G; k++) z[k] = load(p.z + r * u.W + (q * G + k) * L) + bias[k];
-      Vec<T> c = {};
-      if constexpr (cell.has_cell_state()) c = get(p.c[r] + at);
-      if constexpr (cell.peephole) {
-        if constexpr (cell.slot_i() >= 0) z[cell.slot_i()] = fma(peep[0], c, z[cell.slot_i()]);
-        if constexpr (cell.slot_f() >= 0) z[cell.slot_f()] = fma(peep[1], c, z[cell.slot_f()]);
-      }
-      const Vec<T> g = activate<T, cell.g>(z[cell.slot_g()]);
-      T* tape = p.tape[0] ? p.tape[r] + at : nullptr;
-      const auto keep = [&](int slot, Vec<T> v) {
-        if (tape) put(tape + slot * u.H, v);
-      };
-      keep(cell.slot_g(), g);
-      if constexpr (!cell.has_cell_state()) {
-        c = g;
-      } else {
-        Vec<T> i = set1(T(1)), f = set1(T(1));
-        if constexpr (cell.slot_i() >= 0) {
-          i = activate<T, cell.i>(z[cell.slot_i()]);
-          keep(cell.slot_i(), i);
-        }
-        if constexpr (cell.slot_f() >= 0) {
-          f = activate<T, cell.f>(z[cell.slot_f()]);
-          keep(cell.slot_f(), f);
-        }
-        if constexpr (cell.coupled) f = set1(T(1)) - i;
-        if constexpr (cell.f == Act::zero)
-          c = i * g;
-        else
-          c = fma(i, g, f * c);
-        put(p.c[r] + at, c);
-        keep(cell.slot_c(), c);
-      }
-      Vec<T> h = activate<T, cell.out>(c);
-      if constexpr (cell.slot_o() >= 0) {
-        if constexpr (cell.peephole) z[cell.slot_o()] = fma(peep[2], c, z[cell.slot_o()]);
-        const Vec<T> o = activate<T, cell.o>(z[cell.slot_o()]);
-        keep(cell.slot_o(), o);
-        h = o * h;
-      }
-      put(p.h[r] + at, h);
-    }
+    if (n == LANES<T>)
+      forward_group<T, cell, true>(u, p, q, n);
+    else if (n > 0)
+      forward_group<T, cell, false>(u, p, q, n);
   }
 }
 
 // watched: some gradient arrives at the slots, or the gradients of the slots are wanted.
-template <class T, Cell cell, bool watched>
-void backward_units(const Units<T>& u, const BackwardRows<T>& p) {
+template <class T, Cell cell, bool watched, bool whole>
+void backward_group(const Units<T>& u, const BackwardRows<T>& p, int q, int n) {
   constexpr int L = LANES<T>, G = cell.gates();
   const Vec<T> one = set1(T(1));
+  const i64 at = i64(q) * L;
+  const auto get = [n](const T* from) { return whole ? load(from) : load(from, n); };
+  const auto put = [n](T* to, Vec<T> v) { whole ? store(to, v) : store(to, v, n); };
+  Vec<T> peep[3];
+  if constexpr (cell.peephole)
+    for (int k = 0; k < 3; k++) peep[k] = get(p.peep + k * u.H + p.j * u.U + at);
+  for (i64 r = 0; r < p.rows; r++) {
+    const T* tape = p.tape[r] + at;
+    const auto kept = [&](int slot) { return slot < 0 ? one : get(tape + slot * u.H); };
+    // The total gradient at a slot: what came through the cell, and what arrives from outside.
+    const auto total = [&](int slot, Vec<T> d) {
+      if constexpr (watched) {
+        if (p.d_tape[0]) d = d + get(p.d_tape[r] + at + slot * u.H);
+        if (p.g_tape[0]) put(p.g_tape[r] + at + slot * u.H, d);
+      }
+      return d;
+    };
+    const auto emit = [&](int slot, Vec<T> d_z) { store(p.d_z[r] + (q * G + slot) * L, d_z); };
+
+    Vec<T> d_h = load(p.d_h[r] + at);
+    if (p.d_y[0]) d_h = d_h + get(p.d_y[r] + at);
+    const Vec<T> c = kept(cell.slot_c());
+    const Vec<T> a = activate<T, cell.out>(c);
+    Vec<T> d_c = d_h;
+    if constexpr (cell.slot_o() >= 0) {
+      const Vec<T> o = kept(cell.slot_o());
+      const Vec<T> d_zo = total(cell.slot_o(), d_h * a) * slope<T, cell.o>(o);
+      emit(cell.slot_o(), d_zo);
+      d_c = d_h * o * slope<T, cell.out>(a);
+      if constexpr (cell.peephole) d_c = fma(d_zo, peep[2], d_c);
+    } else {
+      d_c = d_h * slope<T, cell.out>(a);
+    }
+    if constexpr (!cell.has_cell_state()) {
+      emit(cell.slot_g(), total(cell.slot_g(), d_c) * slope<T, cell.g>(c));
+    } else {
+      d_c = total(cell.slot_c(), d_c + get(p.d_c[r] + at));
+      const Vec<T> g = kept(cell.slot_g()), i = kept(cell.slot_i());
+      const Vec<T> before = p.c_before[r] ? get(p.c_before[r] + at) : Vec<T>{};
+      emit(cell.slot_g(), total(cell.slot_g(), d_c * i) * slope<T, cell.g>(g));
+      Vec<T> towards = {};  // d loss / d c(t-1)
+      if constexpr (cell.coupled) {
+        const Vec<T> d_zi = total(cell.slot_i(), d_c * (g - before)) * slope<T, cell.i>(i);
+        emit(cell.slot_i(), d_zi);
+        towards = d_c * (one - i);
+        if constexpr (cell.peephole) towards = fma(d_zi, peep[0], towards);
+      } else {
+        if constexpr (cell.slot_i() >= 0) {
+          const Vec<T> d_zi = total(cell.slot_i(), d_c * g) * slope<T, cell.i>(i);
+          emit(cell.slot_i(), d_zi);
+          if constexpr (cell.peephole) towards = d_zi * peep[0];
+        }
+        if constexpr (cell.slot_f() >= 0) {
+          const Vec<T> f = kept(cell.slot_f());
+          const Vec<T> d_zf = total(cell.slot_f(), d_c * before) * slope<T, cell.f>(f);
+          emit(cell.slot_f(), d_zf);
+          if constexpr (cell.peephole) towards = fma(d_zf, peep[1], towards);
+          towards = fma(d_c, f, towards);
+        } else if constexpr (cell.f == Act::one) {
+          towards = towards + d_c;
+        }
+      }
+      put(p.d_c[r] + at, towards);
+    }
+  }
+}
+
+template <class T, Cell cell, bool watched>
+void backward_units(const Units<T>& u, const BackwardRows<T>& p) {
+  constexpr int G = cell.gates(), L = LANES<T>;
   for (int q = 0; q < u.groups; q++) {
     const int n = u.lanes(p.j, q);
-    const i64 at = i64(q) * L;
-    if (n == 0) {  // the product reads the whole line
+    if (n == L)
+      backward_group<T, cell, watched, true>(u, p, q, n);
+    else if (n > 0)
+      backward_group<T, cell, watched, false>(u, p, q, n);
+    else  // no such units, but the product reads the whole line
       for (i64 r = 0; r < p.rows; r++)
         for (int k = 0; k < G; k++) store(p.d_z[r] + (q * G + k) * L, Vec<T>{});
-      continue;
-    }
-    const auto get = [n](const T* from) { return n == L ? load(from) : load(from, n); };
-    const auto put = [n](T* to, Vec<T> v) { n == L ? store(to, v) : store(to, v, n); };
-    Vec<T> peep[3];
-    if constexpr (cell.peephole)
-      for (int k = 0; k < 3; k++) peep[k] = get(p.peep + k * u.H + p.j * u.U + at);
-    for (i64 r = 0; r < p.rows; r++) {
-      const T* tape = p.tape[r] + at;
-      const auto kept = [&](int slot) { return slot < 0 ? one : get(tape + slot * u.H); };
-      // The total gradient at a slot: what came through the cell, and what arrives from outside.
-      const auto total = [&](int slot, Vec<T> d) {
-        if constexpr (watched) {
-          if (p.d_tape[0]) d = d + get(p.d_tape[r] + at + slot * u.H);
-          if (p.g_tape[0]) put(p.g_tape[r] + at + slot * u.H, d);
-        }
-        return d;
-      };
-      const auto emit = [&](int slot, Vec<T> d_z) { store(p.d_z[r] + (q * G + slot) * L, d_z); };
-
-      Vec<T> d_h = load(p.d_h[r] + at);
-      if (p.d_y[0]) d_h = d_h + get(p.d_y[r] + at);
-      const Vec<T> c = kept(cell.slot_c());
-      const Vec<T> a = activate<T, cell.out>(c);
-      Vec<T> d_c = d_h;
-      if constexpr (cell.slot_o() >= 0) {
-        const Vec<T> o = kept(cell.slot_o());
-        const Vec<T> d_zo = total(cell.slot_o(), d_h * a) * slope<T, cell.o>(o);
-        emit(cell.slot_o(), d_zo);
-        d_c = d_h * o * slope<T, cell.out>(a);
-        if constexpr (cell.peephole) d_c = fma(d_zo, peep[2], d_c);
-      } else {
-        d_c = d_h * slope<T, cell.out>(a);
-      }
-      if constexpr (!cell.has_cell_state()) {
-        emit(cell.slot_g(), total(cell.slot_g(), d_c) * slope<T, cell.g>(c));
-      } else {
-        d_c = total(cell.slot_c(), d_c + get(p.d_c[r] + at));
-        const Vec<T> g = kept(cell.slot_g()), i = kept(cell.slot_i());
-        const Vec<T> before = p.c_before[r] ? get(p.c_before[r] + at) : Vec<T>{};
-        emit(cell.slot_g(), total(cell.slot_g(), d_c * i) * slope<T, cell.g>(g));
-        Vec<T> towards = {};  // d loss / d c(t-1)
-        if constexpr (cell.coupled) {
-          const Vec<T> d_zi = total(cell.slot_i(), d_c * (g - before)) * slope<T, cell.i>(i);
-          emit(cell.slot_i(), d_zi);
-          towards = d_c * (one - i);
-          if constexpr (cell.peephole) towards = fma(d_zi, peep[0], towards);
-        } else {
-          if constexpr (cell.slot_i() >= 0) {
-            const Vec<T> d_zi = total(cell.slot_i(), d_c * g) * slope<T, cell.i>(i);
-            emit(cell.slot_i(), d_zi);
-            if constexpr (cell.peephole) towards = d_zi * peep[0];
-          }
-          if constexpr (cell.slot_f() >= 0) {
-            const Vec<T> f = kept(cell.slot_f());
-            const Vec<T> d_zf = total(cell.slot_f(), d_c * before) * slope<T, cell.f>(f);
-            emit(cell.slot_f(), d_zf);
-            if constexpr (cell.peephole) towards = fma(d_zf, peep[1], towards);
-            towards = fma(d_c, f, towards);
-          } else if constexpr (cell.f == Act::one) {
-            towards = towards + d_c;
-          }
-        }
-        put(p.d_c[r] + at, towards);
-      }
-    }
   }
 }
 
@@ -191,7 +206,8 @@ Pointwise<T> pointwise_of(int index) {
   } else {
     constexpr Cell cell = CELLS[row].cell;
     if (index == row)
-      return {forward_units<T, cell>, backward_units<T, cell, false>, backward_units<T, cell, true>, cell};
+      return {forward_units<T, cell>, backward_units<T, cell, false>, backward_units<T, cell, true>,
+              cell};
     return pointwise_of<T, row + 1>(index);
   }
 }

@@ -33,7 +33,8 @@ struct Sequence {
   i64 token(i64 t) const { return offsets ? offsets[t] : t * B; }
 };
 
-// Vectors (one a token) in the caller's array, contiguous along the last axis. Distances in elements.
+// Vectors (one a token) in the caller's array, contiguous along the last axis. Distances in
+// elements.
 template <class T>
 struct View {
   T* data;

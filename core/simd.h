@@ -19,12 +19,16 @@ namespace gatewise::GATEWISE_ISA {
 
 #if defined(__AVX512F__)
 inline constexpr int VECTOR_BYTES = 64, VECTOR_REGISTERS = 32;
+inline constexpr bool FUSED_MULTIPLY_ADD = true;
 #elif defined(__AVX2__)
 inline constexpr int VECTOR_BYTES = 32, VECTOR_REGISTERS = 16;
+inline constexpr bool FUSED_MULTIPLY_ADD = true;
 #elif defined(__aarch64__)
 inline constexpr int VECTOR_BYTES = 16, VECTOR_REGISTERS = 32;
+inline constexpr bool FUSED_MULTIPLY_ADD = true;
 #else
 inline constexpr int VECTOR_BYTES = 16, VECTOR_REGISTERS = 16;
+inline constexpr bool FUSED_MULTIPLY_ADD = false;
 #endif
 
 typedef float FloatV __attribute__((vector_size(VECTOR_BYTES)));
@@ -38,29 +42,29 @@ template <>
 struct VectorOf<float> {
   using V = FloatV;
   using Int = IntV;
-  static constexpr int mantissa = 23, bias = 127;
+  static constexpr int mantissa = 23;
 };
 template <>
 struct VectorOf<double> {
   using V = DoubleV;
   using Int = LongV;
-  static constexpr int mantissa = 52, bias = 1023;
+  static constexpr int mantissa = 52;
 };
 template <class T>
 using Vec = typename VectorOf<T>::V;
 template <class T>
 inline constexpr int LANES = VECTOR_BYTES / int(sizeof(T));
 
-GATEWISE_INLINE FloatV set1(float s) {
-  FloatV v;
-  for (int k = 0; k < LANES<float>; k++) v[k] = s;
-  return v;
-}
-GATEWISE_INLINE DoubleV set1(double s) {
-  DoubleV v;
-  for (int k = 0; k < LANES<double>; k++) v[k] = s;
-  return v;
-}
+#if defined(__AVX512F__)
+GATEWISE_INLINE FloatV set1(float s) { return (FloatV)_mm512_set1_ps(s); }
+GATEWISE_INLINE DoubleV set1(double s) { return (DoubleV)_mm512_set1_pd(s); }
+#elif defined(__AVX2__)
+GATEWISE_INLINE FloatV set1(float s) { return (FloatV)_mm256_set1_ps(s); }
+GATEWISE_INLINE DoubleV set1(double s) { return (DoubleV)_mm256_set1_pd(s); }
+#else
+GATEWISE_INLINE FloatV set1(float s) { return FloatV{s, s, s, s}; }
+GATEWISE_INLINE DoubleV set1(double s) { return DoubleV{s, s}; }
+#endif
 
 // Unaligned whole vectors.
 template <class T>
@@ -87,6 +91,22 @@ GATEWISE_INLINE DoubleV load(const double* p, int n) {
 }
 GATEWISE_INLINE void store(double* p, DoubleV v, int n) {
   _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
+}
+#elif defined(__AVX2__)
+GATEWISE_INLINE __m256i first_lanes(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+GATEWISE_INLINE FloatV load(const float* p, int n) {
+  return (FloatV)_mm256_maskload_ps(p, first_lanes(n));
+}
+GATEWISE_INLINE void store(float* p, FloatV v, int n) {
+  _mm256_maskstore_ps(p, first_lanes(n), (__m256)v);
+}
+GATEWISE_INLINE DoubleV load(const double* p, int n) {
+  return (DoubleV)_mm256_maskload_pd(p, first_lanes(2 * n));
+}
+GATEWISE_INLINE void store(double* p, DoubleV v, int n) {
+  _mm256_maskstore_pd(p, first_lanes(2 * n), (__m256d)v);
 }
 #else
 template <class T>
@@ -130,27 +150,50 @@ GATEWISE_INLINE V fma(V a, V b, V c) {
 }
 #endif
 
-// x where x lies inside [low, high], else the bound; a NaN stays a NaN.
+// x where x lies inside [low, high], else the bound; a NaN stays a NaN (the second operand
+// survives).
+#if defined(__AVX512F__)
+GATEWISE_INLINE FloatV clamp(FloatV x, FloatV low, FloatV high) {
+  return (FloatV)_mm512_min_ps((__m512)high, _mm512_max_ps((__m512)low, (__m512)x));
+}
+GATEWISE_INLINE DoubleV clamp(DoubleV x, DoubleV low, DoubleV high) {
+  return (DoubleV)_mm512_min_pd((__m512d)high, _mm512_max_pd((__m512d)low, (__m512d)x));
+}
+#elif defined(__AVX2__)
+GATEWISE_INLINE FloatV clamp(FloatV x, FloatV low, FloatV high) {
+  return (FloatV)_mm256_min_ps((__m256)high, _mm256_max_ps((__m256)low, (__m256)x));
+}
+GATEWISE_INLINE DoubleV clamp(DoubleV x, DoubleV low, DoubleV high) {
+  return (DoubleV)_mm256_min_pd((__m256d)high, _mm256_max_pd((__m256d)low, (__m256d)x));
+}
+#else
 template <class V>
 GATEWISE_INLINE V clamp(V x, V low, V high) {
   x = low > x ? low : x;
   return high < x ? high : x;
 }
+#endif
 
-// The nearest integer, for |x| < 2^21.
+// n = the nearest integer to x * by, for |x * by| < 2^21, as a number and inside `bits`: adding
+// 1.5 * 2^mantissa pushes the fraction out of the register and leaves the integer in the lowest
+// bits.
 template <class T>
-GATEWISE_INLINE Vec<T> nearest(Vec<T> x) {
-  // Adding 1.5 * 2^mantissa pushes the fraction out of the register.
+struct Rounded {
+  Vec<T> n;
+  typename VectorOf<T>::Int bits;
+};
+template <class T>
+GATEWISE_INLINE Rounded<T> nearest(Vec<T> x, Vec<T> by) {
   const Vec<T> magic = set1(T(3) * T(int64_t(1) << (VectorOf<T>::mantissa - 1)));
-  return (x + magic) - magic;
+  const Vec<T> pushed = fma(x, by, magic);
+  return {pushed - magic, (typename VectorOf<T>::Int)pushed};
 }
 
-// p * 2^n for integer n within the exponent range of a normal number.
+// p * 2^n for an n from nearest(); p and the result are normal numbers.
 template <class T>
-GATEWISE_INLINE Vec<T> scale(Vec<T> p, Vec<T> n) {
+GATEWISE_INLINE Vec<T> scale(Vec<T> p, const Rounded<T>& n) {
   using Int = typename VectorOf<T>::Int;
-  const Int bits = (__builtin_convertvector(n, Int) + VectorOf<T>::bias) << VectorOf<T>::mantissa;
-  return p * (Vec<T>)bits;
+  return (Vec<T>)((Int)p + (n.bits << VectorOf<T>::mantissa));
 }
 
 GATEWISE_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0); }

@@ -1,22 +1,24 @@
-// How work is split. Declared here, done in threads.cpp, the only file that starts or joins anything.
-// Kernel objects include this header, so it names nothing of the standard library but <cstdint>.
+// How work is split. Declared here, done in threads.cpp, the only file that starts or joins
+// anything. Kernel objects include this header, so it names nothing of the standard library but
+// <cstdint>.
 #pragma once
 #include <cstdint>
 
 namespace gatewise {
 
-// A meeting point. wait(count) returns when `count` workers have arrived; it spins for a bounded time,
-// then yields the processor, so that a worker whose core was taken does not burn the other one.
+// A meeting point. wait(count) returns when `count` workers have arrived; it spins for a bounded
+// time, then yields the processor, so that a worker whose core was taken does not burn the other
+// one.
 struct alignas(64) Barrier {
   alignas(64) int32_t arrived = 0;
   alignas(64) int32_t phase = 0;
   void wait(int32_t count);
 };
 
-// Runs task(context, id, count) for id = 0 .. count-1 and returns when all have ended. The caller is
-// worker 0. count <= threads: it is 1 while another Python thread holds the pool, so a task takes its
-// share from the `count` it is given and never from a number fixed beforehand.
-// Safe in a child forked after the parent used the pool. Denormals are flushed to zero in every worker.
+// Runs task(context, id, count) for id = 0 .. count-1 and returns when all have ended. The caller
+// is worker 0. count <= threads: it is 1 while another Python thread holds the pool, so a task
+// takes its share from the `count` it is given and never from a number fixed beforehand. Safe in a
+// child forked after the parent used the pool. Denormals are flushed to zero in every worker.
 void parallel(int threads, void (*task)(void* context, int id, int count), void* context);
 
 }  // namespace gatewise

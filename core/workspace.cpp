@@ -13,8 +13,8 @@
 namespace gatewise {
 namespace {
 
-constexpr std::size_t kKept = 8;                    // blocks; more than a few threads rarely run at once
-constexpr int64_t kBound = int64_t(1) << 30;        // bytes kept in all
+constexpr std::size_t kKept = 8;              // blocks; more than a few threads rarely run at once
+constexpr int64_t kBound = int64_t(1) << 30;  // bytes kept in all
 constexpr int64_t kHugePage = int64_t(2) << 20;
 
 struct Block {
@@ -30,8 +30,8 @@ struct Shelf {
 Shelf& shelf = *new Shelf;
 
 // A child must not inherit a mutex that another thread of the parent held.
-[[maybe_unused]] const int registered =
-    pthread_atfork([] { shelf.mutex.lock(); }, [] { shelf.mutex.unlock(); }, [] { shelf.mutex.unlock(); });
+[[maybe_unused]] const int registered = pthread_atfork(
+    [] { shelf.mutex.lock(); }, [] { shelf.mutex.unlock(); }, [] { shelf.mutex.unlock(); });
 
 Block fresh(int64_t bytes) {
   const int64_t align = bytes >= kHugePage ? kHugePage : 64;

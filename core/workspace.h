@@ -1,12 +1,14 @@
-// Scratch memory that is used again. A first touch of fresh memory costs about 2 us a page of 4 KB, more
-// than the arithmetic on it, so blocks go back to a short list instead of the operating system.
+// Scratch memory that is used again. A first touch of fresh memory costs about 2 us a page of 4 KB,
+// more than the arithmetic on it, so blocks go back to a short list instead of the operating
+// system.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 namespace gatewise {
 
-// A block of at least `bytes`, 64-byte aligned, until the object dies. Any thread. Throws std::bad_alloc.
+// A block of at least `bytes`, 64-byte aligned, until the object dies. Any thread. Throws
+// std::bad_alloc.
 class Workspace {
  public:
   explicit Workspace(int64_t bytes);
@@ -20,7 +22,7 @@ class Workspace {
   int64_t size_;
 };
 
-int64_t workspace_held();     // bytes kept for reuse now
-void release_workspaces();    // gives them back
+int64_t workspace_held();   // bytes kept for reuse now
+void release_workspaces();  // gives them back
 
 }  // namespace gatewise
