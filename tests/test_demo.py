@@ -1,0 +1,206 @@
+"""The main job: what it prints, writes, uses again, and leaves after Ctrl-C."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from gatewise import ArgumentError, corpus, demo
+from gatewise.demo import Interrupt, table_markdown, verdict
+from gatewise.tagger import KINDS
+from gatewise.training import Settings, Training, load
+
+SMALL = Settings(hidden_size=6, embedding_size=4, epochs=1, batch=16)
+
+
+@pytest.fixture(autouse=True)
+def small_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    verse = "The cat sat on the mat. A dog ran, and the cat ran."
+    numbers = {c * 1000 + v: verse for c in range(1, 21) for v in range(1, 11)}
+    text = corpus.split(numbers)
+    monkeypatch.setattr(corpus, "load", lambda: text)
+
+
+def run(out: Path, *texts: str, settings: Settings = SMALL, **kwargs: Any) -> tuple[Any, str]:
+    told = io.StringIO()
+    results = demo.run(out, settings, texts, console=Console(file=told, width=300), **kwargs)
+    return results, told.getvalue()
+
+
+def test_the_whole_job(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "place"
+    results, told = run(out, "thecatsat")
+    assert not results["interrupted"]
+    assert json.loads((out / "results.json").read_text()) == results
+    assert [row["text"] for row in results["restored"]][:2] == ["thecatsat", "ilovechina"]
+    for kind, name in KINDS.items():
+        model = load(out / f"{kind}.safetensors")
+        numbers = results["models"][kind]
+        assert numbers["parameters"] == model.size
+        assert numbers["trained"] == 1
+        assert numbers["seconds_per_epoch"]["torch.nn"] > 0
+        for row in results["restored"]:
+            assert row[kind] == model.restore(row["text"])
+            assert row[kind] in told
+        assert name in told
+    names = {*(f"{kind}.safetensors" for kind in KINDS), "results.json", "explorer.html"}
+    assert {path.name for path in out.iterdir()} == names
+    assert all(str(out / name) in told for name in names)
+    assert told.count("gatewise s/epoch") == 1
+
+
+def test_what_is_trained_is_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = run(tmp_path)
+
+    def refuse(*_: object) -> Any:
+        raise AssertionError("trained again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Training, "_step_raced", refuse)
+        patched.setattr("gatewise.training._step", refuse)
+        second, told = run(tmp_path, "adogran")
+        with pytest.raises(AssertionError, match="trained again"):
+            run(tmp_path, fresh=True)
+    assert told.count("trained before") == 3
+    assert second["models"] == first["models"]
+    assert second["restored"][1:] == first["restored"]
+
+
+def test_a_damaged_model_is_trained_again(tmp_path: Path) -> None:
+    first, _ = run(tmp_path)
+    (tmp_path / "lstm.safetensors").write_bytes(b"nothing")
+    second, told = run(tmp_path)
+    assert told.count("trained before") == 2
+    assert second["models"]["lstm"]["f1"] == first["models"]["lstm"]["f1"]
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, kind: str, steps: int) -> None:
+    """Press Ctrl-C in the middle of a step of one of the models."""
+    run_whole = Training.run
+
+    def run_until(self: Training) -> Iterator[float]:
+        for loss in run_whole(self):
+            if self.kind == kind and self.step == steps:
+                signal.raise_signal(signal.SIGINT)
+            yield loss
+
+    monkeypatch.setattr(Training, "run", run_until)
+
+
+def test_ctrl_c_keeps_what_there_is_and_the_next_start_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = run(tmp_path / "whole")
+    out = tmp_path / "out"
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patched:
+        stop_after(patched, "lstm", 2)
+        results, told = run(out)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert results["interrupted"]
+    assert list(results["models"]) == ["rnn", "lstm"]
+    assert 0 < results["models"]["lstm"]["trained"] < 1
+    assert "Not all three are trained" in told
+    assert "goes on from here" in told
+    assert "% trained)" in told
+    assert {path.name for path in out.iterdir()} == {
+        "rnn.safetensors",
+        "lstm.safetensors",
+        "results.json",
+    }
+    again, told = run(out)
+    assert told.count("trained before") == 1
+    assert not again["interrupted"]
+    assert {kind: model["f1"] for kind, model in again["models"].items()} == {
+        kind: model["f1"] for kind, model in whole["models"].items()
+    }
+    assert again["restored"] == whole["restored"]
+
+
+def test_the_second_ctrl_c_does_not_wait() -> None:
+    with Interrupt() as interrupt:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupt.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_bad_input_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="at least one letter"):
+        run(tmp_path / "out", "fine", "...")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError):
+        run(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_markup_in_a_text_is_text(tmp_path: Path) -> None:
+    _, told = run(tmp_path, "[bold]cat[/bold]")
+    assert "[bold]cat[/bold]" in told.replace(" ", "")
+
+
+def row(name: str, f1: float, trained: float = 1, raced: bool = True) -> dict[str, Any]:
+    seconds = {"gatewise": 2.0, "torch.nn": 9.0} if raced else {"gatewise": None, "torch.nn": None}
+    return {
+        "name": name,
+        "f1": f1,
+        "trained": trained,
+        "seconds_per_epoch": seconds,
+        "parameters": 12345,
+        "raced_batches": 24 if raced else 0,
+        "loss_difference": 2e-7,
+    }
+
+
+def results_of(*rows: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "models": dict(zip(KINDS, rows, strict=False)),
+        "settings": {"hidden_size": 128, "epochs": 2},
+        "machine": "Abacus 3000, 2 cores",
+        "threads": 2,
+        "version": "1.0",
+        "torch": "2.13",
+        "isa": "avx2",
+        "text": "King James text",
+        "held_out_letters": 310593,
+        "training_letters": 2911817,
+    }
+
+
+def test_the_table_for_the_readme() -> None:
+    results = results_of(row("plain RNN", 0.8), row("LSTM", 0.9, 0.25), row("Bi-LSTM", 0, 0, False))
+    head, rule, *rows, _, caption = table_markdown(results).splitlines()
+    assert head == "| model | F1 | gatewise s/epoch | torch.nn s/epoch | parameters |"
+    assert rule == "| --- | ---: | ---: | ---: | ---: |"
+    assert rows == [
+        "| plain RNN | 0.800 | 2.0 | 9.0 (4.5 x) | 12,345 |",
+        "| LSTM (25% trained) | 0.900 | 2.0 | 9.0 (4.5 x) | 12,345 |",
+        "| Bi-LSTM (0% trained) | 0.000 |  |  | 12,345 |",
+    ]
+    for said in (
+        "Abacus 3000, 2 cores",
+        "2 threads",
+        "avx2",
+        "same 24 batches",
+        "310,593",
+        "2e-07",
+    ):
+        assert said in caption
+
+
+def test_the_verdict_is_honest() -> None:
+    best = results_of(row("plain RNN", 0.8), row("LSTM", 0.85), row("Bi-LSTM", 0.98))
+    expected = "The Bi-LSTM reads best: F1 0.980 (LSTM 0.850, plain RNN 0.800)"
+    assert verdict(best).startswith(expected)
+    beaten = results_of(row("plain RNN", 0.8), row("LSTM", 0.85), row("Bi-LSTM", 0.84))
+    assert verdict(beaten) == "The Bi-LSTM is not the best here: LSTM has F1 0.850."
+    partly = results_of(row("plain RNN", 0.8), row("LSTM", 0.85), row("Bi-LSTM", 0.98, 0.9))
+    assert verdict(partly) == "Not all three are trained: no comparison."

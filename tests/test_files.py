@@ -1,0 +1,43 @@
+"""Whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gatewise.files import whole
+
+
+def test_it_takes_the_place(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with whole(path) as draft:
+        draft.write_text("new")
+        assert path.read_text() == "old"
+        assert draft.suffix == ".json"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_half_of_it_is_never_seen(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("old")
+
+    def stop_halfway() -> None:
+        with whole(path) as draft:
+            draft.write_text("ne")
+            raise error
+
+    with pytest.raises(error):
+        stop_halfway()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no directory"), whole(tmp_path / "no/a"):
+        pass
+    with pytest.raises(IsADirectoryError, match="a directory, where a file"), whole(tmp_path):
+        pass

@@ -1,0 +1,170 @@
+"""Training: the plan, learning, stopping and going on, the race, the file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from gatewise import ArgumentError, training
+from gatewise.corpus import read
+from gatewise.tagger import KINDS, score
+from gatewise.training import FORMAT, Settings, Training, load, plan
+
+TEXT = read("the cat sat on the mat. a dog ran, and the cat ran; the man had a hat. " * 40)
+SMALL = Settings(hidden_size=8, embedding_size=4, epochs=2, batch=16)
+
+
+def state(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: t.clone() for name, t in model.state_dict().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def trained(kind: str = "rnn", settings: Settings = SMALL, steps: int = -1) -> Training:
+    run = Training(kind, settings, TEXT)
+    for _ in run.run():
+        if run.step == steps:
+            break
+    return run
+
+
+def test_every_epoch_sees_every_letter_once() -> None:
+    for settings in (SMALL, dataclasses.replace(SMALL, epochs=1, batch=1000)):
+        seen = torch.zeros(len(TEXT), dtype=torch.int64)
+        for starts, lengths in plan(TEXT, settings):
+            for start, length in zip(starts, lengths, strict=True):
+                seen[start : start + length] += 1
+        assert (seen == settings.epochs).all()
+
+
+def test_pieces_end_where_words_do_and_batches_are_alike() -> None:
+    batches = plan(TEXT, SMALL)
+    for starts, lengths in batches:
+        assert TEXT.ends[starts + lengths - 1].all()
+    spread = max(lengths.max() / lengths.min() for _, lengths in batches[:10])
+    assert spread < 8
+    sizes = [len(lengths) for _, lengths in batches]
+    assert abs(sum(sizes) / len(sizes) - SMALL.batch) < 2
+
+
+def test_equal_settings_equal_model() -> None:
+    first = trained(steps=4)
+    assert same(state(first.model), state(trained(steps=4).model))
+    other = trained(settings=dataclasses.replace(SMALL, seed=1), steps=4)
+    assert not same(state(first.model), state(other.model))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_learns(kind: str) -> None:
+    run = Training(kind, Settings(hidden_size=16, epochs=12, batch=8, learning_rate=0.02), TEXT)
+    losses = list(run.run())
+    assert losses[-1] < 0.5 * losses[0]
+    assert score(run.model, TEXT).f1 > 0.9
+
+
+@pytest.mark.parametrize("kind", ["rnn", "bilstm"])
+def test_stopped_and_gone_on_equals_never_stopped(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    whole = trained(kind)
+    trained(kind, steps=3).save(path)
+    torch.manual_seed(99)
+    again = Training(kind, SMALL, TEXT)
+    assert again.resume(path)
+    assert (again.step, again.done) == (3, False)
+    list(again.run())
+    assert again.done
+    assert again.seen == SMALL.epochs * len(TEXT)
+    assert same(state(again.model), state(whole.model))
+
+
+def test_a_finished_model_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    run = trained()
+    run.score = score(run.model, TEXT)
+    run.save(path)
+    again = Training("rnn", SMALL, TEXT)
+    assert again.resume(path)
+    assert again.done
+    assert (again.score, again.race, again.seconds) == (run.score, run.race, run.seconds)
+    assert not [name for name in safetensors.torch.load_file(path) if name.startswith("adam.")]
+    model = load(path)
+    assert same(state(model), state(run.model))
+    assert model.restore("thecatran") == run.model.restore("thecatran")
+
+
+def test_what_was_trained_otherwise_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.safetensors"
+    trained().save(path)
+    fresh = state(Training("rnn", SMALL, TEXT).model)
+    others = [
+        Training("lstm", SMALL, TEXT),
+        Training("rnn", dataclasses.replace(SMALL, seed=1), TEXT),
+        Training("rnn", SMALL, TEXT[: len(TEXT) // 2]),
+    ]
+    assert not any(other.resume(path) for other in others)
+    later = Training("rnn", SMALL, TEXT)
+    info = dataclasses.replace(training.info(), version="99")
+    monkeypatch.setattr(training, "info", lambda: info)
+    assert not later.resume(path)
+    assert not later.resume(tmp_path / "missing")
+    assert later.step == 0
+    assert same(state(later.model), fresh)
+
+
+def test_the_race_is_run_and_changes_nothing() -> None:
+    raced, alone = Training("lstm", SMALL, TEXT), Training("lstm", SMALL, TEXT)
+    alone._raced = set()
+    losses = list(raced.run())
+    assert losses == list(alone.run())
+    assert same(state(raced.model), state(alone.model))
+    assert raced.race.steps == min(training.RACED, raced.steps)
+    assert raced.race.difference < 1e-6
+    assert min(raced.race.seconds.values()) > 0
+    assert alone.race.epoch("gatewise", 100) is None
+    race = training.Race(2, 50, {"gatewise": 2.0, "torch.nn": 3.0})
+    assert (race.epoch("gatewise", 100), race.epoch("torch.nn", 100)) == (4.0, 6.0)
+
+
+def test_the_family_of_torch_trains_the_same() -> None:
+    ours, theirs = Training("lstm", SMALL, TEXT), Training("lstm", SMALL, TEXT, torch.nn)
+    pairs = list(zip(ours.run(), theirs.run(), strict=True))
+    assert pairs[-1][0] == pytest.approx(pairs[-1][1], rel=1e-3)
+    assert theirs.race.steps == 0
+
+
+@pytest.mark.parametrize("cut", [0, 7, 100, -1])
+def test_a_damaged_file(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "a.safetensors"
+    run = trained(steps=2)
+    run.save(path)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(ArgumentError, match="not a tagger that gatewise demo saved, or damaged"):
+        load(path)
+    assert not Training("rnn", SMALL, TEXT).resume(path)
+
+
+def test_a_file_that_does_not_fit_what_it_says(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    run = trained(steps=1)
+    tensors = run.model.state_dict()
+    for about in (run.about() | {"kind": "gru"}, run.about() | {"kind": "bilstm"}, {}):
+        safetensors.torch.save_file(tensors, path, {FORMAT: json.dumps(about)})
+        with pytest.raises(ArgumentError, match="do not fit what it says"):
+            load(path)
+        assert not Training("rnn", SMALL, TEXT).resume(path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("hidden_size", 0), ("epochs", -1), ("letters", -5)])
+def test_settings_out_of_range(name: str, value: int) -> None:
+    with pytest.raises(ArgumentError, match=f"{name}: expected .*, got {value}"):
+        Settings(**{name: value})
