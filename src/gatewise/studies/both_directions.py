@@ -40,7 +40,7 @@ _SIZES: dict[Mode, Json] = {
     "quick": {"hidden": 12, "seeds": 2, "rate": 0.01,
               "tasks": [["steps ahead", 3, 3_200], ["steps back", 3, 3_200]]},
     "default": {"hidden": 32, "seeds": 3, "rate": 0.005,
-                "tasks": [["steps ahead", 5, 12_800], ["steps back", 5, 12_800],
+                "tasks": [["steps ahead", 5, 25_600], ["steps back", 5, 25_600],
                           ["text", 60, 25_600], ["vowels", 0, 9_600]]},
     "full": {"hidden": 64, "seeds": 10, "rate": 0.003,
              "tasks": [["steps ahead", 10, 64_000], ["steps back", 10, 64_000],
@@ -158,6 +158,7 @@ def draw(result: Json) -> Figure:
         ax.set(title=f"{task}\n({need} the right-hand side)", xscale="log", yscale="log",
         xlabel="parameters",
                ylabel=found["error_is"])  # fmt: skip
+        style.plain(ax)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     return figure

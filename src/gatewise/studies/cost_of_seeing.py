@@ -186,6 +186,7 @@ def draw(result: Json) -> Figure:
     right.set(xscale="log", xlabel="megabytes kept", title="memory")
     right.invert_yaxis()
     for ax in (left, right):
+        style.plain(ax, "x")
         style.small(ax, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     return figure
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from gatewise.studies.networks import DESIGNS, Design, Reader
 from gatewise.studies.tasks import adding
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 NETWORKS = (
@@ -44,8 +45,8 @@ KEPT = 48
 
 _SIZES: dict[Mode, Json] = {
     "quick": {"hidden": 16, "batch": 4, "T": 120, "seeds": 3, "trained_on": 20, "sequences": 1600},
-    "default": {"hidden": 64, "batch": 8, "T": 1000, "seeds": 5, "trained_on": 100,
-                "sequences": 32_000},
+    "default": {"hidden": 32, "batch": 8, "T": 1000, "seeds": 5, "trained_on": 100,
+                "sequences": 25_600},
     "full": {"hidden": 64, "batch": 8, "T": 5000, "seeds": 10, "trained_on": 200,
              "sequences": 128_000},
 }  # fmt: skip
@@ -103,7 +104,7 @@ def units(mode: Mode) -> list[Json]:
         for gain in GAINS:
             plan.append({"kind": "gain", "network": "RNN tanh", "gain": gain, **shared})
         for clip in (None, 1.0):
-            plan.append({"kind": "clip", "network": "RNN relu", "gain": 1.1, "clip": clip,
+            plan.append({"kind": "clip", "network": "RNN relu", "gain": 1.5, "clip": clip,
                          **shared, **training})  # fmt: skip
     return plan
 
@@ -116,7 +117,7 @@ def measure(unit: Json) -> Json:
     net = Reader(design, task.inputs, unit["hidden"], task.outputs, seed)
     found: Json = {}
     if unit["kind"] == "trained":
-        found["training"] = train(net, task, Recipe(unit["sequences"], looks=10), seed)
+        found["training"] = train(net, task, Recipe(unit["sequences"], rate=0.01, looks=10), seed)
     if unit["kind"] == "clip":
         recipe = Recipe(unit["sequences"] // 4, rate=0.01, clip=unit["clip"], looks=10, sgd=True)
         found["training"] = train(net, task, recipe, seed)
@@ -136,7 +137,9 @@ def _curves(net: Reader, design: Design, unit: Json) -> Json:
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     log_h, log_c = reach(CELLS[design.cell], x, Weights(*(w[n] for n in names)), v)
     h, c = by_distance(log_h), by_distance(log_c)
-    kept = sorted({round(d) for d in np.geomspace(1, T - 1, KEPT)})
+    kept = sorted(
+        {round(d) for d in (*np.geomspace(1, T - 1, KEPT), *np.linspace(1, min(T - 1, 300), KEPT))}
+    )
     found: Json = {
         "distance": kept,
         "h": [_tidy(h[d]) for d in kept],
@@ -145,7 +148,6 @@ def _curves(net: Reader, design: Design, unit: Json) -> Json:
         "slope_c": slope(c),
         "float32_ends": ends(h, FLOAT32),
         "float64_ends": ends(h, FLOAT64),
-        "forget": None,
     }
     if design.both:
         back = Weights(*(w[f"{n}_reverse"] for n in names))
@@ -236,46 +238,72 @@ def _pm(pair: Sequence[float]) -> str:
 
 def draw(result: Json) -> Figure:
     records = result["records"]
-    figure, axes = style.canvas(2, 2, result["question"])
+    figure, axes = style.canvas(2, 3, result["question"])
+    distance, height = "distance from the loss (steps)", "log10 of the norm"
     for ax, kind, title in (
         (axes[0], "start", "|dL/dh| at the start"),
         (axes[1], "trained", "|dL/dh| after training on the adding problem"),
     ):
-        for network in NETWORKS:
-            _band(
-                ax, [r["values"] for r in pick(records, kind=kind, network=network)], "h", network
-            )
-        ax.set(title=title, xlabel="distance from the loss (steps)", ylabel="log10 of the norm")
+        for network in NETWORKS[:-1]:  # one direction of the Bi-LSTM is the LSTM with forget bias 1
+            _band(ax, pick(records, kind=kind, network=network), "h", network)
         ax.axhline(FLOAT32, color="#888888", linewidth=0.8, linestyle=":")
-        ax.text(1, FLOAT32, " float32 ends", fontsize=7, va="bottom", color="#555555")
-        ax.set(xscale="log", ylim=(-60, 5))
-        style.small(ax, loc="lower left", bbox_to_anchor=(0, 0.02))
-    for network in ("LSTM", "LSTM, forget bias 1", "Bi-LSTM"):
-        _band(axes[2], [r["values"] for r in pick(records, kind="trained", network=network)],
-              "c", network)  # fmt: skip
-    axes[2].set(title="|dL/dc| after training: the cell's additive path", xscale="log",
-                xlabel="distance from the loss (steps)", ylabel="log10 of the norm")  # fmt: skip
-    style.small(axes[2], loc="lower left")
+        ax.set(title=title, xlabel=distance, ylabel=height, ylim=(-60, 5))
+        ax.set(xlim=(0, min(300, result["summary"]["T"])))
+        ax.text(ax.get_xlim()[1], FLOAT32, "float32 ends ", fontsize=7, va="bottom", ha="right")
+    x = np.array([0, 300])
+    for published in result["published"]:
+        axes[0].plot(x, x * published["value"] / 100, color="#555555", linestyle="--",
+                     linewidth=1, label="f = sigmoid(1) alone")  # fmt: skip
+    for network in NETWORKS[3:5]:
+        _band(axes[2], pick(records, kind="start", network=network), "c", f"{network}, start",
+              linestyle=":", color=style.look(network)["color"], marker="")  # fmt: skip
+        _band(axes[2], pick(records, kind="trained", network=network), "c", network)
+    axes[2].set(title="|dL/dc|: the cell's additive path", xlabel=distance, ylabel=height)
     for gain, colour in zip(GAINS, (style.BLUE, style.SKY, style.ORANGE, style.RED), strict=True):
-        here = [r["values"] for r in pick(records, kind="gain", gain=gain)]
-        _band(axes[3], here, "h", f"W_hh = {gain} x orthogonal", color=colour, marker="")
-    axes[3].set(title="tanh RNN: vanishing and exploding", xscale="log",
-                xlabel="distance from the loss (steps)", ylabel="log10 of the norm")  # fmt: skip
-    style.small(axes[3])
+        _band(axes[3], pick(records, kind="gain", gain=gain), "h", f"W_hh = {gain} x orthogonal",
+              color=colour, marker="")  # fmt: skip
+    axes[3].set(title="tanh RNN: vanishing and exploding", xlabel=distance, ylabel=height)
+    for kind, dashes in (("start", ":"), ("trained", "-")):
+        _band(axes[4], pick(records, kind=kind, network="Bi-LSTM"), "joined", f"Bi-LSTM, {kind}",
+              color=style.GREEN, marker="", linestyle=dashes)  # fmt: skip
+        _band(axes[4], pick(records, kind=kind, network="LSTM, forget bias 1"), "h",
+              f"LSTM, forget bias 1, {kind}",
+              color=style.BLUE, marker="", linestyle=dashes)  # fmt: skip
+    axes[4].set(title="two directions: both ends are near", xlabel="distance from the end (steps)",
+                ylabel=height)  # fmt: skip
+    _clipping(axes[5], records)
+    for ax in axes:
+        style.small(ax, loc="best")
     return figure
 
 
-def _band(ax: object, values: list[Json], field: str, name: str, **more: object) -> None:
-    """The middle of the seeds, and from the lowest to the highest of them."""
-    from matplotlib.axes import Axes
+def _clipping(ax: Axes, records: list[Json]) -> None:
+    """Held-out error against sequences; a cross where a run was lost."""
+    for clip, colour, words in ((None, style.RED, "no clipping"), (1.0, style.BLUE, "clip at 1")):
+        for record in pick(records, kind="clip", clip=clip):
+            training = record["values"]["training"]
+            curve = [(n, e) for n, e in training["curve"] if e is not None]
+            label = words if record["unit"]["seed"] == 0 else None
+            across, up = zip(*curve, strict=True) if curve else ((0,), (1.0,))
+            up = np.clip(up, 1e-3, 1e3)
+            ax.plot(across, up, color=colour, linewidth=1.3, label=label)
+            if training["lost"] is not None:
+                ax.plot(across[-1], up[-1], "x", color=colour, markersize=8)
+    ax.set(title="clipping: relu RNN that explodes (cross: lost)", yscale="log",
+           xlabel="training sequences", ylabel="held-out squared error (cut at 1000)",
+           ylim=(5e-3, 1.5e3))  # fmt: skip
+    style.plain(ax, "y")
 
-    assert isinstance(ax, Axes)
+
+def _band(ax: Axes, records: list[Json], field: str, name: str, **more: Any) -> None:
+    """The middle of the seeds, and from the lowest to the highest of them."""
+    values = [r["values"] for r in records]
     if not values:
         return
     rows = np.array([[np.nan if y is None else y for y in v[field]] for v in values])
     shown = ~np.isnan(rows).all(axis=0)
     k, rows = np.array(values[0]["distance"])[shown], rows[:, shown]
-    looks = style.look(name, label=name, markevery=6, **more)
+    looks = style.look(name, **{"label": name, "markevery": 5, **more})
     ax.plot(k, np.nanmedian(rows, axis=0), **looks)
     ax.fill_between(k, np.nanmin(rows, axis=0), np.nanmax(rows, axis=0),
                     color=looks["color"], alpha=0.2, linewidth=0)  # fmt: skip
@@ -288,9 +316,9 @@ STUDY = Study(
         "L = v . h(T) with a random v of length 1. Exact norms of dL/dh(t) and dL/dc(t) for every "
         "distance from the end, on the specification page in float64, rescaled by powers of two "
         "so that nothing underflows. Inputs are those of the adding problem; networks as torch "
-        "initialises them unless the name says otherwise. Trained: Adam, learning rate 0.001, "
+        "initialises them unless the name says otherwise. Trained: Adam, learning rate 0.01, "
         "gradients clipped at norm 1, the same for all. Slope: least squares of log10 of the norm "
-        "over all distances from 5. Clipping: relu RNN with W_hh = 1.1 x orthogonal, plain "
+        "over all distances from 5. Clipping: relu RNN with W_hh = 1.5 x orthogonal, plain "
         "gradient descent."
     ),
     predictions=(

@@ -289,6 +289,7 @@ def draw(result: Json) -> Figure:
             ax.plot(*zip(*points, strict=True), **_LOOKS[name], markersize=4,
                     label=f"{name}: {axis}^{power}")  # fmt: skip
         ax.set(xscale="log", yscale="log", xlabel=words, ylabel="ms a training step")
+        style.plain(ax)
         style.small(ax)
     return figure
 
@@ -321,7 +322,7 @@ def _ratio_axes(ax: Axes, summary: Json, phase: str) -> None:
     ticks = [0.25, 0.5, 1, 2, 4, 8]
     ax.set_yticks(ticks, [str(t) for t in ticks])
     ax.minorticks_off()
-    style.small(ax)
+    style.small(ax, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
 
 
 def _loss_axes(ax: Axes, records: list[Json]) -> None:
@@ -335,6 +336,7 @@ def _loss_axes(ax: Axes, records: list[Json]) -> None:
         error_is = values["error_is"]
     ax.set(xscale="log", yscale="log", xlabel="seconds of training", ylabel=error_is,
            title="the same loss: when?")  # fmt: skip
+    style.plain(ax)
     style.small(ax)
 
 

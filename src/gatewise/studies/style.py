@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,6 +44,19 @@ def canvas(rows: int, columns: int, title: str, height: float = 3.6) -> tuple[Fi
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.25, linewidth=0.6)
     return figure, list(axes.flat)
+
+
+def plain(ax: Axes, axes: str = "xy") -> None:
+    """Logarithmic axes with few ticks, written as people write numbers: 0.03, not 3 x 10^-2."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    for axis in (ax.xaxis if each == "x" else ax.yaxis for each in axes):
+        low, high = sorted(axis.get_view_interval())
+        decades = math.log10(high / low)
+        subs = (1.0, 2.0, 5.0) if decades < 1.3 else (1.0, 3.0) if decades < 2.6 else (1.0,)
+        axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def small(ax: Axes, **more: Any) -> None:

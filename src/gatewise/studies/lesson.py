@@ -1,0 +1,426 @@
+"""The lesson made from the results: ``python -m gatewise.studies.lesson RESULTS PAGE.md``.
+
+Every number on the page comes out of a ``result.json``; a test compares the page with the results.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from gatewise.files import whole
+from gatewise.studies import both_directions, gate_by_gate, long_lag, names, price, tasks
+from gatewise.studies.frame import Json
+
+_HELD = {True: "yes", False: "**no**", None: "not asked in this run"}
+
+
+def write(results: Path, page: Path) -> None:
+    """Write the page from the results of all studies.
+
+    Raises:
+        FileNotFoundError: a study has no ``result.json`` under ``results``.
+    """
+    with whole(page) as draft:
+        draft.write_text(render(results, os.path.relpath(results, page.parent)), encoding="utf-8")
+
+
+def render(results: Path, link: str) -> str:
+    """The page as text.
+
+    Args:
+        results: the folder with one folder a study.
+        link: that folder as seen from the page.
+    """
+    found = {
+        name: json.loads((results / name / "result.json").read_text(encoding="utf-8"))
+        for name in names()
+    }
+    parts = [_opening(found)]
+    for name, (title, explain) in _SECTIONS.items():
+        parts += [f"## {title}", explain(found[name]["summary"]), _evidence(found[name], link)]
+    parts += ["## When an LSTM is the wrong choice", _wrong_choice(found), _losses(found)]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown.
+
+    Example:
+        >>> print(table(["a", "b"], [[1, 2]]))
+        | a | b |
+        | --- | --- |
+        | 1 | 2 |
+    """
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def _opening(found: dict[str, Json]) -> str:
+    runs = table(
+        ["study", "mode", "seeds", "finished", "minutes", "machine"],
+        [
+            [
+                name,
+                run["mode"],
+                len(run["seeds"]) or "timing",
+                run["finished"][:10],
+                f"{run['seconds'] / 60:.1f}",
+                f"{run['machine']['machine']}; {run['machine']['isa']}; "
+                f"torch {run['machine']['torch']}, {run['machine']['torch_threads']} threads",
+            ]
+            for name, run in found.items()
+        ],
+    )
+    return f"""
+<!-- Written by gatewise.studies.lesson from the results; run make studies to write it anew. -->
+# What an LSTM buys, and what it costs
+
+Textbooks say: the gates of an LSTM slow down the vanishing of gradients over long sequences,
+without abolishing it, and the price is training that is far slower than a plain RNN's of the same
+size. This page measures both. Each section asks one question; what was expected is written down
+before the run, and stays on the page when it turns out wrong. `gatewise study NAME` asks a
+question again on your machine, `make studies` asks all of them and writes this page anew.
+
+{runs}
+"""
+
+
+def _vanishing(summary: Json) -> str:
+    slopes = summary["slopes"]
+    rows = [
+        [
+            network,
+            _pm(slopes["start"][network]["h"]),
+            _pm(slopes["trained"][network]["h"]),
+            _span(slopes["start"][network]["float32_ends"]),
+        ]
+        for network in slopes["start"]
+    ]
+    gains = table(
+        ["W_hh of a tanh RNN", "decades per 100 steps"],
+        [[f"{gain} x orthogonal", _pm(value)] for gain, value in summary["gains"].items()],
+    )
+    cut, free = summary["clipping"]["1.0"], summary["clipping"]["None"]
+    return f"""
+Training changes a weight by the gradient of the loss. What a network did k steps before the loss
+counts only as far as the gradient reaches back over those k steps. In a plain RNN,
+`h(t) = tanh(W x(t) + U h(t-1))`, each step back multiplies the gradient by the same U and by the
+slope of tanh, which is at most 1. A product of k such factors shrinks or grows like a number to
+the power k: it **vanishes** or **explodes**.
+
+{
+        table(
+            [
+                "network",
+                "decades per 100 steps, at the start",
+                "after training",
+                f"float32 ends after (of {summary['T']} steps)",
+            ],
+            rows,
+        )
+    }
+
+Minus 10 decades per 100 steps means: over 100 steps the gradient becomes ten billion times smaller.
+
+An LSTM has a second way back. Its cell state is a sum, c(t) = f c(t-1) + i g, without a weight
+matrix between c(t-1) and c(t). Along this **additive path** a step back multiplies the gradient by
+the forget gate f alone, and the network can learn where to hold f near 1. It is no magic: f near
+1/2, as torch starts it, halves the gradient every step. With forget bias 1, f starts near
+sigmoid(1) = {1 / (1 + math.exp(-1)):.2f}.
+
+{gains}
+
+Clipping cures the explosion, not the vanishing: it scales the whole gradient, near and far alike.
+Of the relu RNNs made to explode, {free["lost"]} of {free["seeds"]} were lost to infinities without
+clipping and {cut["lost"]} of {cut["seeds"]} with it.
+"""
+
+
+def _memory(summary: Json) -> str:
+    rows = []
+    for row in summary["rows"]:
+        when = f"{row['sequences'][1]:,}" if row["sequences"] else f"not in {row['most']:,}"
+        rows.append(
+            [
+                f"{row['task'].replace('_', ' ')}, T = {row['T']}",
+                row["network"],
+                f"{row['solved']} of {row['seeds']}",
+                when,
+                _short(row["error"]),
+                f"{row['parameters']:,}",
+            ]
+        )
+    why = table(
+        [f"adding, T = {summary['why_T']}", "runs solved", "held-out squared error at the end"],
+        [
+            [
+                change,
+                f"{sum(n is not None for n in runs['solved_at'])} of {len(runs['solved_at'])}",
+                ", ".join(_short(e) for e in runs["errors"]),
+            ]
+            for change, runs in summary["why"].items()
+        ],
+    )
+    bai = next(p for p in long_lag.PUBLISHED if p.key == "bai")
+    head = ["task", "network", "solved", "sequences until then (median)", "error", "parameters"]
+    return f"""
+A gradient that reaches back is worth something only if the network learns from it. Four classical
+tests ask for memory and nothing else: add two marked numbers among many; say symbols again after a
+pause; name the order of two signs among many that mean nothing; predict strings whose last sign
+but one repeats the second. All networks have as many parameters as the LSTM.
+
+{table(head, rows)}
+
+Bai et al. 2018 report an LSTM that fails at adding over 600 steps: a squared error of {bai.value}, where
+who always answers 1 has {tasks.adding(600).baseline:.4f}. The same task, one change a row:
+
+{why}
+"""
+
+
+def _gates(summary: Json) -> str:
+    rows = []
+    for cell, words in gate_by_gate.CELLS_SHOWN.items():
+        errors = [
+            f"{row['error']:.3g} ± {row['half']:.2g}"
+            for row in summary["rows"]
+            if row["cell"] == cell
+        ]
+        rows.append([words, *errors, summary["mean_rank"][cell]])
+    missing = "".join(f"\n\nNot run: {words}." for words in summary["missing"])
+    return f"""
+Every cell here is a row of `gatewise.CELLS`: the LSTM with one part welded or taken out, down to
+the plain RNN. Lower is better; mean and 95 % interval over the seeds.
+
+{table(["cell", *(t.replace("_", " ") for t in summary["tasks"]), "mean rank"], rows)}{missing}
+"""
+
+
+def _directions(summary: Json) -> str:
+    rows = [
+        [
+            row["task"],
+            "yes" if both_directions.NEEDS_RIGHT[row["task"]] else "no",
+            row["network"],
+            row["sizing"],
+            f"{row['error']:.3g} ± {row['half']:.2g}",
+            f"{row['parameters']:,}",
+            f"{row['milliseconds']:.2f}",
+        ]
+        for row in summary["rows"]
+    ]
+    head = ["task", "needs the right", "network", "sizing", "error", "parameters", "ms a step"]
+    return f"""
+A second run from right to left, joined with the first, sees what is still to come. It doubles the
+parameters and the work, and it can only start when the sequence has ended: no answer while the
+input still runs.
+
+{table(head, rows)}
+"""
+
+
+def _price(summary: Json) -> str:
+    layers = list(price.LAYERS) + [name + price.LOW for name in price.LAYERS]
+    head = ["H", *layers]
+    parts = []
+    for phase in price.PHASES:
+        rows = [
+            [row["H"], *(_ms(row["milliseconds"].get(name)) for name in layers)]
+            for row in summary["steps"]
+            if row["phase"] == phase
+        ]
+        parts.append(f"Milliseconds, {phase}:\n\n{table(head, rows)}")
+    ratios = table(
+        ["H", *(" over ".join(pair) for pair in price.RATIOS)],
+        [
+            [H, *(_ratio(price.ratio(summary, H, above, below)) for above, below in price.RATIOS)]
+            for H in price.sizes(summary)
+        ],
+    )
+    counts = table(
+        ["H", "layer", "parameters", "multiply-adds forward", "kilobytes kept for backward"],
+        [
+            [fact["H"], name, f"{row['parameters']:,}", f"{row['multiply_adds']:,}",
+             f"{row['bytes_kept'] / 1e3:,.0f}"]
+            for fact in summary["facts"]
+            for name, row in fact["layers"].items()
+        ],
+    )  # fmt: skip
+    failed = sorted(
+        {(name, why) for fact in summary["facts"] for name, why in fact["failed"].items()}
+    )
+    growth = table(
+        ["layer", *(f"time grows with {axis} to the power" for axis in summary["exponents"])],
+        [
+            [name, *(summary["exponents"][axis].get(name, "") for axis in summary["exponents"])]
+            for name in price.LAYERS
+        ],
+    )
+    return "\n\n".join(
+        [
+            "Four gates instead of one: four times the parameters, four times the multiply-adds "
+            "of the same hidden size, and more to keep for the backward pass. What that costs in "
+            "time is a matter of the implementation as well, so four of them took turns in one "
+            "run.",
+            f"Training step, ratios with their 95 % intervals:\n\n{ratios}",
+            *parts,
+            counts,
+            *(f"Did not run here: {name} ({why})." for name, why in failed),
+            growth,
+            _same_loss(summary["same_loss"]),
+        ]
+    )
+
+
+def _same_loss(found: Json) -> str:
+    if not found:
+        return "The same loss was not reached by every plain RNN in this run."
+    rows = [
+        [
+            name,
+            f"{row['reached']} of {row['seeds']}",
+            "" if row["sequences"] is None else f"{row['sequences']:,.0f}",
+            "" if row["seconds"] is None else f"{row['seconds']:.1f}",
+            "" if row["multiply_adds"] is None else f"{row['multiply_adds'] / 1e9:,.2f}",
+            _short(row["best"]),
+        ]
+        for name, row in found["layers"].items()
+    ]
+    head = ["layer", "seeds that got there", "sequences", "seconds", "10^9 multiply-adds", "best"]
+    return (
+        f"Until {found['error_is']} is {found['target']:.3g} on held-out data, the level that "
+        f"every plain RNN reaches:\n\n{table(head, rows)}"
+    )
+
+
+def _seeing(summary: Json) -> str:
+    rows = [
+        [
+            f"({row['T']}, {row['B']}, {row['H']})",
+            _ratio(row["trace / forward"]),
+            _ratio(row["cells / trace"]),
+            _ratio(row["gradients / backward"]),
+            _ratio(row["cells / gradients"]),
+            " / ".join(f"{row['bytes'][way] / 1e3:,.0f}" for way in ("forward", "trace", "cells")),
+        ]
+        for row in summary["rows"]
+    ]
+    head = ["(T, B, H)", "trace over forward", "LSTMCell loop over trace",
+            "trace with gradients over forward and backward", "loop with gradients over that",
+            "kilobytes: forward / trace / loop"]  # fmt: skip
+    return f"""
+What the backward pass must keep of every step (the gates and the cell state) is what a person
+wants to see. `lstm.trace(x)` hands out that one buffer; the usual way with torch alone is a loop
+of LSTMCell, which shows h and c and no gate.
+
+{table(head, rows)}
+"""
+
+
+def _wrong_choice(found: dict[str, Json]) -> str:
+    two, cost = found["both-directions"]["summary"], found["price"]["summary"]
+    lines = []
+    for task in two["tasks"]:
+        rnn, lstm = (both_directions.row(two, task, name) for name in ("RNN", "LSTM"))
+        if not both_directions.NEEDS_RIGHT[task] and rnn["error"] <= lstm["error"] + lstm["half"]:
+            lines.append(
+                f"- **The lag is short.** On `{task}` the plain RNN's error is {rnn['error']:.3g} "
+                f"with {rnn['parameters']:,} parameters, the LSTM's {lstm['error']:.3g} with "
+                f"{lstm['parameters']:,}."
+            )
+    slow = []
+    for H in price.sizes(cost):
+        found_ratio = price.ratio(cost, H, "gatewise.LSTM")
+        if found_ratio is not None and found_ratio[1] > 1:
+            slow.append(f"{found_ratio[0]:.2f} at H = {H}")
+    if slow:
+        lines.append(
+            "- **Time is short.** A float32 training step still takes longer than torch's plain "
+            "RNN, "
+            f"by these factors: {', '.join(slow)}."
+        )
+    lines += [
+        "- **The lag is longer than the forget gate can hold.** A gate at 0.99 keeps 0.99^k: the "
+        "gradient vanishes, only later. See the slopes above.",
+        "- **Answers are wanted while the input runs**: then a Bi-LSTM is out, an LSTM is not.",
+        "- **Many processors are idle.** Each step waits for the one before, however wide the "
+        "machine; a convolution or attention does not. (Said, not measured here.)",
+    ]
+    return "\n".join(lines)
+
+
+def _losses(found: dict[str, Json]) -> str:
+    wrong = [
+        f"- {name}: {p['text']}"
+        for name, run in found.items()
+        for p in run["predictions"]
+        if p["held"] is False
+    ]
+    if not wrong:
+        return "Every prediction that this run asked held."
+    return "What we expected and did not see:\n\n" + "\n".join(wrong)
+
+
+def _evidence(run: Json, link: str) -> str:
+    """What is the same under every section: answer, figure, predictions, literature, method."""
+    parts = [
+        f"**{run['answer']}**",
+        f"![{run['question']} {run['answer']}]({link}/{run['study']}/figure.png)",
+        table(
+            ["expected before the run", "held"],
+            [[p["text"], _HELD[p["held"]]] for p in run["predictions"]],
+        ),
+    ]
+    if run["published"]:
+        rows = [
+            [p["what"], "" if p["value"] is None else f"{p['value']:,.6g}", p["source"], p["note"]]
+            for p in run["published"]
+        ]
+        parts.append(table(["published", "value", "source", "note"], rows))
+    parts.append(f"*How:* {run['method']}")
+    return "\n\n".join(parts)
+
+
+def _pm(pair: Sequence[float] | None) -> str:
+    return "no gradient left" if pair is None else f"{pair[0]:.1f} ± {pair[1]:.1f}"
+
+
+def _span(values: Sequence[int | None]) -> str:
+    """The range over the seeds."""
+    there = sorted(v for v in values if v is not None)
+    if not there:
+        return "not reached"
+    span = f"{there[0]}" if there[0] == there[-1] else f"{there[0]} to {there[-1]}"
+    return span if len(there) == len(values) else f"{span} ({len(there)} of {len(values)} seeds)"
+
+
+def _ratio(found: Sequence[float] | None) -> str:
+    return "" if found is None else f"{found[0]:.2f} [{found[1]:.2f}, {found[2]:.2f}]"
+
+
+def _ms(found: Sequence[float] | None) -> str:
+    return "" if found is None else f"{found[0]:.3g}"
+
+
+def _short(value: float | None) -> str:
+    return "lost" if value is None else f"{value:.3g}"
+
+
+_SECTIONS = {
+    "gradient-reach": ("What vanishes, and why the cell's additive path helps", _vanishing),
+    "long-lag": ("What that buys: memory", _memory),
+    "gate-by-gate": ("Which gate matters", _gates),
+    "both-directions": ("Two directions", _directions),
+    "price": ("The price of the gates", _price),
+    "cost-of-seeing": ("The price of seeing them", _seeing),
+}
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m gatewise.studies.lesson RESULTS PAGE.md")
+    write(Path(sys.argv[1]), Path(sys.argv[2]))
