@@ -3,8 +3,7 @@
 // A worker is a mailbox of one word. The caller puts `offered` there; whoever takes it out runs
 // that share of the job: the worker, or the caller itself once its own share is done and the worker
 // has not woken yet. So a sleeping or preempted worker costs at most the time of doing its share
-// here. (A share that meets others at a Barrier is never taken back: the caller is at the Barrier
-// too.)
+// here. That holds with a Barrier in the task too: whom the caller waits for, a woken worker runs.
 #include "threads.h"
 
 #include <pthread.h>
