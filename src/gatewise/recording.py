@@ -53,8 +53,18 @@ _KEY = re.compile(r"(?:(?P<module>.+)\.)?l(?P<layer>\d+)\.(?P<way>fwd|reverse)\.
 
 def record(module: nn.Module, x: Tensor | PackedSequence, hx: Any = None) -> Trace:
     """Run a layer once and return its Trace: ``LSTM.trace``."""
-    with tracing(module, "", max_bytes=None) as traces:
-        module(x, hx)
+    traces = Traces(keep=1, max_bytes=None)
+    watch, recorder = Watch.on(module), ("", traces, False)
+    watch.recorders.append(recorder)
+    try:
+        if watch.hooks:
+            module(x, hx)
+        else:  # nobody else is watching: spare the hooks, which cost more than a short run
+            watch.begin(module, (x,), {})
+            watch.end(module, (), module(x, hx))
+    finally:
+        watch.recorders.remove(recorder)
+        watch.leave()
     return traces[""]
 
 
@@ -157,7 +167,9 @@ def tracing(
             )
     traces = Traces(keep, max_bytes)
     chosen = {n: m for n, m in layers.items() if any(fnmatchcase(n, p) for p in wanted)}
-    watches = [(Watch.on(module), (name, traces, z)) for name, module in chosen.items()]
+    watches = [
+        (Watch.on(module).follow_calls(), (name, traces, z)) for name, module in chosen.items()
+    ]
     for watch, recorder in watches:
         watch.recorders.append(recorder)
     try:
@@ -205,7 +217,7 @@ def patching(model: nn.Module, patches: Mapping[str, Patch]) -> Iterator[None]:
             )
         place = (int(found["layer"]), DIRECTIONS.index(found["way"]), found["name"])
         by_module.setdefault(name, {})[_checked(layers[name], place, key)] = fn
-    watches = [(Watch.on(layers[name]), group) for name, group in by_module.items()]
+    watches = [(Watch.on(layers[name]).follow_calls(), group) for name, group in by_module.items()]
     for watch, group in watches:
         watch.patches.append(group)
     try:
@@ -249,10 +261,7 @@ class Watch:
         self.patches: list[dict[tuple[int, int, str], Patch]] = []
         self.records: list[LayerRecord] = []
         self.packing: Packing | None = None
-        self.hooks = (
-            module.register_forward_pre_hook(self.begin, with_kwargs=True),
-            module.register_forward_hook(self.end),
-        )
+        self.hooks: tuple[Any, ...] = ()
         module.__dict__["_run_layer"] = self.run_layer
 
     @classmethod
@@ -260,6 +269,14 @@ class Watch:
         """The watch on a module: the one that stands there, else a new one."""
         standing = module.__dict__.get("_run_layer")
         return cls(module) if standing is None else standing.__self__
+
+    def follow_calls(self) -> Watch:
+        """See each call of the module begin and end."""
+        self.hooks = self.hooks or (
+            self.module.register_forward_pre_hook(self.begin, with_kwargs=True),
+            self.module.register_forward_hook(self.end),
+        )
+        return self
 
     def leave(self) -> None:
         """Go, unless somebody still needs this watch."""

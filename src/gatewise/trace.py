@@ -203,7 +203,7 @@ class Trace(Fields):
         z = x @ w["W_ih"].T + h @ w["W_hh"].T
         for bias in ("b_ih", "b_hh"):
             z = z + w[bias] if bias in w else z
-        z = z.reshape((*z.shape[:-1], len(self.cell.gates), -1))
+        z = z.reshape((*z.shape[:-1], len(self.cell.gates), self.records[k].tape.shape[-1]))
         if not self.cell.peephole:
             return z
         seen = {
