@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from gatewise.studies import tasks
+from gatewise import corpus
+from gatewise.studies import realdata, tasks
 from gatewise.studies.tasks import REBER, REBER_SIGNS, UNASKED, Batch, Task
 
 EVERY: list[Callable[[], Task]] = [
@@ -216,3 +217,46 @@ def test_an_answer_that_is_not_a_number_is_never_right() -> None:
         batch = task.draw(4, rng())
         error = task.judge(np.full_like(answers(task, batch), np.nan), batch)
         assert not error < task.solved
+
+
+def test_text_asks_where_words_end() -> None:
+    task = realdata.text(40)
+    batch = task.draw(6, rng())
+    whole = corpus.load().train.spaced()
+    for k in range(6):
+        letters = [corpus.ALPHABET[s] for s in batch.x[:, k].argmax(-1)]
+        spaced = "".join(a + " " * int(b) for a, b in zip(letters, batch.y[:, k], strict=True))
+        assert spaced.strip() in whole
+    everywhere = np.zeros((*batch.y.shape, 2))
+    everywhere[..., 1] = 1
+    held_out = task.held_out(400, rng()) if task.held_out else batch
+    wide = np.broadcast_to(everywhere[:, :1], (*held_out.y.shape, 2))
+    assert abs(task.judge(wide, held_out) - task.baseline) < 0.02
+
+
+def test_held_out_text_is_never_drawn_for_training() -> None:
+    task = realdata.text(50)
+    assert task.held_out is not None
+    held_out, train = task.held_out(20, rng()), corpus.load().train.spaced()
+    for k in range(20):
+        letters = [corpus.ALPHABET[s] for s in held_out.x[:, k].argmax(-1)]
+        spaced = "".join(a + " " * int(b) for a, b in zip(letters, held_out.y[:, k], strict=True))
+        assert spaced.strip() not in train
+
+
+@pytest.mark.skipif(not realdata.has_vowels(), reason="aeon, which ships them, is not installed")
+def test_vowels_are_those_of_the_paper() -> None:
+    task = realdata.vowels()
+    assert task.held_out is not None
+    batch = task.held_out(0, rng())
+    assert batch.x.shape == (29, 370, 12)
+    # UCI archive: utterances of each of the nine speakers in the test set.
+    assert np.bincount(batch.y).tolist() == [31, 35, 88, 44, 29, 24, 40, 50, 29]
+    assert batch.lengths is not None
+    assert (batch.lengths.min(), batch.lengths.max()) == (7, 29)
+    many = task.draw(5000, rng())
+    assert np.allclose(np.bincount(many.y) / 5000, 1 / 9, atol=0.02)  # 30 of each to train on
+    assert many.lengths is not None
+    inside = np.arange(len(many.x))[:, None] < many.lengths
+    assert np.allclose(many.x[inside].mean(0), 0, atol=0.05)
+    assert np.allclose(many.x[inside].std(0), 1, atol=0.05)

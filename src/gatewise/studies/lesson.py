@@ -176,8 +176,8 @@ but one repeats the second. All networks have as many parameters as the LSTM.
 
 {table(head, rows)}
 
-Bai et al. 2018 report an LSTM that fails at adding over 600 steps: a squared error of {bai.value}, where
-who always answers 1 has {tasks.adding(600).baseline:.4f}. The same task, one change a row:
+Bai et al. 2018 report an LSTM that fails at adding over 600 steps: a squared error of {bai.value},
+where who always answers 1 has {tasks.adding(600).baseline:.4f}. The same task, one change a row:
 
 {why}
 """

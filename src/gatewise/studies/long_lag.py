@@ -214,7 +214,7 @@ def _bars(ax: Axes, rows: Sequence[Json]) -> None:
             ax.hlines(y, low, high, color=looks["color"], linewidth=2)
             face = looks["color"] if row["solved"] == row["seeds"] else "white"
             ax.plot(mid, y, **looks, markerfacecolor=face)
-    star = {"marker": "*", "color": "#555555", "markersize": 8, "linestyle": ""}
+    star: Json = {"marker": "*", "color": "#555555", "markersize": 8, "linestyle": ""}
     ax.plot([], [], **star, label="Hochreiter and Schmidhuber 1997")
     for published in PUBLISHED:
         task, _, T = published.key.partition(" ")
