@@ -423,6 +423,12 @@ def test_numpy_has_the_same_numbers_and_does_not_follow_later_changes() -> None:
     assert isinstance(still.last(), np.ndarray)
 
 
+def test_explore_writes_a_page(tmp_path: Path) -> None:
+    trace = make(bidirectional=True).trace(plain())
+    path = trace.explore(tmp_path / "page.html", tokens="abcde", title="a run of mine")
+    assert "a run of mine" in path.read_text(encoding="utf-8")
+
+
 def test_xarray_names_its_dimensions() -> None:
     pytest.importorskip("xarray", reason="xarray is not installed")
     trace = make(bidirectional=True, num_layers=2).trace(packed())

@@ -124,7 +124,8 @@ class Gradients(Fields):
             return grad.tape[d][..., self.cell.slots.index("g"), :]
         like = grad.tape[d][..., 0, :]
         if name == "f" and self.cell.coupled:
-            return self._lane(k, d, "c") * self._trace.before(k, d, "c")
+            before = self._trace.before(k, d, "c")
+            return self._lane(k, d, "c") * getattr(before, "detach", before.view)()
         return library(like).zeros_like(like)
 
     def __repr__(self) -> str:
@@ -477,14 +478,18 @@ class Trace(Fields):
     def explore(
         self,
         path: str | PathLike[str],
-        tokens: Sequence[str] | None = None,
+        tokens: Sequence[Any] | None = None,
         title: str | None = None,
         beside: Trace | None = None,
-    ) -> None:
-        """Write the explorer: one HTML page that shows this run, and `beside` on the same input."""
+        **how: Any,
+    ) -> Path:
+        """Write the explorer, one HTML page of this run (and of `beside` on the same input).
+
+        ``gatewise.see.write`` says what the arguments are.
+        """
         from gatewise import see
 
-        see.write(self, path, tokens=tokens, title=title, beside=beside)
+        return see.write(self, path, tokens=tokens, title=title, beside=beside, **how)
 
     def __repr__(self) -> str:
         record = self.records[0]
