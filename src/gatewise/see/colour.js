@@ -113,8 +113,8 @@ const luminance = (r, g, b) => {
   return 0.2126 * R + 0.7152 * G + 0.0722 * B;
 };
 
-// Black or white, whichever reads better on a colour "rgb(r g b)".
+// Black or white, whichever reads better on a colour "rgb(r g b)": 4.5 to 1 or better.
 export function inkOn(fill) {
   const L = luminance(...fill.match(/\d+/g).map(Number));
-  return (L + 0.05) / 0.05 > 1.05 / (L + 0.05) ? "#14161a" : "#ffffff";
+  return (L + 0.05) / 0.05 > 1.05 / (L + 0.05) ? "#000000" : "#ffffff";
 }

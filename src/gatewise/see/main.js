@@ -19,7 +19,7 @@ const SORTS = ["index", "activity", "memory", "similarity"];
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
 
-const state = {
+export const state = {
   model: 0, batch: 0, layer: 0, dir: 0, t: 0, unit: 0, out: 0, moment: 1, field: "c", grad: false,
   sort: "index", win: [0, 1], clock: 0, playing: false, pace: "moment", theme: null, printing: false,
 };
@@ -82,7 +82,7 @@ function projects() {
 
 let pending = null;
 
-function set(patch) {
+export function set(patch) {
   const T0 = state.win[1] - state.win[0];
   const whole = T0 === run(page, state).T;
   Object.assign(state, patch);

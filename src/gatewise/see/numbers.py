@@ -126,13 +126,13 @@ def _tokens(tokens: Sequence[Any] | None, lengths: list[int]) -> tuple[list[list
     if tokens is None:
         return None, "series"
     many = len(lengths)
-    nested = (
-        not isinstance(tokens, str)
-        and len(tokens) > 0
-        and not isinstance(tokens[0], str)
-        and np.ndim(tokens[0]) > 0
+    a_list_each = not isinstance(tokens, str) and any(
+        not isinstance(one, str) and np.ndim(one) > 0 for one in tokens
     )
-    lists = [list(one) for one in tokens] if nested else [list(tokens)] * many
+    a_string_each = many > 1 and all(isinstance(one, str) for one in tokens)
+    a_string_each = a_string_each and [len(one) for one in tokens] == lengths
+    each = a_list_each or a_string_each
+    lists = [list(one) for one in tokens] if each else [list(tokens)] * many
     got = [len(one) for one in lists]
     if got != lengths:
         shape = "one list of T tokens" if many == 1 else "one list of tokens for each sequence"
