@@ -52,24 +52,37 @@ class Cell(Recurrent):
     def _step(
         self, cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """x (B, I), h and c (B, H) to the next h and c."""
-        w_ih, w_hh, b_ih, b_hh = (self._weight(name) for name in FIELDS[:4])
-        size = (x.shape[0], self.hidden_size)
-        if (
-            x.shape[1] != self.input_size
-            or x.dtype != w_ih.dtype
-            or (h is not None and (h.shape != size or h.dtype != x.dtype))
-            or (c is not None and (c.shape != size or c.dtype != x.dtype))
-        ):
-            checks.cell_fits(x, h, c, w_ih, (self.input_size, self.hidden_size))
+        """x (B, I), h and c (B, H), or without B for one, to the next h and c."""
+        w = Weights(*map(self._weight, FIELDS[:4]))
+        single = False
+        if not self._all_fit(x, h, c, w.W_ih):
+            checks.cell_ranks(cell, x, h, c)
+            if single := x.dim() == 1:
+                x = x.unsqueeze(0)
+                h, c = (None if state is None else state.unsqueeze(0) for state in (h, c))
+            checks.cell_fits(x, h, c, w.W_ih, self.input_size, self.hidden_size)
         run = ops.layer(
             cell,
             x.unsqueeze(0),
             None if h is None else h.unsqueeze(0),
             None if c is None else c.unsqueeze(0),
-            (Weights(w_ih, w_hh, b_ih, b_hh),),
+            (w,),
         )
-        return run.h_n.squeeze(0), run.c_n.squeeze(0)
+        h, c = run.h_n.squeeze(0), run.c_n.squeeze(0)
+        return (h.squeeze(0), c.squeeze(0)) if single else (h, c)
+
+    def _all_fit(self, x: Tensor, h: Tensor | None, c: Tensor | None, w: Tensor) -> bool:
+        """The quick answer for a batch; what is wrong, if anything, is for the checks to say."""
+        if not isinstance(x, Tensor) or x.dim() != 2:
+            return False
+        size = (x.shape[0], self.hidden_size)
+        return (
+            x.shape[1] == self.input_size
+            and (h is None or (h.shape == size and h.dtype == w.dtype and h.device == w.device))
+            and (c is None or (c.shape == size and c.dtype == w.dtype and c.device == w.device))
+            and x.dtype == w.dtype
+            and x.device == w.device
+        )
 
 
 class LSTMCell(Cell):
@@ -116,19 +129,7 @@ class LSTMCell(Cell):
             ArgumentError: hx is no pair of tensors.
         """
         h, c = (None, None) if hx is None else checks.pair(hx)
-        checks.cell_rank("LSTMCell", "input", input)
-        if h is not None and c is not None:
-            checks.cell_rank("LSTMCell", "hx[0]", h)
-            checks.cell_rank("LSTMCell", "hx[1]", c)
-        if input.dim() == 2:
-            return self._step(_LSTM, input, h, c)
-        h, c = self._step(
-            _LSTM,
-            input.unsqueeze(0),
-            None if h is None else h.unsqueeze(0),
-            None if c is None else c.unsqueeze(0),
-        )
-        return h.squeeze(0), c.squeeze(0)
+        return self._step(_LSTM, input, h, c)
 
 
 class RNNCell(Cell):
@@ -178,11 +179,6 @@ class RNNCell(Cell):
             DTypeError: input and weights are not of one dtype.
             ArgumentError: hx is no tensor, or the nonlinearity is neither tanh nor relu.
         """
-        cell = CELLS[row_of(self.nonlinearity)]
-        checks.cell_rank("RNNCell", "input", input)
         if hx is not None:
-            checks.cell_rank("RNNCell", "hidden", hx)
-        if input.dim() == 2:
-            return self._step(cell, input, hx, None)[0]
-        hx = None if hx is None else hx.unsqueeze(0)
-        return self._step(cell, input.unsqueeze(0), hx, None)[0].squeeze(0)
+            checks.tensor("hx", hx, " (no pair: an RNN has no cell state)")
+        return self._step(CELLS[row_of(self.nonlinearity)], input, hx, None)[0]

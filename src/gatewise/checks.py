@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gatewise.errors import ArgumentError, DTypeError, ShapeError
+from gatewise.spec import CellSpec
 
 Shape = tuple[int, ...]
 
@@ -69,16 +70,18 @@ def integer(name: str, value: object) -> None:
 
 def pair(hx: Any) -> tuple[Tensor, Tensor]:
     """The state of a cell that has a cell state: h and c."""
-    if not isinstance(hx, tuple | list) or not all(isinstance(state, Tensor) for state in hx):
-        raise ArgumentError(
-            f"hx should be a tuple of two Tensors (h_0, c_0), got {type(hx).__name__}. "
-            "Give both, or leave hx out for zeros."
-        )
-    if len(hx) != 2:
+    if isinstance(hx, (tuple, list)) and len(hx) == 2:
+        h, c = hx
+        if isinstance(h, Tensor) and isinstance(c, Tensor):
+            return h, c
+    elif isinstance(hx, (tuple, list)) and hx and isinstance(hx[0], Tensor):
         raise ShapeError(
             f"lstm expects two hidden states, got {len(hx)}. Give (h_0, c_0), or leave hx out."
         )
-    return hx[0], hx[1]
+    raise ArgumentError(
+        f"hx should be a tuple of two Tensors (h_0, c_0), got {type(hx).__name__}. "
+        "Give both, or leave hx out for zeros."
+    )
 
 
 def tensor(name: str, value: object, or_else: str = "") -> None:
@@ -104,7 +107,7 @@ def input_rank(x: Tensor, input_size: int, layout: str, gated: bool) -> None:
 
 
 def packing(x: Tensor, batch_sizes: Tensor) -> None:
-    """x (N, I), and how many sequences reach each step: never more than the step before, N in all."""
+    """x (N, I), and how many sequences reach each step: never more than before, N in all."""
     if x.dim() != 2:
         raise ShapeError(
             f"input must have 2 dimensions, got {x.dim()}. The data of a PackedSequence are "
@@ -193,22 +196,26 @@ def steps(T: int) -> None:
 # --- a cell --------------------------------------------------------------------------------------
 
 
-def cell_rank(cell: str, name: str, value: Tensor) -> None:
-    """(B, size) or (size)."""
-    tensor(name, value)
-    if value.dim() not in (1, 2):
-        raise ShapeError(
-            f"{cell}: Expected {name} to be 1D or 2D, got {value.dim()}D instead. "
-            "Give (B, size) for a batch or (size) for one; a whole sequence goes to "
-            f"gatewise.{cell.removesuffix('Cell')}."
-        )
+def cell_ranks(cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None) -> None:
+    """x, h and c (B, size), or (size) for one."""
+    kind, states = ("RNN", {"hidden": h})
+    if cell.has_cell_state:
+        kind, states = ("LSTM", {"hx[0]": h, "hx[1]": c})
+    tensor("input", x)
+    for name, value in {"input": x, **states}.items():
+        if value is not None and value.dim() not in (1, 2):
+            raise ShapeError(
+                f"{kind}Cell: Expected {name} to be 1D or 2D, got {value.dim()}D instead. "
+                "Give (B, size) for a batch or (size) for one; a whole sequence goes to "
+                f"gatewise.{kind}."
+            )
 
 
 def cell_fits(
-    x: Tensor, h: Tensor | None, c: Tensor | None, weight: Tensor, size: tuple[int, int]
+    x: Tensor, h: Tensor | None, c: Tensor | None, weight: Tensor, I: int, H: int
 ) -> None:
-    """x (B, I), h and c (B, H); size is (I, H)."""
-    (I, H), B = size, x.shape[0]
+    """x (B, I), h and c (B, H), of the weights' dtype and device."""
+    B = x.shape[0]
     if x.shape[1] != I:
         raise ShapeError(
             f"input has inconsistent input_size: got {x.shape[1]} expected {I}. "
@@ -227,10 +234,10 @@ def cell_fits(
             f"hidden{k} has inconsistent hidden_size: got {state.shape[min(1, state.dim() - 1)]}, "
             f"expected {H}. {remedy}"
         )
-    for name, value in (("input", x), ("hidden0", h), ("hidden1", c)):
-        if value is None or _autocast():
+    for name, value in {"input": x, "hidden0": h, "hidden1": c}.items():
+        if value is None or (value.dtype == weight.dtype and value.device == weight.device):
             continue
-        if value.dtype != weight.dtype or value.device != weight.device:
+        if value.device != weight.device or not _autocast():
             raise DTypeError(
                 f"{name} and weights must have the same dtype and device, but got {value.dtype} on "
                 f"{value.device} and {weight.dtype} on {weight.device}. "

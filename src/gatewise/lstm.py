@@ -239,7 +239,8 @@ class Layers(Recurrent):
         checks.packing(x, batch_sizes)
         self._check_input(x)
         if h0 is not None:
-            self._check_states(x, h0, c0, int(batch_sizes[0]))
+            compiling = torch.compiler.is_compiling()  # then the batch is not known yet
+            self._check_states(x, h0, c0, h0.shape[1] if compiling else int(batch_sizes[0]))
             if longest_first is not None:
                 h0 = h0.index_select(1, longest_first)
                 c0 = None if c0 is None else c0.index_select(1, longest_first)
