@@ -111,7 +111,7 @@ def test_demo_in_a_fresh_process(tmp_path: Path) -> None:
 
 
 def test_ctrl_c(tmp_path: Path) -> None:
-    args = ("demo", "--hidden-size", "32", "--letters", "150000", "--epochs", "1")
+    args = ("demo", "--hidden-size", "64", "--letters", "60000", "--epochs", "1")
     process = command(*args, cwd=tmp_path)
     begun = tmp_path / "gatewise-demo" / "rnn.safetensors"
     until = time.monotonic() + 120
@@ -125,9 +125,10 @@ def test_ctrl_c(tmp_path: Path) -> None:
     results = json.loads((tmp_path / "gatewise-demo" / "results.json").read_text())
     assert results["interrupted"]
     assert results["models"]["rnn"]["trained"] == 1
-    assert results["models"]["lstm"]["trained"] < 1
+    assert list(results["models"]) in (["rnn"], ["rnn", "lstm"])
+    assert results["models"].get("lstm", {"trained": 0})["trained"] < 1
     names = {path.name for path in begun.parent.iterdir()}
-    assert names == {"rnn.safetensors", "lstm.safetensors", "results.json"}
+    assert names == {*(f"{kind}.safetensors" for kind in results["models"]), "results.json"}
     status, out, err = finished(command(*args, cwd=tmp_path))
     assert (status, err) == (0, "")
     assert out.count("trained before") == 1

@@ -67,7 +67,7 @@ def demo(
     fresh: Annotated[bool, typer.Option("--fresh", help="Train again what is trained.")] = False,
     hidden_size: Annotated[int, typer.Option(help="Of all three models, each direction.")] = 128,
     epochs: Annotated[int, typer.Option(help="Passes over the training text.")] = 2,
-    letters: Annotated[int, typer.Option(help="Train on the first N letters; 0: all.")] = 0,
+    letters: Annotated[int, typer.Option(help="Use the first N letters only; 0: all.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the weights and the batches.")] = 0,
 ) -> None:
     """Put the spaces back into English: plain RNN, LSTM and Bi-LSTM side by side.

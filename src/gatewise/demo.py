@@ -85,13 +85,16 @@ def run(
     Raises:
         ArgumentError: a text without letters, or the English text is not installed.
         OSError: ``out`` cannot be written to.
+        KeyboardInterrupt: Ctrl-C came before anything was trained, or a second time.
     """
     console = console or Console()
     for asked in texts:
         letters_of(asked)  # says what is wrong before anything is trained
     out.mkdir(parents=True, exist_ok=True)
-    english = corpus.load()
+    english = _first(corpus.load(), settings.letters)
     trainings, interrupted = train(out, settings, english, fresh, console)
+    if not trainings:  # Ctrl-C came before the first of them: there is nothing to show
+        raise KeyboardInterrupt
     results = results_of(trainings, english)
     results["interrupted"] = interrupted
     models = {kind: training.model.eval() for kind, training in trainings.items() if training.score}
@@ -131,16 +134,15 @@ def train(
         TextColumn("batches  {task.fields[note]}"),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Interrupt() as interrupt, Progress(*columns, console=console) as progress:
-        tasks = {k: progress.add_task(name, total=None, note="") for k, name in KINDS.items()}
-        for kind in KINDS:
+    bars = Progress(*columns, console=console, refresh_per_second=4)
+    with Interrupt() as interrupt, bars as progress:
+        for kind, name in KINDS.items():
             if interrupt.asked:
                 break
             path = out / f"{kind}.safetensors"
             training = trainings[kind] = Training(kind, settings, text.train)
             known = not fresh and training.resume(path)
-            task = tasks[kind]
-            progress.update(task, total=training.steps, completed=training.step)
+            task = progress.add_task(name, total=training.steps, completed=training.step, note="")
             loss = None
             for step_loss in training.run():
                 loss = step_loss if loss is None else 0.98 * loss + 0.02 * step_loss
@@ -160,7 +162,6 @@ def train(
 def results_of(trainings: Mapping[str, Training], text: Corpus) -> Results:
     """The numbers of the table, as plain values."""
     settings = next(iter(trainings.values())).settings
-    letters = settings.letters or len(text.train)
     models = {}
     for kind, training in trainings.items():
         found = training.score or Score()
@@ -170,7 +171,8 @@ def results_of(trainings: Mapping[str, Training], text: Corpus) -> Results:
             "precision": found.precision,
             "recall": found.recall,
             "seconds_per_epoch": {
-                family: training.race.epoch(family, letters) for family in training.race.seconds
+                family: training.race.epoch(family, len(text.train))
+                for family in training.race.seconds
             },
             "raced_batches": training.race.steps,
             "loss_difference": training.race.difference,
@@ -187,7 +189,7 @@ def results_of(trainings: Mapping[str, Training], text: Corpus) -> Results:
         "threads": torch.get_num_threads(),
         "settings": asdict(settings),
         "text": corpus.SOURCE,
-        "training_letters": letters,
+        "training_letters": len(text.train),
         "held_out_letters": len(text.held_out),
         "models": models,
     }
@@ -196,6 +198,13 @@ def results_of(trainings: Mapping[str, Training], text: Corpus) -> Results:
 def restore(models: Mapping[str, Tagger], texts: Sequence[str]) -> list[dict[str, str]]:
     """Each text as every model reads it."""
     return [{"text": t} | {k: model.restore(t) for k, model in models.items()} for t in texts]
+
+
+def _first(text: Corpus, letters: int) -> Corpus:
+    """The first so many letters of both parts; 0 is all."""
+    if letters == 0:
+        return text
+    return Corpus(text.train[:letters], text.held_out[:letters])
 
 
 def _held_out(text: Corpus) -> str:

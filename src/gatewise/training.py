@@ -42,7 +42,7 @@ class Settings:
     Args:
         hidden_size, embedding_size: of each direction; of each letter.
         epochs: how often every training letter is seen.
-        letters: train on the first so many letters; 0 is all of them.
+        letters: train on the first so many letters, score on as many held out; 0 is all of them.
         batch: pieces in a batch, about.
         learning_rate: the highest; it rises for a twentieth of the way, then falls to zero.
         seed: of the weights, the pieces and their order.
@@ -130,7 +130,7 @@ class Training:
         self, kind: str, settings: Settings, text: Letters, family: Any = gatewise
     ) -> None:
         self.kind, self.settings = kind, settings
-        self.text = text[: settings.letters] if settings.letters else text
+        self.text = text[: settings.letters or len(text)]
         self.plan = plan(self.text, settings)
         self.step, self.steps = 0, len(self.plan)
         self.seen, self.seconds = 0, 0.0
@@ -218,7 +218,9 @@ class Training:
         except (OSError, ArgumentError):
             return False
         mine = self.about()
-        if any(about.get(key) != mine[key] for key in ("kind", "version", "settings", "text", "steps")):
+        if any(
+            about.get(key) != mine[key] for key in ("kind", "version", "settings", "text", "steps")
+        ):
             return False
         states: dict[int, dict[str, Tensor]] = {}
         for name in [name for name in tensors if name.startswith("adam.")]:
