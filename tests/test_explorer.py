@@ -603,43 +603,42 @@ def test_large_pages_answer_within_50_ms(opened, tmp_path) -> None:
     assert size < 1.34 * numbers + 300_000
     tab = opened(trace, tokens=words)
     tab.wait_for_timeout(3000)  # decoded while idle, as for a reader who looks first
-    # from the key to the page laid out anew: the work, without the wait for the next frame. The
-    # least of five, since what other processes add to the rest is not the page's.
-    took = """async ([key, where]) => {
-      document.querySelector(where).scrollIntoView();
-      let least = Infinity;
-      for (let k = 0; k < 6; k++) {
-        await new Promise(d => setTimeout(d, 60));
-        performance.clearMeasures();
-        const start = performance.now();
-        document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
-        const handled = performance.now() - start;
-        await new Promise(d => requestAnimationFrame(d));
-        const before = performance.now();
-        document.body.getBoundingClientRect();
-        const layout = performance.now() - before;
-        const drawn = performance.getEntriesByName("draw").reduce((a, m) => a + m.duration, 0);
-        if (k > 0) least = Math.min(least, handled + drawn + layout);
-      }
-      return least; }"""
-    slowest = {}
-    for where in ("#cell", "#units", "#unit", "#directions"):
-        for key in ("ArrowRight", "ArrowDown", "s", ".", "t"):
-            slowest[where, key] = tab.evaluate(took, [key, where])
-    for field in "figoch":
-        slowest["#units", field] = tab.evaluate(took, [field, "#units"])
-    assert max(slowest.values()) < 50, slowest
-    hover = tab.evaluate(
-        """() => { const c = document.getElementById("map-image"), b = c.getBoundingClientRect();
-        const times = [];
-        for (let k = 0; k < 40; k++) { const start = performance.now();
-          c.dispatchEvent(new PointerEvent("pointermove",
-            { clientX: b.x + 60 + 20 * k, clientY: b.y + 5 * k }));
-          document.querySelector(".tip").getBoundingClientRect();
-          times.push(performance.now() - start); }
-        return times.sort((a, b) => a - b)[20]; }"""
-    )
-    assert hover < 50
+    # The main thread's own processor time, from the event to the painted frame, so that a busy
+    # machine does not fail the page; and the least of some, since caches and siblings are shared.
+    session = tab.context.new_cdp_session(tab)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def busy() -> float:
+        metrics = session.send("Performance.getMetrics")["metrics"]
+        return 1000 * next(m["value"] for m in metrics if m["name"] == "TaskDuration")
+
+    def took(script, argument) -> float:
+        times = []
+        for n in range(8):
+            start = busy()
+            tab.evaluate(script, [argument, n])
+            settle(tab)
+            times.append(busy() - start)
+            if n > 3 and min(times[1:]) < 50:
+                break
+        return min(times[1:])
+
+    key = """([key]) => document.body.dispatchEvent(
+      new KeyboardEvent("keydown", { key, bubbles: true }))"""
+    hover = """([_, n]) => { const c = document.getElementById("map-image");
+      const b = c.getBoundingClientRect();
+      c.dispatchEvent(new PointerEvent("pointermove",
+        { clientX: b.x + 90 + 20 * n, clientY: b.y + 50 + 5 * n })); }"""
+    times = {}
+    for where in ("#cell", "#units", "#unit", "#directions", "#gradient"):
+        tab.evaluate("id => document.querySelector(id).scrollIntoView()", where)
+        tab.wait_for_timeout(300)
+        for name in ("ArrowRight", "ArrowDown", "s", "."):
+            times[where, name] = took(key, name)
+        if where == "#units":
+            times |= {(where, field): took(key, field) for field in "figoch"}
+            times[where, "hover"] = took(hover, "")
+    assert max(times.values()) < 50, times
 
 
 # --- the functions without drawing --------------------------------------------
@@ -706,6 +705,35 @@ def test_windows_move_as_little_as_they_must(window, width, t, T, want, function
 def test_reach(norm, reverse, steps, whole, functions) -> None:
     code = f"distance }} = modules['data.js']; return distance({norm}, {reverse});"
     assert functions(code) == {"steps": steps, "whole": whole}
+
+
+@pytest.mark.parametrize(
+    ("words", "room", "want"),
+    [
+        (list("ab cd"), 100, [(0, 0), (10, 0), (20, 0), (30, 0), (40, 0)]),
+        (list("ab cd"), 45, [(0, 0), (10, 0), (20, 0), (0, 1), (10, 1)]),
+        (list("abcde"), 25, [(0, 0), (10, 0), (0, 1), (10, 1), (0, 2)]),
+        (list("a\nb"), 100, [(0, 0), (10, 0), (0, 1)]),
+        (["one", "two", "six"], 25, [(0, 0), (10, 0), (0, 1)]),
+    ],
+)
+def test_text_breaks_between_words(words, room, want, functions) -> None:
+    call = f"flow({words}, {[10] * len(words)}, {room}).map(p => [p.x, p.line])"
+    assert functions(f"flow }} = modules['text.js']; return {call};") == [list(p) for p in want]
+
+
+def test_the_text_wears_the_colours_of_the_unit(opened) -> None:
+    trace = traced(gatewise.LSTM(4, 6))
+    tab = opened(trace, tokens=CHARACTERS, at="#unit=3&field=o&t=0", viewport=(1280, 2400))
+    tab.wait_for_timeout(300)
+    widths = tab.evaluate("document.getElementById('text').getContext('2d').measureText('i').width")
+    each = int(np.ceil(widths)) + 2
+    for t in range(1, 10):
+        want = colour(tab, "gate", 1, trace.o[0, 0, t, 0, 3].item())
+        assert pixel(tab, "text", 2 + t * each + 1, 4) == want
+    tab.locator("#text").click(position={"x": 2 + 7 * each + 3, "y": 12})
+    settle(tab)
+    assert state(tab, "t") == 7
 
 
 # --- screenshots --------------------------------------------------------------

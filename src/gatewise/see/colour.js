@@ -114,7 +114,11 @@ const luminance = (r, g, b) => {
 };
 
 // Black or white, whichever reads better on a colour "rgb(r g b)": 4.5 to 1 or better.
+const inks = new Map();
 export function inkOn(fill) {
-  const L = luminance(...fill.match(/\d+/g).map(Number));
-  return (L + 0.05) / 0.05 > 1.05 / (L + 0.05) ? "#000000" : "#ffffff";
+  if (!inks.has(fill)) {
+    const L = luminance(...fill.match(/\d+/g).map(Number));
+    inks.set(fill, (L + 0.05) / 0.05 > 1.05 / (L + 0.05) ? "#000000" : "#ffffff");
+  }
+  return inks.get(fill);
 }

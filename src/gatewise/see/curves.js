@@ -1,9 +1,9 @@
-// The chosen unit over time: its gates, what is written and shown, its cell; and its text.
+// The chosen unit over time: its gates, what is written and shown, its cell.
 
-import { colour, hues, inkOn } from "./colour.js";
+import { hues } from "./colour.js";
 import { names, show, welded } from "./cell.js";
 import { lane, run, series } from "./data.js";
-import { axis, curve, el, fit, levels, visible } from "./paint.js";
+import { axis, curve, el, fit, levels } from "./paint.js";
 
 const tick = (v) => String(Number(v.toPrecision(2))).replace("-", "−");
 
@@ -125,44 +125,4 @@ export function curves(host, app) {
     canvas.ariaLabel = `Curves of unit ${s.unit} over ${run(app.page, s).T} steps`
       + (memory && memory[s.unit] !== null ? `; memory length ${show(memory[s.unit])} steps` : "");
   };
-}
-
-// The whole text, each token on the colour of the unit's value.
-export function text(host, app) {
-  const box = el("p", { className: "coloured", lang: "" });
-  host.append(box);
-  box.addEventListener("click", (event) => {
-    const span = event.target.closest("span");
-    if (span) app.set({ t: [...box.children].indexOf(span), playing: false });
-  });
-  let written = null;
-  let now = null;
-  let inked = null;
-
-  function draw(s) {
-    const words = app.words();
-    host.hidden = words === null || app.page.meta.kind === "series";
-    if (host.hidden) return;
-    if (written !== words) {
-      const chars = words.every((w) => [...w].length <= 1);
-      box.classList.toggle("words", !chars);
-      box.replaceChildren(...words.map((w) => el("span", {}, w === "\n" ? "↵\n" : chars ? w : visible(w))));
-      written = words;
-    }
-    const values = series(app.page, s, s.field, app.row(), s.grad);
-    const [scaled, theme] = [app.scale(), app.theme()];
-    const key = values === null ? null : [s.model, s.batch, s.layer, s.dir, s.field, s.grad, app.row(), theme].join();
-    if (key !== inked && values !== null) {
-      for (let t = 0; t < words.length; t++) {
-        const fill = colour(theme, scaled, values[t]);
-        box.children[t].style.background = fill;
-        box.children[t].style.color = inkOn(fill);
-      }
-      inked = key;
-    }
-    if (now !== null && now < box.children.length) box.children[now].classList.remove("now");
-    box.children[s.t].classList.add("now");
-    now = s.t;
-  }
-  return draw;
 }

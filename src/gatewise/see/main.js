@@ -7,7 +7,8 @@ import { diagram } from "./diagram.js";
 import { process } from "./process.js";
 import { ribbon } from "./ribbon.js";
 import { map } from "./map.js";
-import { curves, text } from "./curves.js";
+import { curves } from "./curves.js";
+import { text } from "./text.js";
 import { lanes } from "./lanes.js";
 import { reaching } from "./reach.js";
 import { el, visible } from "./paint.js";
@@ -60,7 +61,7 @@ const app = {
       ink: get("--ink"), soft: get("--soft"), line: get("--line"), accent: get("--accent"),
       forward: get("--forward"), reverse: get("--reverse"), other: get("--other"),
       small: `12px ${sans}`, smallBold: `600 12px ${sans}`, mono: `13px ${mono}`,
-      monoSmall: `11.5px ${mono}`, monoBold: `600 12px ${mono}`,
+      text: `17px ${mono}`, textWords: `17px ${get("--serif")}`, monoSmall: `11.5px ${mono}`, monoBold: `600 12px ${mono}`,
     };
   },
   select(row, more = {}) {

@@ -115,32 +115,37 @@ export function visible(token) {
   return token.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥");
 }
 
-// A curve; more points than pixels become the least and the greatest of each pixel.
+// A curve. More points than pixels become, in each pixel, the range that they cross.
 export function curve(context, values, a, b, xOf, yOf) {
-  const pixels = Math.abs(xOf(b) - xOf(a));
+  const pixels = Math.floor(Math.abs(xOf(b) - xOf(a)));
+  if (b - a > 2 * pixels || b - a > 1500) {
+    crowd(context, values, a, b, xOf, yOf, pixels);
+    return;
+  }
   context.beginPath();
   let pen = false;
-  const to = (x, y) => {
-    if (!Number.isFinite(y)) { pen = false; return; }
-    if (pen) context.lineTo(x, y); else context.moveTo(x, y);
-    pen = true;
-  };
-  if (b - a <= 2 * pixels) {
-    for (let t = a; t < b; t++) to(xOf(t + 0.5), yOf(values[t]));
-  } else {
-    const by = (b - a) / pixels;
-    for (let k = 0; k < pixels; k++) {
-      let low = Infinity;
-      let high = -Infinity;
-      for (let t = a + Math.floor(k * by); t < a + Math.floor((k + 1) * by) && t < b; t++) {
-        if (values[t] < low) low = values[t];
-        if (values[t] > high) high = values[t];
-      }
-      if (low > high) { pen = false; continue; }
-      const x = xOf(a) + k + 0.5;
-      to(x, yOf(low));
-      to(x, yOf(high));
-    }
+  for (let t = a; t < b; t++) {
+    const [x, y] = [xOf(t + 0.5), yOf(values[t])];
+    if (Number.isFinite(y) && pen) context.lineTo(x, y);
+    else if (Number.isFinite(y)) context.moveTo(x, y);
+    pen = Number.isFinite(y);
   }
   context.stroke();
+}
+
+// Upright bars: a long line with thousands of corners is what canvas is slowest at.
+function crowd(context, values, a, b, xOf, yOf, pixels) {
+  const by = (b - a) / pixels;
+  context.fillStyle = context.strokeStyle;
+  let last = NaN;
+  for (let k = 0; k < pixels; k++) {
+    let [low, high] = Number.isFinite(last) ? [last, last] : [Infinity, -Infinity];
+    const end = Math.min(b, Math.max(a + Math.floor(k * by) + 1, a + Math.floor((k + 1) * by)));
+    for (let t = a + Math.floor(k * by); t < end; t++) {
+      last = yOf(values[t]);
+      if (last < low) low = last;
+      if (last > high) high = last;
+    }
+    if (low <= high) context.fillRect(Math.floor(xOf(a)) + k, low - 0.75, 1, high - low + 1.5);
+  }
 }

@@ -1,0 +1,125 @@
+// The whole text, each token on the colour of the unit's value. Drawn on canvas, and only the lines in
+// view: two thousand coloured pieces of markup cost more to paint than a step may take.
+
+import { colour, inkOn } from "./colour.js";
+import { series } from "./data.js";
+import { el, fit, visible } from "./paint.js";
+
+const LINE = 30;
+const MOST = 420; // height, in pixels, before the text scrolls
+
+// Where each token stands: x and line. Lines break after a space or a newline, between any two words,
+// and inside a run of characters only if it is longer than a line.
+export function flow(words, widths, room) {
+  const chars = words.every((word) => [...word].length <= 1);
+  const place = [];
+  let [x, line, run] = [0, 0, 0]; // run: the first token that may not be parted from this one
+  for (let t = 0; t < words.length; t++) {
+    if (x + widths[t] > room && x > 0) {
+      const whole = chars && run < t && place[run].x > 0; // the run fits on a line of its own
+      const from = whole ? run : t;
+      line += 1;
+      x = 0;
+      for (let k = from; k < t; k++) {
+        place[k] = { x, line };
+        x += widths[k];
+      }
+      run = from;
+    }
+    place.push({ x, line });
+    x += widths[t];
+    if (words[t] === "\n") {
+      line += 1;
+      x = 0;
+    }
+    if (!chars || words[t].trim() === "") run = t + 1;
+  }
+  return place;
+}
+
+export function text(host, app) {
+  const spoken = el("p", { className: "hidden" });
+  const box = el("div", { className: "text-box" });
+  const canvas = el("canvas", { id: "text", role: "img" });
+  const spacer = el("div");
+  box.append(canvas, spacer);
+  host.append(spoken, box);
+  let made = null; // the layout: {key, words, place, widths, lines, chars}
+  let ask = null; // what to draw: {values, scaled, theme, t}
+
+  box.addEventListener("scroll", paint);
+  canvas.addEventListener("click", (event) => {
+    const line = Math.floor((event.offsetY + box.scrollTop) / LINE);
+    const t = made.place.findIndex((p, k) => p.line === line && event.offsetX < p.x + made.widths[k]);
+    if (t >= 0) app.set({ t, playing: false });
+  });
+
+  function font(style) {
+    return made.chars ? style.text : style.textWords;
+  }
+
+  function lay(words) {
+    const room = box.clientWidth - 4;
+    const key = `${room}`;
+    if (made !== null && made.words === words && made.key === key) return;
+    const chars = words.every((word) => [...word].length <= 1);
+    made = { key, words, chars };
+    const context = canvas.getContext("2d");
+    context.font = font(app.style());
+    const known = new Map();
+    const measure = (word) => {
+      if (!known.has(word)) known.set(word, Math.ceil(context.measureText(shown(word)).width) + (chars ? 2 : 10));
+      return known.get(word);
+    };
+    made.widths = words.map(measure);
+    made.place = flow(words, made.widths, room);
+    made.lines = made.place[made.place.length - 1].line + 1;
+    spoken.textContent = words.join(chars ? "" : " ");
+    canvas.ariaLabel = "The text, each token on the colour of the value; the same text is above in words";
+  }
+
+  const shown = (word) => (made.chars && word === " " ? " " : visible(word));
+
+  function paint() {
+    const style = app.style();
+    const tall = made.lines * LINE;
+    const height = app.state.printing ? tall : Math.min(MOST, tall);
+    box.style.height = `${height}px`;
+    spacer.style.height = `${tall - height}px`;
+    const context = fit(canvas, box.clientWidth, height);
+    const top = app.state.printing ? 0 : box.scrollTop;
+    context.font = font(style);
+    context.textBaseline = "middle";
+    context.textAlign = "center";
+    for (let t = 0; t < made.words.length; t++) {
+      const { x, line } = made.place[t];
+      const y = line * LINE - top;
+      if (y < -LINE || y > height) continue;
+      const wide = made.widths[t] - (made.chars ? 0 : 3);
+      const fill = colour(ask.theme, ask.scaled, ask.values[t]);
+      context.fillStyle = fill;
+      context.fillRect(x + 2, y + 2, wide, LINE - 4);
+      context.fillStyle = inkOn(fill);
+      context.fillText(shown(made.words[t]), x + 2 + wide / 2, y + LINE / 2 + 1);
+    }
+    const now = made.place[ask.t];
+    context.strokeStyle = style.ink;
+    context.lineWidth = 2;
+    context.strokeRect(now.x + 2, now.line * LINE - top + 1, made.widths[ask.t] - (made.chars ? 0 : 3), LINE - 2);
+  }
+
+  return function draw(s) {
+    const words = app.words();
+    host.hidden = words === null || app.page.meta.kind === "series";
+    const values = host.hidden ? null : series(app.page, s, s.field, app.row(), s.grad);
+    if (values === null) return;
+    lay(words);
+    const moved = ask === null || ask.t !== s.t;
+    ask = { values, scaled: app.scale(), theme: app.theme(), t: s.t };
+    paint();
+    const y = made.place[s.t].line * LINE;
+    if (moved && (y < box.scrollTop || y > box.scrollTop + box.clientHeight - LINE)) {
+      box.scrollTop = y - box.clientHeight / 2;
+    }
+  };
+}
