@@ -33,7 +33,7 @@ _REMOVED = tuple(name for name in CELLS_SHOWN if name.startswith("no_"))
 _SIZES: dict[Mode, Json] = {
     "quick": {"hidden": 12, "seeds": 2, "rates": [0.01],
               "tasks": [["adding", 12, 4_800], ["vowels", 0, 3_200]]},
-    "default": {"hidden": 32, "seeds": 3, "rates": [0.003, 0.01],
+    "default": {"hidden": 32, "seeds": 3, "rates": [0.01],
                 "tasks": [["adding", 60, 25_600], ["embedded_reber", 0, 12_800],
                           ["text", 60, 19_200], ["vowels", 0, 9_600]]},
     "full": {"hidden": 64, "seeds": 10, "rates": [0.001, 0.003, 0.01],

@@ -45,7 +45,7 @@ KEPT = 48
 
 _SIZES: dict[Mode, Json] = {
     "quick": {"hidden": 16, "batch": 4, "T": 120, "seeds": 3, "trained_on": 20, "sequences": 1600},
-    "default": {"hidden": 32, "batch": 8, "T": 1000, "seeds": 5, "trained_on": 100,
+    "default": {"hidden": 32, "batch": 8, "T": 1000, "seeds": 3, "trained_on": 100,
                 "sequences": 25_600},
     "full": {"hidden": 64, "batch": 8, "T": 5000, "seeds": 10, "trained_on": 200,
              "sequences": 128_000},
