@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 from torch.testing._internal import common_modules
-from twins import OURS, assert_close, assert_same, gradients, twins
+from twins import OURS, assert_close, assert_same, flat, gradients, twins
 
 import gatewise
 from gatewise import CELLS, reference
@@ -312,6 +312,22 @@ def test_autocast() -> None:
             torch.testing.assert_close(a.float(), b, rtol=0, atol=2e-2)
     got[0].sum().backward()
     assert all(p.grad.dtype == torch.float32 for p in ours.parameters())
+
+
+@pytest.mark.parametrize("cls", [nn.LSTMCell, nn.RNNCell])
+@pytest.mark.parametrize("x_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("state_dtype", [None, torch.float32, torch.bfloat16])
+def test_autocast_of_cells(cls, x_dtype, state_dtype) -> None:
+    ours, theirs = twins(cls, 13, 20)
+    args = [torch.randn(4, 13, dtype=x_dtype)]
+    if state_dtype is not None:
+        h, c = (torch.randn(4, 20, dtype=state_dtype) for _ in range(2))
+        args.append((h, c) if cls is nn.LSTMCell else h)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got, expected = flat(ours(*args)), flat(theirs(*args))
+    for a, b in zip(got, expected, strict=True):
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a.float(), b.float(), rtol=0, atol=3e-2)
 
 
 def test_settings_are_read_at_the_call() -> None:

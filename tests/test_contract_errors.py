@@ -149,6 +149,7 @@ CALLS = [
         (PackedSequence(zeros(2, 3), torch.tensor([2, 1])),),
         "batch_sizes",
     ),
+    ("packed zero", nn.RNN, (PackedSequence(zeros(2, 3), torch.tensor([2, 0])),), "at least 1"),
     (
         "packed negative",
         nn.RNN,

@@ -32,8 +32,8 @@ class Cell(Recurrent):
         super().__init__()
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
             checks.integer(name, size)
-            if size < 0:
-                raise ArgumentError(f"{name} must not be negative, got {size}")
+            if size <= 0:
+                raise ArgumentError(f"{name} must be greater than zero, got {size}")
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.bias = bias
@@ -54,6 +54,8 @@ class Cell(Recurrent):
     ) -> tuple[Tensor, Tensor]:
         """x (B, I), h and c (B, H), or without B for one, to the next h and c."""
         w = Weights(*map(self._weight, FIELDS[:4]))
+        if torch.is_autocast_enabled("cpu") and w.W_ih.dtype != torch.float64:
+            return self._step_autocast(cell, x, h, c, w.W_ih.dtype)
         single = False
         if not self._all_fit(x, h, c, w.W_ih):
             checks.cell_ranks(cell, x, h, c)
@@ -70,6 +72,21 @@ class Cell(Recurrent):
         )
         h, c = run.h_n.squeeze(0), run.c_n.squeeze(0)
         return (h.squeeze(0), c.squeeze(0)) if single else (h, c)
+
+    def _step_autocast(
+        self, cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """A step in the weights' own dtype, in results of the dtypes that torch's autocast gives.
+
+        torch, too, keeps c and h as they came, so that a long loop of cells loses nothing by it.
+        """
+        inputs = [t.to(dtype) if isinstance(t, Tensor) else t for t in (x, h, c)]
+        with torch.autocast("cpu", enabled=False):
+            new_h, new_c = self._step(cell, *inputs)  # type: ignore[arg-type]
+        kept = torch.get_autocast_dtype("cpu")
+        if cell.has_cell_state:
+            kept = torch.promote_types(kept, x.dtype if c is None else c.dtype)
+        return new_h.to(kept), new_c.to(kept)
 
     def _all_fit(self, x: Tensor, h: Tensor | None, c: Tensor | None, w: Tensor) -> bool:
         """The quick answer for a batch; what is wrong, if anything, is for the checks to say."""

@@ -107,7 +107,7 @@ def input_rank(x: Tensor, input_size: int, layout: str, gated: bool) -> None:
 
 
 def packing(x: Tensor, batch_sizes: Tensor) -> None:
-    """x (N, I), and how many sequences reach each step: never more than before, N in all."""
+    """x (N, I); the number of sequences at each step, at least 1, never growing, N together."""
     if x.dim() != 2:
         raise ShapeError(
             f"input must have 2 dimensions, got {x.dim()}. The data of a PackedSequence are "
@@ -122,11 +122,11 @@ def packing(x: Tensor, batch_sizes: Tensor) -> None:
     if torch.compiler.is_compiling():  # their values are not known yet
         return
     sizes = batch_sizes.tolist()
-    if sizes[-1] < 0 or sizes != sorted(sizes, reverse=True) or sum(sizes) != len(x):
+    if sizes[-1] < 1 or sizes != sorted(sizes, reverse=True) or sum(sizes) != len(x):
         raise ShapeError(
-            "batch_sizes of a PackedSequence should never grow, and add up to the number of tokens "
-            f"N = {len(x)}, got {sizes if len(sizes) < 20 else [*sizes[:20], '...']}, together "
-            f"{sum(sizes)}. Make it with torch.nn.utils.rnn.pack_sequence."
+            "batch_sizes of a PackedSequence should be at least 1, never grow, and add up to the "
+            f"number of tokens N = {len(x)}, got {sizes[:20]}{'...' if len(sizes) > 20 else ''}, "
+            f"together {sum(sizes)}. Make it with torch.nn.utils.rnn.pack_sequence."
         )
 
 
