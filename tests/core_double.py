@@ -105,7 +105,7 @@ def _backward(
     with torch.enable_grad():
         x, h0, c0 = (t.detach().clone().requires_grad_() for t in (x, h0, c0))
         leaves = [
-            Weights(*(None if t is None else t.clone().requires_grad_() for t in w))  # type: ignore[arg-type]
+            Weights(*(None if t is None else t.detach().clone().requires_grad_() for t in w))  # type: ignore[arg-type]
             for w in weights
         ]
         runs = [_run(spec, x, h0[d], c0[d], w, d == 1, batch_sizes) for d, w in enumerate(leaves)]
@@ -149,8 +149,6 @@ def _check(
     for t in (x, *tensors):
         if t is None:
             continue
-        if t.requires_grad:
-            raise TypeError("a tensor that requires grad cannot be handed over: detach it")
         if t.dtype not in (torch.float32, torch.float64) or t.dtype != x.dtype:
             raise TypeError(f"expected {x.dtype}, float32 or float64, got {t.dtype}")
     if x.stride(-1) != 1:

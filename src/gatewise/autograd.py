@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from gatewise import batching, formulas, native
 from gatewise.native import Flat, GradSink, Tensors
@@ -34,6 +34,12 @@ def _apply(function: type[Function], *args: Any) -> Any:
     if torch._C._are_functorch_transforms_active():
         return function.apply(*args)
     return super(Function, function).apply(*args)  # type: ignore[misc]
+
+
+def may_be_forward() -> bool:
+    """Whether forward mode, or a transform of torch.func that may be it, is on."""
+    level: int = forward_ad._current_level
+    return level >= 0 or torch._C._are_functorch_transforms_active()
 
 
 def _nested_forward_mode() -> bool:
@@ -86,7 +92,8 @@ class Layer(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         cell, ctx.sink, *flat = inputs
         remember_layer(ctx, cell, flat, output)
-        ctx.save_for_forward(*flat)
+        if may_be_forward():
+            ctx.save_for_forward(*flat)
 
     @staticmethod
     @new_vmap
@@ -102,10 +109,11 @@ class Layer(Function):
         return None, None, *native.backward(ctx.cell, wanted, ctx.sink, *args)
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        return formulas.jvp(
+    def jvp(ctx: Any, *tangents: Any) -> Gradients:
+        y, h_n, c_n, tape = formulas.jvp(
             lambda *flat: formulas.layer(ctx.cell, *flat), ctx.saved_tensors, tangents[2:]
         )
+        return y, h_n, c_n if ctx.cell.has_cell_state else None, tape
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], cell: CellSpec, sink: Any, *flat: Any) -> Any:
@@ -129,7 +137,8 @@ class LayerGradient(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         cell, wanted, _, *args = inputs
         remember_gradient(ctx, cell, wanted, args)
-        ctx.save_for_forward(*args)
+        if may_be_forward():
+            ctx.save_for_forward(*args)
 
     @staticmethod
     @new_vmap

@@ -202,4 +202,4 @@ def _unit_stride(t: Tensor) -> Tensor:
     if t.stride(-1) == 1 and not t.is_neg() and not _DETACH:
         return t
     t = t.detach().resolve_neg()
-    return t if t.stride(-1) == 1 else t.contiguous()
+    return t if t.stride(-1) == 1 else t.clone(memory_format=torch.contiguous_format)

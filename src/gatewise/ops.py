@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from gatewise import autograd, formulas, native, operators
+from gatewise.errors import DTypeError
 from gatewise.native import Flat, GradSink, Results
 from gatewise.reference import Weights
 from gatewise.spec import CellSpec
@@ -79,7 +79,7 @@ def layer(
         flat += w
     dtype = _result_dtype(x)
     if dtype in REDUCED:
-        flat = [t if t is None or t is batch_sizes else t.float() for t in flat]
+        flat = _widened(flat, dtype)
     y, h_n, c_n, tape = _run(cell, keep_tape, sink, taps, flat)
     if c_n is None or not native.is_there(c_n):
         c_n = h_n
@@ -93,6 +93,22 @@ def _result_dtype(x: Tensor) -> torch.dtype:
     if x.dtype != torch.float64 and x.is_cpu and torch.is_autocast_enabled("cpu"):
         return torch.get_autocast_dtype("cpu")
     return x.dtype
+
+
+def _widened(flat: Flat, dtype: torch.dtype) -> list[Tensor | None]:
+    """All numbers in float32; outside autocast all must have come in one dtype."""
+    wide: list[Tensor | None] = []
+    for t in flat:
+        if t is None or not t.is_floating_point():
+            wide.append(t)
+        elif t.dtype == dtype or torch.is_autocast_enabled("cpu"):
+            wide.append(t.float())
+        else:
+            raise DTypeError(
+                f"layer: expected every tensor in the dtype of x, {dtype}, got {t.dtype}; "
+                "convert it with .to(x)"
+            )
+    return wide
 
 
 def _run(
@@ -136,11 +152,7 @@ def _wants_grad(flat: Flat) -> bool:
 
 def _wants_derivative(flat: Flat) -> bool:
     """By backward, by forward mode, or by a transform of torch.func."""
-    return (
-        _wants_grad(flat)
-        or forward_ad._current_level >= 0
-        or torch._C._are_functorch_transforms_active()
-    )
+    return _wants_grad(flat) or autograd.may_be_forward()
 
 
 _warned: set[str] = set()
