@@ -145,16 +145,18 @@ def test_the_numbers_on_the_page_are_the_traces(make, opened) -> None:
             {"layer": k, "dir": d, "t": t, "batch": b, "unit": u, "out": p},
         )
         settle(tab)
-        for name in "ifgoch":
-            row = tab.locator(f"#rows tr:has(td[data-name={name}])")
-            want = getattr(trace, name)[k, d, t, b, p if name == "h" else u]
-            assert np.float32(number(tab, f"#rows td[data-name={name}]")) == want
-            assert np.float32(row.locator("td").nth(0).text_content()) == want
-            slope = getattr(trace.grad, name)[k, d, t, b, p if name == "h" else u]
-            text = row.locator("td").nth(1).text_content()
-            assert np.float32(text) == slope if text != "–" else slope == 0
-            code = row.locator("code").text_content()
+        rows = tab.evaluate(
+            """() => [...document.querySelectorAll("#rows tr")].map(r => [
+            r.cells[1].dataset.name, r.cells[1].dataset.value,
+            r.cells[1].textContent, r.cells[2].textContent, r.cells[3].textContent])"""
+        )
+        for name, value, text, slope, code in rows:
+            at = (k, d, t, b, p if name == "h" else u)
+            want = getattr(trace, name)[at]
+            assert np.float32(value) == np.float32(text) == want
             assert eval(code, {"trace": trace}) == want
+            assert np.float32(0 if slope == "–" else slope) == getattr(trace.grad, name)[at]
+        assert [row[0] for row in rows] == list("ifgoch")
         moments(tab, trace, k, d, t, b, u, p)
 
 
@@ -163,25 +165,25 @@ def moments(tab, trace, k, d, t, b, u, p) -> None:
     cell = trace.cell
     i, f, g, o, c = (float(getattr(trace, name)[k, d, t, b, u]) for name in "ifgoc")
     h = float(trace.h[k, d, t, b, p])
-    before = float(trace.layer(k)[d].field("c")[t, b, u] * 0 + previous(trace, k, d, t, b, u))
+    before = previous(trace, k, d, t, b, u)
     want = {"i": i, "f": f, "g": g, "o": o, "c": c, "h": h}
     if cell.has_cell_state:
         want |= {"cBefore": before, "kept": f * before, "written": i * g}
     for n, gate in enumerate(cell.gates):
         want[f"z_{gate}"] = float(trace.z[k, d, t, b, n, u])
-    for part in ("#process", "#diagram"):
-        for element in tab.locator(f"{part} [data-name]").all():
-            name, text = element.get_attribute("data-name"), element.text_content()
-            if name not in want or text == "":
-                continue
-            value = float(element.get_attribute("data-value"))
-            assert value == pytest.approx(want[name], rel=1e-5, abs=2e-6), (part, name)
-            assert shown(text) == pytest.approx(want[name], rel=0.05, abs=0.006), (part, name)
-    sums = tab.locator("#moment-join td.sum").all()
-    for n, element in enumerate(sums):
-        got = float(element.get_attribute("data-value"))
-        assert got == pytest.approx(float(trace.z[k, d, t, b, n, u]), rel=1e-5, abs=2e-6)
-    assert len(sums) == len(cell.gates)
+    elements = tab.evaluate(
+        """() => [...document.querySelectorAll("#process [data-name], #diagram [data-name]")]
+        .map(e => [e.dataset.name, e.dataset.value, e.textContent])"""
+    )
+    for name, value, text in elements:
+        if name in want and text != "":
+            assert float(value) == pytest.approx(want[name], rel=1e-5, abs=2e-6), name
+            assert shown(text) == pytest.approx(want[name], rel=0.05, abs=0.006), name
+    assert {name for name, _, _ in elements} >= set(want) - {"i", "f", "o", "c"}
+    sums = tab.evaluate(
+        "[...document.querySelectorAll('#moment-join td.sum')].map(e => Number(e.dataset.value))"
+    )
+    np.testing.assert_allclose(sums, trace.z[k, d, t, b, :, u], rtol=1e-5, atol=2e-6)
 
 
 def previous(trace, k, d, t, b, u) -> float:

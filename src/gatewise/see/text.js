@@ -44,6 +44,7 @@ export function text(host, app) {
   const spacer = el("div");
   box.append(canvas, spacer);
   host.append(spoken, box);
+  host.hidden = app.page.meta.kind === "series"; // the ribbon draws it, and its colours
   let made = null; // the layout: {key, words, place, widths, lines, chars}
   let ask = null; // what to draw: {values, scaled, theme, t}
 
@@ -110,7 +111,6 @@ export function text(host, app) {
 
   return function draw(s) {
     const words = app.words();
-    host.hidden = words === null || app.page.meta.kind === "series";
     const values = host.hidden ? null : series(app.page, s, s.field, app.row(), s.grad);
     if (values === null) return;
     lay(words);
