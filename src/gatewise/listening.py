@@ -87,4 +87,3 @@ class _Listener:
         """The backward pass is over."""
         self.sink.add(self.tape, self.h)
         del self.tape, self.h
-        self.backward_pass = None
