@@ -194,54 +194,63 @@ struct Backward {
       for (i64 n = 0; n < dims.P; n++) d_out[n] = ws.d_h[b * ws.output.padded + n] + d_y[n];
     }
     split.meet(team);
-    for (i64 p = mine.begin; p < mine.end; p++)
-      for_tiles(rows_now, [&](i64 m, i64 rows) {
-        const T* d_out[MR];
-        T* d_hidden[MR];
-        for (i64 r = 0; r < rows; r++) {
-          const i64 b = split.row(m + r);
-          d_out[r] = ws.d_out + place(c, t, b) * dims.P;
-          d_hidden[r] = ws.d_hidden + b * ws.hidden.padded + ws.hidden.first(p);
-        }
-        const Stretch<T> stretch{d_out, ws.Wr + ws.hidden.first(p) * dims.P, 1, dims.P, 0};
-        choose_tile<T>(rows, ws.hidden.width(p))(1, &stretch, nullptr, d_hidden);
-      });
+    const i64 b = split.first_row, apart = split.row_step;
+    for (i64 p = mine.begin; p < mine.end; p++) {
+      const i64 first = ws.hidden.first(p);
+      product<T>(
+          rows_now, ws.hidden.width(p),
+          {{{ws.d_out + place(c, t, b) * dims.P, apart * dims.P}, ws.Wr + first * dims.P, dims.P}},
+          {}, {ws.d_hidden + b * ws.hidden.padded + first, apart * ws.hidden.padded});
+    }
   }
 
-  // The cell, backwards: d_h and d_c to d_z, d_c towards the step before.
-  void gates(const Chunk& c, i64 t, i64 rows_now) const {
-    const i64 back = reverse ? t + 1 : t - 1;
-    const bool watched = dir.d_tape || dir.g_tape;
-    const auto run = watched ? cell.backward_watched : cell.backward;
-    for (i64 j = panels.begin; j < panels.end; j++)
-      for_tiles(rows_now, [&](i64 m, i64 rows) {
-        const i64 at = j * u.U;
-        BackwardRows<T> p;
-        p.rows = rows;
-        p.j = j;
-        p.peep = dir.w.peep;
-        p.d_y[0] = p.d_tape[0] = nullptr;
-        p.g_tape[0] = nullptr;
-        for (i64 r = 0; r < rows; r++) {
-          const i64 b = split.row(m + r), token = (seq.token(t) + b) * S * dims.H + at;
-          p.tape[r] = dir.tape + token;
-          p.c_before[r] = cell_before(back, b);
-          if (p.c_before[r]) p.c_before[r] += at;
-          p.d_h[r] =
-              ws.Wr ? ws.d_hidden + b * ws.hidden.padded + at : ws.d_h + b * ws.output.padded + at;
-          if (dir.d_y.data && !ws.Wr) p.d_y[r] = dir.d_y.at(seq, t, b) + at;
-          if (dir.d_tape) p.d_tape[r] = dir.d_tape + token;
-          if (dir.g_tape) p.g_tape[r] = dir.g_tape + token;
-          p.d_c[r] = ws.d_c + b * dims.H + at;
-          p.d_z[r] = d_z(j, place(c, t, b));
-        }
-        run(u, p);
-      });
-    if (dir.g_h && (split.by_batch || team.id == 0)) keep_hidden_gradient(c, t, rows_now);
+  // The cell, backwards: d_h and d_c to d_z, d_c towards the step before. The rows that were there
+  // one step back find c(t-1) in the tape, the others in the initial state.
+  void gates(const Chunk& c, i64 t, i64 rows) const {
+    const i64 back = reverse ? t + 1 : t - 1, b = split.first_row;
+    const i64 known = smaller(rows, split.rows(seq.active(back)));
+    const i64 token = S * dims.H, apart = split.row_step;
+    if (known) {
+      Lines<const T> before;
+      if (cell.cell.has_cell_state())
+        before = {dir.tape + (seq.token(back) + b) * token + cell.cell.slot_c() * dims.H,
+                  apart * token};
+      gates_of_rows(c, t, 0, known, before);
+    }
+    if (known < rows) {
+      Lines<const T> before;
+      if (dir.c0) before = {dir.c0 + split.row(known) * dims.H, apart * dims.H};
+      gates_of_rows(c, t, known, rows - known, before);
+    }
+    if (dir.g_h && (split.by_batch || team.id == 0)) keep_hidden_gradient(c, t, rows);
+  }
+
+  void gates_of_rows(const Chunk& c, i64 t, i64 begin, i64 rows, Lines<const T> before) const {
+    const auto run = dir.d_tape || dir.g_tape ? cell.backward_watched : cell.backward;
+    const i64 b = split.row(begin), apart = split.row_step, slots = S * dims.H;
+    const i64 token = (seq.token(t) + b) * slots;
+    for (i64 j = panels.begin; j < panels.end; j++) {
+      const i64 unit = j * u.U;
+      BackwardRows<T> p{};
+      p.rows = rows;
+      p.j = j;
+      p.peep = dir.w.peep;
+      p.tape = Lines<const T>{dir.tape + token + unit, apart * slots};
+      p.c_before = before.right(unit);
+      p.d_h =
+          ws.Wr
+              ? Lines<const T>{ws.d_hidden + b * ws.hidden.padded + unit, apart * ws.hidden.padded}
+              : Lines<const T>{ws.d_h + b * ws.output.padded + unit, apart * ws.output.padded};
+      if (dir.d_y.data && !ws.Wr) p.d_y = {dir.d_y.at(seq, t, b) + unit, apart * dir.d_y.row};
+      if (dir.d_tape) p.d_tape = {dir.d_tape + token + unit, apart * slots};
+      if (dir.g_tape) p.g_tape = {dir.g_tape + token + unit, apart * slots};
+      p.d_c = {ws.d_c + b * dims.H + unit, apart * dims.H};
+      p.d_z = {d_z(j, place(c, t, b)), apart * u.W};
+      run(u, p);
+    }
   }
 
   const T* cell_before(i64 back, i64 b) const {
-    if (!cell.cell.has_cell_state()) return nullptr;
     if (b < seq.active(back))
       return dir.tape + ((seq.token(back) + b) * S + cell.cell.slot_c()) * dims.H;
     return dir.c0 ? dir.c0 + b * dims.H : nullptr;
@@ -259,34 +268,36 @@ struct Backward {
   }
 
   // d_h(t-1) = d_z(t) W_hh
-  void towards_before(const Chunk& c, i64 t, i64 rows_now) const {
+  void towards_before(const Chunk& c, i64 t, i64 rows) const {
     const Share mine = split.panels(team, ws.output.panels);
-    for (i64 p = mine.begin; p < mine.end; p++)
-      gate_product(
-          ws.Wh, ws.output, p, rows_now, [&](i64 m) { return place(c, t, split.row(m)); },
-          [&](i64 m) { return ws.d_h + split.row(m) * ws.output.padded + ws.output.first(p); });
+    const i64 b = split.first_row, apart = split.row_step;
+    for (i64 p = mine.begin; p < mine.end;) {
+      const bool two =
+          rows == 1 && p + 1 < mine.end && ws.output.width(p) == ws.output.width(p + 1);
+      T* out = ws.d_h + b * ws.output.padded + ws.output.first(p);
+      gate_product(ws.Wh, ws.output, p, two ? 2 : 1, rows, place(c, t, b), apart,
+                   {out, two ? ws.output.first(1) : apart * ws.output.padded});
+      p += two ? 2 : 1;
+    }
   }
 
-  // out(m) = d_z of token place(m) times panel p of a packed weight, m = 0 .. count-1. The sum over
-  // all gates is cut in blocks, so that the block of the panel stays in the second-level cache for
-  // all rows.
-  template <class Place, class Out>
-  void gate_product(const T* packed, const Axis<T>& axis, i64 p, i64 count, Place place_of,
-                    Out out_of) const {
+  // out = d_z of the tokens at, at + apart, ... times panel p of a packed weight (of one token:
+  // times two panels). The sum over all gates is cut in blocks, so that the block of the panel
+  // stays in the second-level cache for all rows.
+  void gate_product(const T* packed, const Axis<T>& axis, i64 p, int panels_at_once, i64 rows,
+                    i64 at, i64 apart, Lines<T> out) const {
     const int width = axis.width(p);
-    const i64 step = larger(1, SUM_BLOCK / u.W);
+    const i64 step = larger(1, SUM_BLOCK / u.W), line = i64(width) * L;
     for (i64 j = 0; j < u.J; j += step) {
-      const T* panel = packed + axis.first(p) * u.K + j * u.W * width * L;
-      for_tiles(count, [&](i64 m, i64 rows) {
-        const T* a[MR];
-        T* out[MR];
-        for (i64 r = 0; r < rows; r++) {
-          a[r] = d_z(j, place_of(m + r));
-          out[r] = out_of(m + r);
-        }
-        const Stretch<T> stretch{a, panel, smaller(step, u.J - j), u.W, ws.lines * u.W};
-        choose_tile<T>(rows, width)(1, &stretch, j ? out : nullptr, out);
-      });
+      const Stretch<T> sum[1] = {{{d_z(j, at), apart * u.W},
+                                  packed + axis.first(p) * u.K + j * u.W * line,
+                                  u.W,
+                                  smaller(step, u.J - j),
+                                  ws.lines * u.W,
+                                  u.K * line}};
+      const Lines<T> in = j ? out : Lines<T>{};
+      panels_at_once == 2 ? product_of_two<T>(width, sum, in, out)
+                          : product<T>(rows, width, sum, in, out);
     }
   }
 
@@ -349,9 +360,7 @@ struct Backward {
       const i64 started = t;
       for (i64 p = 0; p < ws.input.panels; p++) {
         const i64 W = i64(ws.input.width(p)) * L, n = smaller(W, dims.I - ws.input.first(p));
-        gate_product(
-            ws.Wx, ws.input, p, count, [&](i64 m) { return first + m; },
-            [&](i64 m) { return block + m * W; });
+        gate_product(ws.Wx, ws.input, p, 1, count, first, 1, {block, W});
         t = started;
         for (i64 m = 0; m < count; m++) {
           while (seq.token(t + 1) - seq.token(c.begin) <= first + m) t++;
@@ -364,21 +373,14 @@ struct Backward {
     }
   }
 
-  // lines (+)= sum over tokens of columns[k][token] * panel[token], for my share of the columns.
+  // lines (+)= sum over tokens of columns[k][token] * panel[token], for MR columns a share.
   void token_sums(const T* columns, i64 count, const T* panel, i64 tokens, int width, T* lines,
                   bool first, Share mine) const {
     const i64 begin = smaller(count, mine.begin * MR), end = smaller(count, mine.end * MR);
-    for (i64 k = begin; k < end; k += MR) {
-      const i64 rows = smaller(MR, end - k);
-      const T* a[MR];
-      T* out[MR];
-      for (i64 r = 0; r < rows; r++) {
-        a[r] = columns + (k + r) * ws.length;
-        out[r] = lines + (k + r) * width * L;
-      }
-      const Stretch<T> stretch{a, panel, 1, tokens, 0};
-      choose_tile<T>(rows, width)(1, &stretch, first ? nullptr : out, out);
-    }
+    if (begin == end) return;
+    const Lines<T> out{lines + begin * width * L, i64(width) * L};
+    product<T>(end - begin, width, {{{columns + begin * ws.length, ws.length}, panel, tokens}},
+               first ? Lines<T>{} : out, out);
   }
 
   void weight_gradient(const Chunk& c, bool first) const {

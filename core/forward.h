@@ -11,7 +11,9 @@
 
 namespace gatewise::GATEWISE_ISA {
 
-inline constexpr i64 FUSED_ROWS = 4;     // rows a worker needs for the fused tile
+inline constexpr i64 FUSED_ROWS = 4;  // rows a worker needs for the fused tile
+inline constexpr i64 ROW_BLOCK =
+    48;  // rows between two visits of the cell: z of a panel stays in L1
 inline constexpr i64 INPUT_TOKENS = 48;  // tokens whose W_ih x is computed at once otherwise
 
 // The workspace of one direction.
@@ -134,93 +136,106 @@ struct Forward {
   }
   i64 unit(i64 panel) const { return smaller(dims.H, panel * u.U); }
 
-  // W_ih x for my rows and panels of the steps first .. last-1.
+  // W_ih x for my rows and panels of the steps first .. last-1, in tiles over steps of one
+  // sequence.
   void input_product(i64 first, i64 last) const {
-    struct Token {
-      i64 t, b, at;
-    };
-    Token tokens[INPUT_TOKENS];  // at most FUSED_ROWS - 1 rows of INPUT_TOKENS / B steps
-    i64 count = 0;
-    for (i64 s = first; s < last; s++)
-      for (i64 k = 0; k < split.rows(seq.active(time(s))); k++)
-        tokens[count++] = {time(s), split.row(k), (s - first) * dims.B + split.row(k)};
-    for (i64 j = panels.begin; j < panels.end; j++)
-      for_tiles(count, [&](i64 m, i64 rows) {
-        const T* x[MR];
-        T* z[MR];
-        for (i64 r = 0; r < rows; r++) {
-          const Token& k = tokens[m + r];
-          x[r] = call.x.at(seq, k.t, k.b);
-          z[r] = zx(j, k.at);
-        }
-        const Stretch<T> stretch{x, ws.Wx + j * dims.I * u.W, 1, dims.I, 0};
-        choose_tile<T>(rows, u.vectors)(1, &stretch, nullptr, z);
-      });
+    for (i64 k = 0; k < split.rows(dims.B); k++) {
+      const i64 b = split.row(k);
+      for (i64 s = first, end; s < last; s = end) {
+        // Tokens of one sequence lie at equal distances while the same number of sequences goes on.
+        for (end = s + 1; end < last && seq.active(time(end)) == seq.active(time(s));) end++;
+        if (b >= seq.active(time(s))) continue;
+        const T* x = call.x.at(seq, time(s), b);
+        const i64 apart = end - s > 1 ? call.x.at(seq, time(s + 1), b) - x : 0;
+        for (i64 j = panels.begin; j < panels.end; j++)
+          product<T>(end - s, u.vectors, {{{x, apart}, ws.Wx + j * dims.I * u.W, dims.I}}, {},
+                     {zx(j, (s - first) * dims.B + b), dims.B * u.W});
+      }
+    }
   }
   T* zx(i64 j, i64 at) const { return ws.zx + (j * ws.input_tokens + at) * u.W; }
 
-  // h(t-1) of row b: in the output one step back, or the initial state.
-  const T* h_before(i64 t, i64 b) const {
-    const i64 back = reverse ? t + 1 : t - 1;
-    if (b < seq.active(back)) return dir.y.at(seq, back, b);
-    return dir.h0 ? dir.h0 + b * dims.P : ws.zeros;
+  // Rows of one step that belong together: the first `known` of mine were there one step back
+  // (theirs is h(t-1) in the output); the others begin here, from the initial state.
+  void recurrent(i64 t, i64 rows, i64 step_of_input) const {
+    const i64 back = reverse ? t + 1 : t - 1, known = smaller(rows, split.rows(seq.active(back)));
+    if (known)
+      rows_of_step(t, 0, known, step_of_input,
+                   {dir.y.at(seq, back, split.first_row), dir.y.row * split.row_step});
+    if (known < rows) rows_of_step(t, known, rows, step_of_input, initial(split.row(known)));
+  }
+  Lines<const T> initial(i64 b) const {
+    return dir.h0 ? Lines<const T>{dir.h0 + b * dims.P, split.row_step * dims.P}
+                  : Lines<const T>{ws.zeros, 0};
   }
 
-  void recurrent(i64 t, i64 rows_now, i64 step_of_input) const {
-    const i64 S = cell.cell.slots();
-    for (i64 j = panels.begin; j < panels.end; j++)
-      for_tiles(rows_now, [&](i64 m, i64 rows) {
-        alignas(64) T z[MR * NV * LANES<T>];
-        const T *x[MR], *h[MR], *in[MR];
-        T* out[MR];
-        ForwardRows<T> p;
-        p.rows = rows;
-        p.j = j;
-        p.z = z;
-        p.bias = ws.bias + j * u.W;
-        p.peep = dir.w.peep;
-        p.tape[0] = nullptr;
-        for (i64 r = 0; r < rows; r++) {
-          const i64 b = split.row(m + r);
-          x[r] = call.x.at(seq, t, b);
-          h[r] = h_before(t, b);
-          in[r] = fused ? nullptr : zx(j, step_of_input * dims.B + b);
-          out[r] = z + r * u.W;
-          p.c[r] = dir.c_n ? dir.c_n + b * dims.H + j * u.U : nullptr;
-          p.h[r] = (ws.Wr ? ws.hidden + b * dims.H : dir.y.at(seq, t, b)) + j * u.U;
-          if (dir.tape) {
-            p.tape[r] = dir.tape + (seq.token(t) + b) * S * dims.H + j * u.U;
-            for (i64 k = 0; k < S; k++) prefetch_write(p.tape[r] + k * dims.H);
-          }
-          prefetch_write(p.h[r]);
+  // My rows begin .. end-1 of step t; h begins at row `begin`.
+  void rows_of_step(i64 t, i64 begin, i64 end, i64 step_of_input, Lines<const T> h) const {
+    alignas(64) T z[ROW_BLOCK * NV * LANES<T>];
+    const i64 first = split.row(begin), apart = split.row_step;
+    for (i64 done = 0; begin + done < end; done += ROW_BLOCK) {
+      const i64 rows = smaller(ROW_BLOCK, end - begin - done), b = first + done * apart;
+      const bool two = rows == 1;  // one row: two panels at once
+      for (i64 j = panels.begin; j < panels.end;) {
+        const i64 count = two && j + 1 < panels.end ? 2 : 1;
+        const Lines<const T> x{call.x.at(seq, t, b), call.x.row * apart};
+        const Stretch<T> from_x{x, ws.Wx + j * dims.I * u.W, dims.I, 1, 0, dims.I * u.W},
+            from_h{h.from(done), ws.Wh + j * dims.P * u.W, dims.P, 1, 0, dims.P * u.W};
+        const Lines<T> out{z, u.W};
+        const i64 at = step_of_input * dims.B + b;
+        prefetch_rows(t, b, rows, j);
+        if (count == 2)
+          fused ? product_of_two<T>(u.vectors, {from_x, from_h}, {}, out)
+                : product_of_two<T>(u.vectors, {from_h}, {zx(j, at), ws.input_tokens * u.W}, out);
+        else
+          fused ? product<T>(rows, u.vectors, {from_x, from_h}, {}, out)
+                : product<T>(rows, u.vectors, {from_h}, {zx(j, at), apart * u.W}, out);
+        for (i64 p = 0; p < count; p++, j++) {
+          const i64 unit = j * u.U;
+          cell.forward(
+              u, {rows, j, out.from(p), ws.bias + j * u.W, dir.w.peep, cell_rows(b).right(unit),
+                  hidden_rows(t, b).right(unit), tape_rows(t, b).right(unit)});
         }
-        const Stretch<T> stretch[2] = {{x, ws.Wx + j * dims.I * u.W, 1, dims.I, 0},
-                                       {h, ws.Wh + j * dims.P * u.W, 1, dims.P, 0}};
-        const Tile<T> run = choose_tile<T>(rows, u.vectors);
-        fused ? run(2, stretch, nullptr, out) : run(1, stretch + 1, in, out);
-        cell.forward(u, p);
-      });
+      }
+    }
+  }
+  Lines<T> cell_rows(i64 b) const {
+    return dir.c_n ? Lines<T>{dir.c_n + b * dims.H, split.row_step * dims.H} : Lines<T>{};
+  }
+  Lines<T> hidden_rows(i64 t, i64 b) const {
+    return ws.Wr ? Lines<T>{ws.hidden + b * dims.H, split.row_step * dims.H}
+                 : Lines<T>{dir.y.at(seq, t, b), split.row_step * dir.y.row};
+  }
+  Lines<T> tape_rows(i64 t, i64 b) const {
+    const i64 token = cell.cell.slots() * dims.H;
+    return dir.tape ? Lines<T>{dir.tape + (seq.token(t) + b) * token, split.row_step * token}
+                    : Lines<T>{};
+  }
+
+  // What the cell will write behind the product is fetched while the product runs.
+  void prefetch_rows(i64 t, i64 b, i64 rows, i64 j) const {
+    const Lines<T> tape = tape_rows(t, b).right(j * u.U), h = hidden_rows(t, b).right(j * u.U);
+    for (i64 r = 0; r < rows; r++) {
+      prefetch_write(h[r]);
+      for (i64 slot = 0; tape.data && slot < cell.cell.slots(); slot++)
+        prefetch_write(tape[r] + slot * dims.H);
+    }
   }
 
   // y = hidden W_hr^T
   void project(i64 t, i64 rows_now) const {
+    alignas(64) T block[ROW_BLOCK * NV * LANES<T>];
     const Share mine = split.panels(team, ws.out.panels);
     for (i64 p = mine.begin; p < mine.end; p++) {
       const int width = ws.out.width(p);
-      const i64 first = ws.out.first(p);
-      for_tiles(rows_now, [&](i64 m, i64 rows) {
-        alignas(64) T block[MR * NV * LANES<T>];
-        const T* hidden[MR];
-        T* out[MR];
-        for (i64 r = 0; r < rows; r++) {
-          hidden[r] = ws.hidden + split.row(m + r) * dims.H;
-          out[r] = block + r * width * LANES<T>;
-        }
-        const Stretch<T> stretch{hidden, ws.Wr + first * dims.H, 1, dims.H, 0};
-        choose_tile<T>(rows, width)(1, &stretch, nullptr, out);
-        const i64 n = smaller(dims.P - first, i64(width) * LANES<T>);
-        for (i64 r = 0; r < rows; r++) copy(out[r], dir.y.at(seq, t, split.row(m + r)) + first, n);
-      });
+      const i64 first = ws.out.first(p), W = i64(width) * LANES<T>, n = smaller(dims.P - first, W);
+      for (i64 k = 0; k < rows_now; k += ROW_BLOCK) {
+        const i64 rows = smaller(ROW_BLOCK, rows_now - k);
+        const Lines<const T> hidden{ws.hidden + split.row(k) * dims.H, split.row_step * dims.H};
+        product<T>(rows, width, {{hidden, ws.Wr + first * dims.H, dims.H}}, {}, {block, W});
+        for (i64 r = 0; r < rows; r++)
+          copy(block + r * W, dir.y.at(seq, t, split.row(k + r)) + first, n);
+      }
     }
   }
 

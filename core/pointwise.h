@@ -7,30 +7,30 @@
 
 namespace gatewise::GATEWISE_ISA {
 
-// Pointers are to the panel's first unit. c is the running cell state: read, then written.
+// Lines begin at the panel's first unit, one line a row. Those without data are absent.
 template <class T>
 struct ForwardRows {
   i64 rows, j;
-  const T* z;     // [rows][W] read: W_ih x + W_hh h
-  const T* bias;  // [W] read
-  const T* peep;  // [3][H] read; null without peepholes
-  T* c[MR];       // written; unused in a cell without cell state
-  T* h[MR];       // written
-  T* tape[MR];    // written, slots H apart; first one null: nothing is kept
+  Lines<const T> z;  // [W] read: W_ih x + W_hh h
+  const T* bias;     // [W] read
+  const T* peep;     // [3][H] read; null without peepholes
+  Lines<T> c;        // the running cell state, read and written; absent in a cell without one
+  Lines<T> h;        // written
+  Lines<T> tape;     // written, slots H apart; absent: nothing is kept
 };
 
 template <class T>
 struct BackwardRows {
   i64 rows, j;
-  const T* peep;          // [3][H] read
-  const T* tape[MR];      // read, slots H apart
-  const T* c_before[MR];  // read: c(t-1); null: zeros
-  const T* d_h[MR];       // read: gradient from the step after; padded to whole vectors
-  const T* d_y[MR];       // read: gradient from above; first one null: zeros
-  const T* d_tape[MR];    // read, slots H apart; first one null: zeros
-  T* d_c[MR];             // read: d loss / d c(t) from the step after; written: towards c(t-1)
-  T* d_z[MR];             // written, [W]
-  T* g_tape[MR];          // written, slots H apart; first one null: not wanted
+  const T* peep;            // [3][H] read
+  Lines<const T> tape;      // read, slots H apart
+  Lines<const T> c_before;  // read: c(t-1); absent: zeros
+  Lines<const T> d_h;       // read: gradient from the step after; padded to whole vectors
+  Lines<const T> d_y;       // read: gradient from above; absent: zeros
+  Lines<const T> d_tape;    // read, slots H apart; absent: zeros
+  Lines<T> d_c;             // read: d loss / d c(t) from the step after; written: towards c(t-1)
+  Lines<T> d_z;             // written, [W]
+  Lines<T> g_tape;          // written, slots H apart; absent: not wanted
 };
 
 // Group q of the panel, n of its lanes; `whole` where that is all of them.
@@ -48,7 +48,7 @@ void forward_group(const Units<T>& u, const ForwardRows<T>& p, int q, int n) {
   for (i64 r = 0; r < p.rows; r++) {
     Vec<T> z[G];
 #pragma GCC unroll 4
-    for (int k = 0; k < G; k++) z[k] = load(p.z + r * u.W + (q * G + k) * L) + bias[k];
+    for (int k = 0; k < G; k++) z[k] = load(p.z[r] + (q * G + k) * L) + bias[k];
     Vec<T> c = {};
     if constexpr (cell.has_cell_state()) c = get(p.c[r] + at);
     if constexpr (cell.peephole) {
@@ -56,7 +56,7 @@ void forward_group(const Units<T>& u, const ForwardRows<T>& p, int q, int n) {
       if constexpr (cell.slot_f() >= 0) z[cell.slot_f()] = fma(peep[1], c, z[cell.slot_f()]);
     }
     const Vec<T> g = activate<T, cell.g>(z[cell.slot_g()]);
-    T* tape = p.tape[0] ? p.tape[r] + at : nullptr;
+    T* tape = p.tape.data ? p.tape[r] + at : nullptr;
     const auto keep = [&](int slot, Vec<T> v) {
       if (tape) put(tape + slot * u.H, v);
     };
@@ -120,15 +120,15 @@ void backward_group(const Units<T>& u, const BackwardRows<T>& p, int q, int n) {
     // The total gradient at a slot: what came through the cell, and what arrives from outside.
     const auto total = [&](int slot, Vec<T> d) {
       if constexpr (watched) {
-        if (p.d_tape[0]) d = d + get(p.d_tape[r] + at + slot * u.H);
-        if (p.g_tape[0]) put(p.g_tape[r] + at + slot * u.H, d);
+        if (p.d_tape.data) d = d + get(p.d_tape[r] + at + slot * u.H);
+        if (p.g_tape.data) put(p.g_tape[r] + at + slot * u.H, d);
       }
       return d;
     };
     const auto emit = [&](int slot, Vec<T> d_z) { store(p.d_z[r] + (q * G + slot) * L, d_z); };
 
     Vec<T> d_h = load(p.d_h[r] + at);
-    if (p.d_y[0]) d_h = d_h + get(p.d_y[r] + at);
+    if (p.d_y.data) d_h = d_h + get(p.d_y[r] + at);
     const Vec<T> c = kept(cell.slot_c());
     const Vec<T> a = activate<T, cell.out>(c);
     Vec<T> d_c = d_h;
@@ -146,7 +146,7 @@ void backward_group(const Units<T>& u, const BackwardRows<T>& p, int q, int n) {
     } else {
       d_c = total(cell.slot_c(), d_c + get(p.d_c[r] + at));
       const Vec<T> g = kept(cell.slot_g()), i = kept(cell.slot_i());
-      const Vec<T> before = p.c_before[r] ? get(p.c_before[r] + at) : Vec<T>{};
+      const Vec<T> before = p.c_before.data ? get(p.c_before[r] + at) : Vec<T>{};
       emit(cell.slot_g(), total(cell.slot_g(), d_c * i) * slope<T, cell.g>(g));
       Vec<T> towards = {};  // d loss / d c(t-1)
       if constexpr (cell.coupled) {

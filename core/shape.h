@@ -33,6 +33,17 @@ struct Sequence {
   i64 token(i64 t) const { return offsets ? offsets[t] : t * B; }
 };
 
+// Rows at equal distances: row r begins at data + r * stride. Distances in elements.
+template <class T>
+struct Lines {
+  T* data = nullptr;
+  i64 stride = 0;
+  T* operator[](i64 r) const { return data + r * stride; }
+  Lines from(i64 r) const { return data ? Lines{data + r * stride, stride} : *this; }
+  Lines right(i64 n) const { return data ? Lines{data + n, stride} : *this; }
+  operator Lines<const T>() const { return {data, stride}; }
+};
+
 // Vectors (one a token) in the caller's array, contiguous along the last axis. Distances in
 // elements.
 template <class T>

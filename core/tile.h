@@ -3,7 +3,7 @@
 //   out[r][v] = in[r][v] + sum over k of a[r][k] * panel[k][v]      r < MR rows, v < NV vectors
 //
 // Every product (gates from x and h, d_h and d_x from the gate gradients, weight gradients,
-// projection) is this loop over rows that may lie anywhere and a packed panel of NV vectors a k.
+// projection) is this loop over rows at equal distances and a packed panel of NV vectors a k.
 // Each output is one chain of multiply-adds in the order of k, so it has the same bits for any tile
 // height and any split.
 //
@@ -20,16 +20,18 @@ inline constexpr int MR = VECTOR_REGISTERS >= 32 ? 6 : 3;  // most rows of a til
 inline constexpr int NV = 4;                               // most vectors of a panel
 
 // A stretch of the sum: `blocks` runs of `length` elements; from one run to the next each row moves
-// on by `stride` elements, while the panel goes on without a gap.
+// on by `jump` elements, while the panel goes on without a gap. The panel after this one is `next`
+// further on.
 template <class T>
 struct Stretch {
-  const T* const* rows;
+  Lines<const T> rows;
   const T* panel;
-  i64 blocks, length, stride;
+  i64 length;
+  i64 blocks = 1, jump = 0, next = 0;
 };
 
-template <class T, int rows, int vectors>
-GATEWISE_INLINE void accumulate(const Stretch<T>& s, Vec<T> (&acc)[rows][vectors]) {
+template <class T, int rows, int vectors, int panels>
+GATEWISE_INLINE void accumulate(const Stretch<T>& s, Vec<T> (&acc)[rows][panels * vectors]) {
   constexpr int L = LANES<T>;
   const T* a[rows];
 #pragma GCC unroll 8
@@ -37,15 +39,16 @@ GATEWISE_INLINE void accumulate(const Stretch<T>& s, Vec<T> (&acc)[rows][vectors
   const T* b = s.panel;
   for (i64 block = 0; block < s.blocks; block++) {
     for (i64 k = 0; k < s.length; k++) {
-      if constexpr (VECTOR_REGISTERS >= 32) {
-        Vec<T> w[vectors];
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) w[v] = load(b + v * L);
+      if constexpr (VECTOR_REGISTERS >= 32 || rows == 1) {
+        Vec<T> w[panels * vectors];
+#pragma GCC unroll 8
+        for (int v = 0; v < panels * vectors; v++)
+          w[v] = load(b + (v / vectors) * s.next + (v % vectors) * L);
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
           const Vec<T> x = set1(a[r][k]);
-#pragma GCC unroll 4
-          for (int v = 0; v < vectors; v++) acc[r][v] = fma(x, w[v], acc[r][v]);
+#pragma GCC unroll 8
+          for (int v = 0; v < panels * vectors; v++) acc[r][v] = fma(x, w[v], acc[r][v]);
         }
       } else {
         Vec<T> x[rows];
@@ -61,64 +64,69 @@ GATEWISE_INLINE void accumulate(const Stretch<T>& s, Vec<T> (&acc)[rows][vectors
       b += vectors * L;
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; r++) a[r] += s.stride;
+    for (int r = 0; r < rows; r++) a[r] += s.jump;
   }
 }
 
-// in: null for zero. in and out may be the same rows; each holds NV vectors, contiguous.
-template <class T, int rows, int vectors>
-__attribute__((noinline)) void tile(int stretches, const Stretch<T>* stretch, const T* const* in,
-                                    T* const* out) {
-  constexpr int L = LANES<T>;
-  Vec<T> acc[rows][vectors];
+// in: data null for zero. Each line holds the vectors of a panel; in and out may be the same lines.
+// One row may take two panels at once, to have enough chains in flight: line p is then panel p.
+template <class T, int rows, int vectors, int panels = 1>
+__attribute__((noinline)) void tile(int stretches, const Stretch<T>* stretch, Lines<const T> in,
+                                    Lines<T> out) {
+  static_assert(panels == 1 || rows == 1);
+  constexpr int L = LANES<T>, W = panels * vectors;
+  Vec<T> acc[rows][W];
 #pragma GCC unroll 8
   for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) acc[r][v] = in ? load(in[r] + v * L) : set1(T(0));
-  for (int s = 0; s < stretches; s++) accumulate<T, rows, vectors>(stretch[s], acc);
+#pragma GCC unroll 8
+    for (int v = 0; v < W; v++)
+      acc[r][v] = in.data ? load(in[r + v / vectors] + (v % vectors) * L) : set1(T(0));
+  for (int s = 0; s < stretches; s++) accumulate<T, rows, vectors, panels>(stretch[s], acc);
 #pragma GCC unroll 8
   for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) store(out[r] + v * L, acc[r][v]);
+#pragma GCC unroll 8
+    for (int v = 0; v < W; v++) store(out[r + v / vectors] + (v % vectors) * L, acc[r][v]);
 }
 
 template <class T>
-using Tile = void (*)(int, const Stretch<T>*, const T* const*, T* const*);
+using Tile = void (*)(int, const Stretch<T>*, Lines<const T>, Lines<T>);
 
-template <class T, int rows>
-inline constexpr Tile<T> TILES_OF_HEIGHT[NV] = {tile<T, rows, 1>, tile<T, rows, 2>,
-                                                tile<T, rows, 3>, tile<T, rows, 4>};
+template <class T, int rows, int panels = 1>
+inline constexpr Tile<T> TILES[NV] = {tile<T, rows, 1, panels>, tile<T, rows, 2, panels>,
+                                      tile<T, rows, 3, panels>, tile<T, rows, 4, panels>};
 
 // The tile for a number of rows (1..MR) and a width in vectors (1..NV).
 template <class T>
 GATEWISE_INLINE Tile<T> choose_tile(i64 rows, int vectors) {
-  switch (rows) {
-    case 1:
-      return TILES_OF_HEIGHT<T, 1>[vectors - 1];
-    case 2:
-      return TILES_OF_HEIGHT<T, 2>[vectors - 1];
-#if defined(__AVX512F__) || defined(__aarch64__)
-    case 3:
-      return TILES_OF_HEIGHT<T, 3>[vectors - 1];
-    case 4:
-      return TILES_OF_HEIGHT<T, 4>[vectors - 1];
-    case 5:
-      return TILES_OF_HEIGHT<T, 5>[vectors - 1];
-#endif
-    default:
-      return TILES_OF_HEIGHT<T, MR>[vectors - 1];
+  if (rows == MR) return TILES<T, MR>[vectors - 1];
+  if constexpr (MR > 3) {
+    if (rows == 5) return TILES<T, 5>[vectors - 1];
+    if (rows == 4) return TILES<T, 4>[vectors - 1];
+    if (rows == 3) return TILES<T, 3>[vectors - 1];
   }
+  return rows == 2 ? TILES<T, 2>[vectors - 1] : TILES<T, 1>[vectors - 1];
 }
 
-// Calls f(first, count) over `rows` rows in balanced groups of at most MR: 16 -> 6 5 5.
-template <class F>
-GATEWISE_INLINE void for_tiles(i64 rows, F f) {
+// The product for any number of rows, in balanced tiles of at most MR: 16 -> 6 5 5.
+template <class T, int stretches>
+GATEWISE_INLINE void product(i64 rows, int vectors, const Stretch<T> (&given)[stretches],
+                             Lines<const T> in, Lines<T> out) {
+  Stretch<T> stretch[stretches];
+  for (int s = 0; s < stretches; s++) stretch[s] = given[s];
   i64 first = 0;
   for (i64 left = ceil_div(rows, MR); left > 0; left--) {
     const i64 count = ceil_div(rows - first, left);
-    f(first, count);
+    choose_tile<T>(count, vectors)(stretches, stretch, in.from(first), out.from(first));
+    for (int s = 0; s < stretches; s++) stretch[s].rows = stretch[s].rows.from(count);
     first += count;
   }
+}
+
+// One row and two panels of the same width; out[0] and out[1] are the panels' results.
+template <class T, int stretches>
+GATEWISE_INLINE void product_of_two(int vectors, const Stretch<T> (&stretch)[stretches],
+                                    Lines<const T> in, Lines<T> out) {
+  TILES<T, 1, 2>[vectors - 1](stretches, stretch, in, out);
 }
 
 }  // namespace gatewise::GATEWISE_ISA
