@@ -240,9 +240,15 @@ def test_gradients_flow_through_a_patch_and_into_it() -> None:
     assert torch.autograd.gradcheck(output, (value, x, *module.parameters()), fast_mode=True)
 
 
-def test_a_patched_trace_has_total_gradients_of_the_values_as_patched() -> None:
+def constant(value: Tensor, where: Where) -> Tensor:
+    """0.5 at step 2, with no way back to what was computed."""
+    return torch.full_like(value, 0.5) if where.t == 2 else value
+
+
+@pytest.mark.parametrize("patch", [put(0.5, steps=[2]), constant])
+def test_a_patched_trace_has_total_gradients_of_the_values_as_patched(patch: object) -> None:
     module, x = lstm(), x_()
-    with patching(module, {"l0.fwd.f": put(0.5, steps=[2])}):
+    with patching(module, {"l0.fwd.f": patch}):
         trace = module.trace(x)
     trace.h_n.sum().backward()
     zeros = {}
