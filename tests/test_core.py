@@ -19,7 +19,7 @@ from gatewise.spec import CELLS
 ISAS = _core.info()["isas"]
 
 # Largest error against the page in float64, relative to the largest value of that array. A float32
-# sum of K products drifts by about sqrt(K) half-ulps of 6e-8; a gradient is a sum over the tokens of
+# sum of K products drifts by about sqrt(K) half-ulps of 6e-8; a gradient is a sum over tokens of
 # such sums, and a state has been through T steps.
 BOUNDS = {
     torch.float32: {"value": 2e-6, "gradient": 5e-6},
