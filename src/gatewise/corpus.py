@@ -25,9 +25,13 @@ HELD_OUT_EVERY = 10
 #: What follows a letter, from nothing to the end of a verse.
 INSIDE, WORD, PHRASE, SENTENCE, VERSE = range(5)
 
-_STRENGTH = {" ": WORD, ",": PHRASE, "(": PHRASE, ")": PHRASE, "—": PHRASE}
-_STRENGTH |= dict.fromkeys(".?!:;", SENTENCE) | {"\n": VERSE}
-_SILENT = str.maketrans("", "", "’'[]-")
+#: By the code of a sign: how strongly it breaks the text off, and its place in the alphabet.
+_STRENGTH = np.full(128, WORD, np.int8)
+_STRENGTH[list(b",()")], _STRENGTH[list(b".?!:;")], _STRENGTH[ord("\n")] = PHRASE, SENTENCE, VERSE
+_STRENGTH[list(ALPHABET.encode())] = INSIDE
+_PLACE = np.zeros(128, np.int64)
+_PLACE[list(ALPHABET.encode())] = range(len(ALPHABET))
+_SILENT = str.maketrans("—", ",", "’'[]-")
 
 
 @dataclass(frozen=True)
@@ -96,18 +100,13 @@ def read(text: str) -> Letters:
     Raises:
         ArgumentError: there is no letter in it.
     """
-    text = _fold(text.translate(_SILENT)).lower() + "\n"
-    known = np.array([*ALPHABET, *_STRENGTH])
-    strength = np.array([INSIDE] * len(ALPHABET) + list(_STRENGTH.values()), np.int8)
-    order = np.argsort(known)
-    symbols = np.array(list(text))
-    place = order[np.searchsorted(known, symbols, sorter=order).clip(max=len(known) - 1)]
-    place = np.where(known[place] == symbols, place, len(ALPHABET))  # anything else is a space
-    at = np.flatnonzero(place < len(ALPHABET))
+    plain = re.sub(r"[^\x00-\x7f]", " ", _fold(text.translate(_SILENT))).lower() + "\n"
+    codes = np.frombuffer(plain.encode(), np.uint8)
+    at = np.flatnonzero(_STRENGTH[codes] == INSIDE)
     if not len(at):
         raise ArgumentError("text: expected at least one letter a to z, got none")
     # The strongest of the signs between a letter and the next one.
-    return Letters(place[at], np.maximum.reduceat(strength[place], at))
+    return Letters(_PLACE[codes[at]], np.maximum.reduceat(_STRENGTH[codes], at))
 
 
 def load() -> Corpus:
