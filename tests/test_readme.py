@@ -61,6 +61,9 @@ def test_table_is_what_the_demo_measured() -> None:
     assert spec.loader is not None
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
+    if not tool.KEPT.exists():  # then the README shows no numbers
+        assert tool.PLACE.sub(r"\1\2", README) == README
+        return
     results = json.loads(tool.KEPT.read_text())
     assert tool.with_table(README, results) == README
     model = next(iter(results["models"].values()))

@@ -45,12 +45,14 @@ class Mutation:
         return self.file.startswith("core/")
 
     def applied(self, text: str) -> str:
-        """``text`` of the file with the mutation in it."""
-        if (places := text.count(self.old)) != 1:
+        """``text`` of the file with the mutation in it. How lines are broken does not matter."""
+        pattern = r"\s+".join(re.escape(word) for word in self.old.split())
+        changed, places = re.subn(pattern, lambda _: self.new, text)
+        if places != 1:
             raise WrongRowError(f"{self.file}: {places} places have {self.old!r}, not 1")
-        if self.old == self.new:
+        if changed == text:
             raise WrongRowError(f"{self.file}: {self.old!r} is replaced by itself")
-        return text.replace(self.old, self.new)
+        return changed
 
 
 def load(path: Path) -> list[Mutation]:
