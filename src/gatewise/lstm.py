@@ -36,7 +36,7 @@ NONLINEARITIES = {"tanh": "rnn", "relu": "rnn_relu"}
 
 _NO_TORCHSCRIPT = (
     "gatewise modules do not support TorchScript (torch.jit.script, torch.jit.trace). "
-    "Use torch.compile or torch.export; or load this module's state_dict into torch.nn.{torch}."
+    "Use torch.compile or torch.export; or load the state_dict into torch.nn's module of this kind."
 )
 
 
@@ -47,12 +47,12 @@ class Recurrent(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw every parameter from U(-1/sqrt(H), 1/sqrt(H)), in their order, as torch does."""
-        bound = 1 / math.sqrt(self.hidden_size) if self.hidden_size > 0 else 0
+        bound = 1 / math.sqrt(self.hidden_size)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
     def __prepare_scriptable__(self) -> NoReturn:  # what torch.jit.script asks first
-        raise NotImplementedError(_NO_TORCHSCRIPT.format(torch=type(self).__name__))
+        raise NotImplementedError(_NO_TORCHSCRIPT)
 
     def _slow_forward(self, *args: Any, **kwargs: Any) -> NoReturn:  # torch.jit.trace calls it
         self.__prepare_scriptable__()
@@ -292,7 +292,10 @@ class Layers(Recurrent):
                 x = nn.functional.dropout(x, self.dropout)
             h_n.append(run.h_n)
             c_n.append(run.c_n)
-        return (x, h_n[0], c_n[0]) if L == 1 else (x, torch.cat(h_n), torch.cat(c_n))
+        if L == 1:
+            return x, h_n[0], c_n[0]
+        last_h = torch.cat(h_n)
+        return x, last_h, torch.cat(c_n) if self.cell.has_cell_state else last_h
 
     def _run_layer(
         self,
