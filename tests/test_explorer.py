@@ -171,18 +171,22 @@ def moments(tab, trace, k, d, t, b, u, p) -> None:
         want |= {"cBefore": before, "kept": f * before, "written": i * g}
     for n, gate in enumerate(cell.gates):
         want[f"z_{gate}"] = float(trace.z[k, d, t, b, n, u])
-    elements = tab.evaluate(
-        """() => [...document.querySelectorAll("#process [data-name], #diagram [data-name]")]
-        .map(e => [e.dataset.name, e.dataset.value, e.textContent])"""
-    )
+    elements, sums = [], []
+    for n in range(5):
+        tab.evaluate(f"modules['main.js'].set({{ moment: {n} }})")
+        settle(tab)
+        elements += tab.evaluate(
+            """() => [...document.querySelectorAll("#process [data-name], #diagram [data-name]")]
+            .map(e => [e.dataset.name, e.dataset.value, e.textContent])"""
+        )
+        sums += tab.evaluate(
+            "[...document.querySelectorAll('#moment-join td.sum')].map(e => +e.dataset.value)"
+        )
     for name, value, text in elements:
         if name in want and text != "":
             assert float(value) == pytest.approx(want[name], rel=1e-5, abs=2e-6), name
             assert shown(text) == pytest.approx(want[name], rel=0.05, abs=0.006), name
     assert {name for name, _, _ in elements} >= set(want) - {"i", "f", "o", "c"}
-    sums = tab.evaluate(
-        "[...document.querySelectorAll('#moment-join td.sum')].map(e => Number(e.dataset.value))"
-    )
     np.testing.assert_allclose(sums, trace.z[k, d, t, b, :, u], rtol=1e-5, atol=2e-6)
 
 
@@ -319,12 +323,13 @@ def test_play_runs_through_the_moments_and_stops_at_the_end(opened) -> None:
     tab.clock.install()
     press_clock(tab, " ")
     seen = []
-    for _ in range(9):
+    for _ in range(60):
         seen.append((state(tab, "t"), state(tab, "moment")))
-        tab.clock.run_for(1401)
-    assert [one for n, one in enumerate(seen) if one not in seen[:n]] == [
-        (8, 3), (8, 4), (9, 0), (9, 1), (9, 2), (9, 3), (9, 4),
-    ]  # fmt: skip
+        tab.clock.run_for(200)
+    seen = [one for n, one in enumerate(seen) if one not in seen[:n]]
+    path = [(8, 3), (8, 4), (9, 0), (9, 1), (9, 2), (9, 3), (9, 4)]
+    assert seen == path[-len(seen) :]  # the first may pass before it is seen
+    assert len(seen) >= 6
     assert state(tab, "playing") is False
     assert tab.locator("#play").get_attribute("aria-label") == "Play"
 
@@ -545,6 +550,30 @@ def test_the_keyboard_reaches_every_control(opened) -> None:
         reached.add(tab.evaluate("document.activeElement.id || document.activeElement.value"))
     assert {"play", "step", "theme", "grad", "sort", "map-image", "clock", "c"} <= reached
     assert {f"tab-{name}" for name in ["join", "forget", "write", "update", "read"]} <= reached
+
+
+def test_arrows_move_within_tabs_and_choices(opened) -> None:
+    tab = opened(traced(gatewise.LSTM(4, 6)), tokens=CHARACTERS, at="#t=4&moment=1&field=f")
+    tab.locator("#tab-forget").focus()
+    press(tab, "ArrowRight")
+    assert (state(tab, "moment"), state(tab, "t")) == (2, 4)
+    tab.locator("#fields [value=f]").focus()
+    press(tab, "ArrowRight", "ArrowRight")
+    assert (state(tab, "field"), state(tab, "t")) == ("g", 4)
+
+
+def test_a_view_can_be_linked_to(opened) -> None:
+    trace = traced(gatewise.LSTM(4, 6, num_layers=2), B=2)
+    how = {"tokens": [CHARACTERS] * 2}
+    tab = opened(trace, at="#t=0&unit=5&moment=0&layer=1&batch=1&field=o&sort=memory", **how)
+    press(tab, "ArrowRight")
+    tab.wait_for_timeout(600)
+    again = opened(trace, at="#" + tab.url.split("#")[1], **how)
+    for name in ("t", "unit", "moment", "layer", "batch", "field", "sort"):
+        assert state(again, name) == state(tab, name)
+    assert [state(tab, name) for name in ("t", "unit", "moment")] == [1, 5, 0]
+    odd = opened(trace, at="#t=999&unit=x&field=z&sort=no&moment=9&win=5&playing=1&model=7", **how)
+    assert (state(odd, "t"), state(odd, "field"), state(odd, "model")) == (9, "c", 0)
 
 
 def test_narrow_screens_scroll_one_way_only(opened) -> None:

@@ -77,7 +77,9 @@ export function scale(kind, limit = 1, power = 1) {
   const bend = power === 1 ? (v) => v : (v) => Math.sign(v) * Math.abs(v) ** power;
   const back = power === 1 ? (v) => v : (v) => Math.sign(v) * Math.abs(v) ** (1 / power);
   return {
-    kind, limit, power,
+    kind,
+    limit,
+    power,
     place: (v) => Math.round(127.5 + 127.5 * bend(v / limit)),
     value: (k) => limit * back(k / 127.5 - 1),
   };

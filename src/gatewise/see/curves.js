@@ -16,7 +16,8 @@ export function curves(host, app) {
   canvas.addEventListener("click", (event) => {
     const box = canvas.getBoundingClientRect();
     const [a, b] = app.state.win;
-    const t = a + Math.floor(((event.clientX - box.left - LEFT) / (box.width - LEFT - RIGHT)) * (b - a));
+    const t =
+      a + Math.floor(((event.clientX - box.left - LEFT) / (box.width - LEFT - RIGHT)) * (b - a));
     if (t >= a && t < b) app.set({ t, playing: false });
   });
 
@@ -33,8 +34,13 @@ export function curves(host, app) {
     const bands = [
       ...(gates.length > 0 ? [{ fields: gates, height: 110, low: 0, high: 1 }] : []),
       {
-        fields: cell.has_cell_state ? ["g", "h"] : ["h"], height: 110,
-        ...(cell.g === "tanh" && (cell.out === "tanh" || !cell.has_cell_state) && gates.every((gate) => cell[gate] === "sigmoid") ? { low: -1, high: 1 } : {}),
+        fields: cell.has_cell_state ? ["g", "h"] : ["h"],
+        height: 110,
+        ...(cell.g === "tanh" &&
+        (cell.out === "tanh" || !cell.has_cell_state) &&
+        gates.every((gate) => cell[gate] === "sigmoid")
+          ? { low: -1, high: 1 }
+          : {}),
       },
       ...(cell.has_cell_state ? [{ fields: ["c"], height: 110 }] : []),
     ];
@@ -44,11 +50,18 @@ export function curves(host, app) {
     const xOf = (t) => LEFT + ((t - a) / (b - a)) * width;
     let top = 22;
     for (const band of bands) {
-      const lines = band.fields.map((name) => ({
-        name, values: series(app.page, s, name, name === "h" ? s.out : s.unit, s.grad),
-      })).filter((line) => line.values !== null);
+      const lines = band.fields
+        .map((name) => ({
+          name,
+          values: series(app.page, s, name, name === "h" ? s.out : s.unit, s.grad),
+        }))
+        .filter((line) => line.values !== null);
       let [low, high] = s.grad || band.low === undefined ? [0, 0] : [band.low, band.high];
-      if (s.grad || band.low === undefined || gates.some((g) => cell[g] !== "sigmoid" && band.fields.includes(g))) {
+      if (
+        s.grad ||
+        band.low === undefined ||
+        gates.some((g) => cell[g] !== "sigmoid" && band.fields.includes(g))
+      ) {
         for (const { values } of lines) {
           for (const v of values) {
             if (v < low) low = v;
@@ -103,13 +116,18 @@ export function curves(host, app) {
       for (let k = 0; k < labels.length; k++) {
         labels[k].y = Math.max(labels[k].y, k > 0 ? labels[k - 1].y + 16 : top + 6);
       }
-      const over = labels.length > 0 ? Math.max(0, labels[labels.length - 1].y - (top + band.height - 6)) : 0;
+      const over =
+        labels.length > 0 ? Math.max(0, labels[labels.length - 1].y - (top + band.height - 6)) : 0;
       context.textAlign = "left";
       for (const { name, hue, y, now } of labels) {
         context.fillStyle = hue;
         context.font = style.smallBold;
-        const text = narrow ? name : name === "h" && app.page.meta.models[s.model].size.P !== app.page.meta.models[s.model].size.H
-          ? `output ${s.out}` : names[name];
+        const text = narrow
+          ? name
+          : name === "h" &&
+              app.page.meta.models[s.model].size.P !== app.page.meta.models[s.model].size.H
+            ? `output ${s.out}`
+            : names[name];
         context.fillText(text, LEFT + width + 10, y - over);
         const from = context.measureText(text).width;
         context.font = style.small;
@@ -122,7 +140,8 @@ export function curves(host, app) {
     context.fillText(`at step ${s.t}`, LEFT + width + 10, 8);
     axis(context, { a, b, left: LEFT, width, y: top - gap + 8, style, words: app.words() });
     const memory = lane(app.page, s).memory;
-    canvas.ariaLabel = `Curves of unit ${s.unit} over ${run(app.page, s).T} steps`
-      + (memory && memory[s.unit] !== null ? `; memory length ${show(memory[s.unit])} steps` : "");
+    canvas.ariaLabel =
+      `Curves of unit ${s.unit} over ${run(app.page, s).T} steps` +
+      (memory && memory[s.unit] !== null ? `; memory length ${show(memory[s.unit])} steps` : "");
   };
 }

@@ -117,12 +117,14 @@ export function hears(page, s, gate) {
   const x = product("x", w.W_ih, input(page, s, s.t));
   const h = product("h", w.W_hh, stateBefore(page, s, "h", s.t));
   const bias = ["b_ih", "b_hh"].reduce(
-    (sum, name) => sum + (w[name] === undefined ? 0 : page.block(w[name])[row]), 0);
+    (sum, name) => sum + (w[name] === undefined ? 0 : page.block(w[name])[row]),
+    0,
+  );
   let peep = 0;
   if (cell.peephole && w.peep !== undefined && gate !== "g") {
     const weight = page.block(w.peep)["ifo".indexOf(gate) * size.H + s.unit];
-    const seen = gate === "o"
-      ? at(page, s, "c", s.t, s.unit) : stateBefore(page, s, "c", s.t)[s.unit];
+    const seen =
+      gate === "o" ? at(page, s, "c", s.t, s.unit) : stateBefore(page, s, "c", s.t)[s.unit];
     peep = weight * seen;
     terms.push({ kind: "c", index: s.unit, weight, value: seen, part: peep });
   }
@@ -140,10 +142,18 @@ export function step(page, s) {
   const projected = weights !== null && weights[s.layer][s.dir].W_hr !== undefined;
   const read = activations[cell.out](value.c);
   // dropout between layers changes the input on its way here, and then these sums are not the gate's
-  const matches = cell.gates.every((gate) => heard[gate] === null
-    || !(Math.abs(activations[cell[gate]](heard[gate].z) - value[gate]) > 2e-3));
+  const matches = cell.gates.every(
+    (gate) =>
+      heard[gate] === null ||
+      !(Math.abs(activations[cell[gate]](heard[gate].z) - value[gate]) > 2e-3),
+  );
   return {
-    ...value, cBefore, heard, matches, projected, read,
+    ...value,
+    cBefore,
+    heard,
+    matches,
+    projected,
+    read,
     h: at(page, s, "h", s.t, s.out),
     x: input(page, s, s.t),
     hBefore: stateBefore(page, s, "h", s.t),
@@ -212,7 +222,11 @@ export function distance(norm, reverse, share = 0.01) {
   if (!(top > 0)) return { steps: 0, whole: false };
   const from = seen.lastIndexOf(top);
   let far = from;
-  for (let t = 0; t < from; t++) if (seen[t] >= share * top) { far = t; break; }
+  for (let t = 0; t < from; t++)
+    if (seen[t] >= share * top) {
+      far = t;
+      break;
+    }
   return { steps: from - far, whole: far === 0 };
 }
 

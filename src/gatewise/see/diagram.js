@@ -48,7 +48,10 @@ function wires(cell, projected) {
     ["z_o", hear("o"), "join", !has("o")],
     ["o", `M${X.o} ${Y.gate - 27}V${Y.read}H${X.tap}`, "read", !has("o")],
     ...(projected
-      ? [["shown", `M${X.tap} ${Y.read}V${Y.gate}`, "read", false], ["h", `M${X.tap} ${Y.gate}V${Y.bus}H${X.right}`, "read", false]]
+      ? [
+          ["shown", `M${X.tap} ${Y.read}V${Y.gate}`, "read", false],
+          ["h", `M${X.tap} ${Y.gate}V${Y.bus}H${X.right}`, "read", false],
+        ]
       : [["h", `M${X.tap} ${Y.read}V${Y.bus}H${X.right}`, "read", false]]),
   ];
   if (cell.peephole) {
@@ -73,14 +76,18 @@ export function diagram(host, cell, reverse, projected) {
 
   node(svg, "rect", { x: 80, y: 34, width: 650, height: 424, rx: 18, class: "body" });
 
-  const drawn = wires(cell, projected).sort((a, b) => Number(b[3]) - Number(a[3])).map(([name, d, when, ghost]) => {
-    const group = node(svg, "g", { "data-when": when, class: ghost ? "wire ghost" : "wire" });
-    if (name.startsWith("peep")) node(group, "path", { d, class: "casing" }); // these alone cross others
-    node(group, "path", { d, class: "edge" });
-    const core = ghost ? null : node(group, "path", { d, class: name.startsWith("peep") ? "core thin" : "core" });
-    const flow = ghost ? null : node(group, "path", { d, class: "flow" });
-    return { name: name === "cOut" || name === "c2" ? "c" : name, group, core, flow, when };
-  });
+  const drawn = wires(cell, projected)
+    .sort((a, b) => Number(b[3]) - Number(a[3]))
+    .map(([name, d, when, ghost]) => {
+      const group = node(svg, "g", { "data-when": when, class: ghost ? "wire ghost" : "wire" });
+      if (name.startsWith("peep")) node(group, "path", { d, class: "casing" }); // these alone cross others
+      node(group, "path", { d, class: "edge" });
+      const core = ghost
+        ? null
+        : node(group, "path", { d, class: name.startsWith("peep") ? "core thin" : "core" });
+      const flow = ghost ? null : node(group, "path", { d, class: "flow" });
+      return { name: name === "cOut" || name === "c2" ? "c" : name, group, core, flow, when };
+    });
 
   // places where wires meet
   const operator = (x, y, text, when, ghost) => {
@@ -95,7 +102,8 @@ export function diagram(host, cell, reverse, projected) {
     operator(X.plus, Y.write, "×", "write", !has("i")),
     operator(X.tap, Y.read, "×", "read", !has("o")),
   ];
-  const dot = (x, y, when) => node(svg, "circle", { cx: x, cy: y, r: 4.5, class: "joint", "data-when": when });
+  const dot = (x, y, when) =>
+    node(svg, "circle", { cx: x, cy: y, r: 4.5, class: "joint", "data-when": when });
   const joints = [dot(X.join, Y.bus, "join")];
   for (const gate of cell.gates) {
     if (gate !== (has("o") ? "o" : "g")) joints.push(dot(X[gate], Y.bus, "join"));
@@ -116,11 +124,29 @@ export function diagram(host, cell, reverse, projected) {
   const gates = {};
   for (const gate of ["f", "i", "g", "o"]) {
     const ghost = !has(gate) || (gate === "f" && cell.coupled);
-    const group = node(svg, "g", { "data-when": whens[gate], class: ghost ? "gate ghost" : "gate" });
-    const box = node(group, "rect", { x: X[gate] - 48, y: Y.gate - 27, width: 96, height: 54, rx: 9 });
-    const label = node(group, "text", { x: X[gate], y: Y.gate - 4, class: "gate-name" }, titles[gate]);
+    const group = node(svg, "g", {
+      "data-when": whens[gate],
+      class: ghost ? "gate ghost" : "gate",
+    });
+    const box = node(group, "rect", {
+      x: X[gate] - 48,
+      y: Y.gate - 27,
+      width: 96,
+      height: 54,
+      rx: 9,
+    });
+    const label = node(
+      group,
+      "text",
+      { x: X[gate], y: Y.gate - 4, class: "gate-name" },
+      titles[gate],
+    );
     const how = ghost
-      ? (gate === "f" && cell.coupled ? "= 1 − input" : cell[gate] === "one" ? "always open" : "always shut")
+      ? gate === "f" && cell.coupled
+        ? "= 1 − input"
+        : cell[gate] === "one"
+          ? "always open"
+          : "always shut"
       : marks[cell[gate]] || "as it is";
     const under = node(group, "text", { x: X[gate], y: Y.gate + 16, class: "gate-how" }, how);
     gates[gate] = { group, box, label, under, ghost };
@@ -130,7 +156,18 @@ export function diagram(host, cell, reverse, projected) {
   const numbers = [];
   const number = (name, x, y, when, anchor = "start", ghost = false) => {
     if (ghost) return;
-    numbers.push({ name, when, text: node(svg, "text", { x, y, class: "number", "text-anchor": anchor, "data-when": when, "data-name": name }) });
+    numbers.push({
+      name,
+      when,
+      text: node(svg, "text", {
+        x,
+        y,
+        class: "number",
+        "text-anchor": anchor,
+        "data-when": when,
+        "data-name": name,
+      }),
+    });
   };
   number("cBefore", 142, Y.cell - 16, "forget", "middle", !state);
   number("kept", (X.f + X.plus) / 2, Y.cell - 16, "forget update", "middle", !state);
@@ -147,7 +184,12 @@ export function diagram(host, cell, reverse, projected) {
 
   // names at the ends
   const end = (x, y, name, step, anchor, ghost = false) => {
-    const text = node(svg, "text", { x, y, class: ghost ? "end ghost" : "end", "text-anchor": anchor });
+    const text = node(svg, "text", {
+      x,
+      y,
+      class: ghost ? "end ghost" : "end",
+      "text-anchor": anchor,
+    });
     node(text, "tspan", { class: "it" }, name);
     node(text, "tspan", { class: "sub", dy: 5 }, step);
   };
@@ -156,14 +198,25 @@ export function diagram(host, cell, reverse, projected) {
   end(X.left - 4, Y.bus - 16, "h", last, "start");
   end(X.right + 6, Y.bus - 16, "h", "t", "end");
   end(X.join - 12, Y.x + 4, "x", "t", "end");
-  for (const [x, y, ghost] of [[X.right, Y.cell, !state], [X.right, Y.bus, false]]) {
-    node(svg, "path", { d: `M${x - 2} ${y - 6}l10 6l-10 6`, class: ghost ? "arrow ghost" : "arrow" });
+  for (const [x, y, ghost] of [
+    [X.right, Y.cell, !state],
+    [X.right, Y.bus, false],
+  ]) {
+    node(svg, "path", {
+      d: `M${x - 2} ${y - 6}l10 6l-10 6`,
+      class: ghost ? "arrow ghost" : "arrow",
+    });
   }
   const token = node(svg, "text", { x: X.join + 16, y: Y.x + 4, class: "token" });
   node(svg, "text", { x: X.join + 16, y: Y.x + 26, class: "caption" }, "the input at this step");
 
-  const all = [...drawn.map((w) => w.group), ...operators, ...joints,
-    ...Object.values(gates).map((g) => g.group), ...numbers.map((n) => n.text)];
+  const all = [
+    ...drawn.map((w) => w.group),
+    ...operators,
+    ...joints,
+    ...Object.values(gates).map((g) => g.group),
+    ...numbers.map((n) => n.text),
+  ];
 
   return function draw(p, { scaleOf, theme, moment, playing, word, unit }) {
     const valueOf = (name) => {
@@ -173,8 +226,11 @@ export function diagram(host, cell, reverse, projected) {
     for (const wire of drawn) {
       if (wire.core === null) continue;
       const vector = ["hBefore", "x", "bus"].includes(wire.name);
-      wire.core.style.stroke = vector ? "var(--bus)"
-        : wire.name.startsWith("peep") ? colour(theme, scaleOf("c"), wire.name === "peep" ? p.cBefore : p.c) : colour(theme, scaleOf(wire.name), valueOf(wire.name));
+      wire.core.style.stroke = vector
+        ? "var(--bus)"
+        : wire.name.startsWith("peep")
+          ? colour(theme, scaleOf("c"), wire.name === "peep" ? p.cBefore : p.c)
+          : colour(theme, scaleOf(wire.name), valueOf(wire.name));
     }
     for (const [gate, parts] of Object.entries(gates)) {
       if (parts.ghost) continue;
@@ -182,7 +238,10 @@ export function diagram(host, cell, reverse, projected) {
       parts.box.style.fill = fill;
       parts.label.style.fill = parts.under.style.fill = inkOn(fill);
       const heard = p.heard[gate];
-      if (heard) parts.under.textContent = marks[cell[gate]] ? `${marks[cell[gate]]}(${show(heard.z)})` : show(heard.z);
+      if (heard)
+        parts.under.textContent = marks[cell[gate]]
+          ? `${marks[cell[gate]]}(${show(heard.z)})`
+          : show(heard.z);
     }
     for (const { name, text } of numbers) {
       const v = valueOf(name);
@@ -190,11 +249,18 @@ export function diagram(host, cell, reverse, projected) {
       text.dataset.value = v;
     }
     for (const part of all) {
-      part.classList.toggle("off", moment !== null && !part.dataset.when.split(" ").includes(moment));
-      part.classList.toggle("flows", playing && moment !== null && part.dataset.when.split(" ").includes(moment));
+      part.classList.toggle(
+        "off",
+        moment !== null && !part.dataset.when.split(" ").includes(moment),
+      );
+      part.classList.toggle(
+        "flows",
+        playing && moment !== null && part.dataset.when.split(" ").includes(moment),
+      );
     }
     token.textContent = word;
-    title.textContent = `Structure of the cell with the values of unit ${unit}: `
-      + numbers.map(({ name, text }) => `${name} ${text.textContent}`).join(", ");
+    title.textContent =
+      `Structure of the cell with the values of unit ${unit}: ` +
+      numbers.map(({ name, text }) => `${name} ${text.textContent}`).join(", ");
   };
 }

@@ -8,7 +8,13 @@ import { axis, el, fit, heat, store } from "./paint.js";
 export function lanes(host, app) {
   const bar = el("div", { className: "lane-bar" });
   const button = el("button", { type: "button", className: "quiet" }, "Run the lanes");
-  const slider = el("input", { type: "range", min: 0, step: 1, id: "clock", ariaLabel: "How many steps the lanes have run" });
+  const slider = el("input", {
+    type: "range",
+    min: 0,
+    step: 1,
+    id: "clock",
+    ariaLabel: "How many steps the lanes have run",
+  });
   const said = el("output", {});
   bar.append(button, slider, said);
   const canvas = el("canvas", { id: "lanes", role: "img" });
@@ -17,19 +23,32 @@ export function lanes(host, app) {
   let timer = null;
   const kept = store(24);
 
-  const stop = () => { clearInterval(timer); timer = null; button.textContent = "Run the lanes"; };
-  slider.addEventListener("input", () => { stop(); app.set({ clock: Number(slider.value) }); });
+  const stop = () => {
+    clearInterval(timer);
+    timer = null;
+    button.textContent = "Run the lanes";
+  };
+  slider.addEventListener("input", () => {
+    stop();
+    app.set({ clock: Number(slider.value) });
+  });
   button.addEventListener("click", () => {
-    if (timer !== null) { stop(); return; }
+    if (timer !== null) {
+      stop();
+      return;
+    }
     const T = run(app.page, app.state).T;
     const by = Math.max(1, Math.round(T / 80));
     app.set({ clock: 0 });
     button.textContent = "Stop";
-    timer = setInterval(() => {
-      const next = Math.min(T, app.state.clock + by);
-      app.set({ clock: next });
-      if (next >= T) stop();
-    }, Math.max(50, Math.min(600, 5000 / T)));
+    timer = setInterval(
+      () => {
+        const next = Math.min(T, app.state.clock + by);
+        app.set({ clock: next });
+        if (next >= T) stop();
+      },
+      Math.max(50, Math.min(600, 5000 / T)),
+    );
   });
 
   const rowsOf = (width) => Array.from({ length: width }, (_, k) => k);
@@ -50,7 +69,16 @@ export function lanes(host, app) {
     if (block === null) return null;
     return kept([name, s.model, s.batch, s.layer, d, theme, width, height].join(), () => {
       const data = app.page.block(block);
-      return heat({ data, width: data.length }, rowsOf(data.length), 0, 1, scaleOf(s, d, name[0]), theme, width, height);
+      return heat(
+        { data, width: data.length },
+        rowsOf(data.length),
+        0,
+        1,
+        scaleOf(s, d, name[0]),
+        theme,
+        width,
+        height,
+      );
     });
   }
 
@@ -98,7 +126,17 @@ export function lanes(host, app) {
     const part = (source, from, to, y, h) => {
       if (to <= from) return;
       const wide = (to - from) / T;
-      context.drawImage(source, (from / T) * source.width, 0, wide * source.width, source.height, xOf(from), y, wide * width, h);
+      context.drawImage(
+        source,
+        (from / T) * source.width,
+        0,
+        wide * source.width,
+        source.height,
+        xOf(from),
+        y,
+        wide * width,
+        h,
+      );
     };
     const arrow = (x0, x1, y, ink) => {
       const by = Math.sign(x1 - x0);
@@ -117,7 +155,10 @@ export function lanes(host, app) {
 
     axis(context, { a: 0, b: T, left: gutter, width, y: top - 22, style, words: app.words() });
     axis(context, { a: 0, b: T, left: gutter, width, y: words, style, words: app.words() });
-    const spans = [[0, clock], [T - clock, T]];
+    const spans = [
+      [0, clock],
+      [T - clock, T],
+    ];
     const tops = [top, second];
     for (let d = 0; d < size.D; d++) {
       const y = tops[d];
@@ -128,8 +169,23 @@ export function lanes(host, app) {
       const [start, end] = d === 0 ? [gutter, gutter + width] : [gutter + width, gutter];
       const out1 = d === 0 ? -1 : 1;
       const side = d === 0 ? "right" : "left";
-      label(d === 0 ? "forward" : "reverse", start + 12 * out1, y + tall / 2 - 4, side, style.smallBold, ink);
-      if (!narrow) label(d === 0 ? "reads →" : "← reads", start + 12 * out1, y + tall / 2 + 12, side, style.small, ink);
+      label(
+        d === 0 ? "forward" : "reverse",
+        start + 12 * out1,
+        y + tall / 2 - 4,
+        side,
+        style.smallBold,
+        ink,
+      );
+      if (!narrow)
+        label(
+          d === 0 ? "reads →" : "← reads",
+          start + 12 * out1,
+          y + tall / 2 + 12,
+          side,
+          style.small,
+          ink,
+        );
       if (clock > 0 && clock < T) {
         const x = d === 0 ? xOf(clock) : xOf(T - clock);
         context.fillStyle = ink;
@@ -137,13 +193,25 @@ export function lanes(host, app) {
       }
       const done = clock === T;
       const w = narrow ? 10 : 16;
-      const states = ["h_n", "c_n"].map((name) => [name, ending(s, d, name, theme, w, tall)]).filter(([, v]) => v !== null);
+      const states = ["h_n", "c_n"]
+        .map((name) => [name, ending(s, d, name, theme, w, tall)])
+        .filter(([, v]) => v !== null);
       states.forEach(([name, strip], k) => {
-        const x = d === 0 ? end + 26 + k * (w + (narrow ? 14 : 32)) : end - 26 - w - k * (w + (narrow ? 14 : 32));
+        const x =
+          d === 0
+            ? end + 26 + k * (w + (narrow ? 14 : 32))
+            : end - 26 - w - k * (w + (narrow ? 14 : 32));
         if (done) context.drawImage(strip, x, y, w, tall);
         frame(x, y, w, tall, done ? ink : style.line, done ? 1.5 : 1);
         const text = narrow ? name : `${name}[${s.layer * size.D + d}]`;
-        label(text, x + w / 2, d === 0 ? y - 9 : y + tall + 17, "center", style.monoSmall, done ? style.ink : style.soft);
+        label(
+          text,
+          x + w / 2,
+          d === 0 ? y - 9 : y + tall + 17,
+          "center",
+          style.monoSmall,
+          done ? style.ink : style.soft,
+        );
       });
       if (done) {
         const wide = Math.max(3, each);
@@ -160,10 +228,32 @@ export function lanes(host, app) {
       frame(gutter, out + d * half, width, half);
       const ink = d === 0 ? style.forward : style.reverse;
       const [from, to] = [d * size.P, (d + 1) * size.P];
-      if (narrow) label(`${from}:${to}`, gutter - 8, out + d * half + half / 2 + 4, "right", style.monoSmall, ink);
+      if (narrow)
+        label(
+          `${from}:${to}`,
+          gutter - 8,
+          out + d * half + half / 2 + 4,
+          "right",
+          style.monoSmall,
+          ink,
+        );
       else {
-        label(`output[t, ${from}:${to}]`, gutter - 10, out + d * half + half / 2 + 4, "right", style.monoSmall, ink);
-        label(d === 0 ? "forward h" : "reverse h", gutter + width + 10, out + d * half + half / 2 + 4, "left", style.small, ink);
+        label(
+          `output[t, ${from}:${to}]`,
+          gutter - 10,
+          out + d * half + half / 2 + 4,
+          "right",
+          style.monoSmall,
+          ink,
+        );
+        label(
+          d === 0 ? "forward h" : "reverse h",
+          gutter + width + 10,
+          out + d * half + half / 2 + 4,
+          "left",
+          style.small,
+          ink,
+        );
       }
     }
     const x = xOf(s.t + 0.5);
@@ -187,7 +277,14 @@ export function lanes(host, app) {
       context.fill();
     }
     const late = x > gutter + width - 90;
-    label(`output[${s.t}]`, x + (late ? -10 : 10), out - gap / 2 + 4, late ? "right" : "left", style.monoBold, style.ink);
+    label(
+      `output[${s.t}]`,
+      x + (late ? -10 : 10),
+      out - gap / 2 + 4,
+      late ? "right" : "left",
+      style.monoBold,
+      style.ink,
+    );
 
     const code = (text) => el("code", {}, text);
     const k = s.layer * size.D;
@@ -195,14 +292,37 @@ export function lanes(host, app) {
     const name = top1 ? "output" : "what the layer above reads";
     if (size.D === 2) {
       caption.replaceChildren(
-        code(`output[${s.t}]`), top1 ? "" : ` (of this layer: ${name})`, ` joins the forward h at step ${s.t}, which has read steps 0 to ${s.t}, with the reverse h at step ${s.t}, which has read steps ${T - 1} down to ${s.t}. `,
-        code(`h_n[${k}]`), " is the forward lane’s last column and ", code(`h_n[${k + 1}]`), " the reverse lane’s ", el("em", {}, "first"), " column, because that lane ends there. So ",
-        code("output[-1]"), " is not ", code("h_n"), ": its reverse half has read one step only.");
+        code(`output[${s.t}]`),
+        top1 ? "" : ` (of this layer: ${name})`,
+        ` joins the forward h at step ${s.t}, which has read steps 0 to ${s.t}, with the reverse h at step ${s.t}, which has read steps ${T - 1} down to ${s.t}. `,
+        code(`h_n[${k}]`),
+        " is the forward lane’s last column and ",
+        code(`h_n[${k + 1}]`),
+        " the reverse lane’s ",
+        el("em", {}, "first"),
+        " column, because that lane ends there. So ",
+        code("output[-1]"),
+        " is not ",
+        code("h_n"),
+        ": its reverse half has read one step only.",
+      );
       canvas.ariaLabel = `Two lanes over ${T} steps: forward left to right, reverse right to left. At each step both hidden states are joined into the output, forward half first. h_n ${k} ends at the right, h_n ${k + 1} at the left.`;
     } else {
       caption.replaceChildren(
-        code(`output[${s.t}]`), top1 ? "" : ` (of this layer: ${name})`, ` is h at step ${s.t}, which has read steps 0 to ${s.t}. `,
-        code(`h_n[${k}]`), " is the last column", ...(model(app.page, s).cell.has_cell_state ? [", and ", code(`c_n[${k}]`), " the cell at the same step, which the output does not hold"] : []), ".");
+        code(`output[${s.t}]`),
+        top1 ? "" : ` (of this layer: ${name})`,
+        ` is h at step ${s.t}, which has read steps 0 to ${s.t}. `,
+        code(`h_n[${k}]`),
+        " is the last column",
+        ...(model(app.page, s).cell.has_cell_state
+          ? [
+              ", and ",
+              code(`c_n[${k}]`),
+              " the cell at the same step, which the output does not hold",
+            ]
+          : []),
+        ".",
+      );
       canvas.ariaLabel = `One lane over ${T} steps, left to right; its hidden states are the output, and its last one is h_n ${k}.`;
     }
   };

@@ -26,22 +26,33 @@ export function map(host, app) {
   const hit = (event) => {
     if (drawn === null) return null;
     const box = canvas.getBoundingClientRect();
-    const t = drawn.a + Math.floor(((event.clientX - box.left - LEFT) / drawn.width) * (drawn.b - drawn.a));
+    const t =
+      drawn.a + Math.floor(((event.clientX - box.left - LEFT) / drawn.width) * (drawn.b - drawn.a));
     const row = Math.floor(((event.clientY - box.top) / drawn.height) * drawn.rows.length);
     const inside = t >= drawn.a && t < drawn.b && row >= 0 && row < drawn.rows.length;
     return inside ? { t, row, x: event.clientX - box.left, y: event.clientY - box.top } : null;
   };
-  canvas.addEventListener("pointermove", (event) => { at = hit(event); drawOverlay(); });
-  canvas.addEventListener("pointerleave", () => { at = null; drawOverlay(); });
+  canvas.addEventListener("pointermove", (event) => {
+    at = hit(event);
+    drawOverlay();
+  });
+  canvas.addEventListener("pointerleave", () => {
+    at = null;
+    drawOverlay();
+  });
   canvas.addEventListener("click", (event) => {
     const found = hit(event);
     if (found) app.select(drawn.rows[found.row], { t: found.t, playing: false });
   });
-  canvas.addEventListener("wheel", (event) => {
-    if (!event.ctrlKey) return; // pinch, or the wheel with control: zoom in time
-    event.preventDefault();
-    app.zoom(event.deltaY < 0 ? 0.5 : 2);
-  }, { passive: false });
+  canvas.addEventListener(
+    "wheel",
+    (event) => {
+      if (!event.ctrlKey) return; // pinch, or the wheel with control: zoom in time
+      event.preventDefault();
+      app.zoom(event.deltaY < 0 ? 0.5 : 2);
+    },
+    { passive: false },
+  );
 
   function drawOverlay() {
     const { a, b, rows, width, height, values, scaled, s, words } = drawn;
@@ -83,7 +94,9 @@ export function map(host, app) {
     said.replaceChildren(
       el("b", {}, show(v)),
       ` ${s.grad ? "gradient of " : ""}${names[s.field]} ${s.field}`,
-      el("br"), `${app.rowName()} ${u}, step ${at.t}${words ? ` “${visible(words[at.t])}”` : ""}`);
+      el("br"),
+      `${app.rowName()} ${u}, step ${at.t}${words ? ` “${visible(words[at.t])}”` : ""}`,
+    );
     tip.dataset.value = v;
     const small = each < 5 || tall < 5;
     loupe.hidden = !small;
@@ -104,7 +117,12 @@ export function map(host, app) {
     }
     context.lineWidth = 2;
     context.strokeStyle = style.accent;
-    context.strokeRect(LEFT + (at.t - a) * each - 0.5, at.row * tall - 0.5, Math.max(4, each) + 1, Math.max(4, tall) + 1);
+    context.strokeRect(
+      LEFT + (at.t - a) * each - 0.5,
+      at.row * tall - 0.5,
+      Math.max(4, each) + 1,
+      Math.max(4, tall) + 1,
+    );
     const right = at.x > width * 0.65;
     tip.style.left = right ? "" : `${at.x + 16}px`;
     tip.style.right = right ? `${width + LEFT - at.x + 16}px` : "";
@@ -121,12 +139,22 @@ export function map(host, app) {
     strip.getContext("2d").putImageData(image, 0, 0);
     context.drawImage(strip, 0, 0, 180, 10);
     const text = (place) => el("span", {}, show(scaled.value(place)));
-    const marks = scaled.kind === "gate"
-      ? [el("span", {}, s.field === "f" ? "0 forget" : "0 shut"), el("span", {}, s.field === "f" ? "keep 1" : "open 1")]
-      : [text(0), el("span", {}, "0"), text(255)];
+    const marks =
+      scaled.kind === "gate"
+        ? [
+            el("span", {}, s.field === "f" ? "0 forget" : "0 shut"),
+            el("span", {}, s.field === "f" ? "keep 1" : "open 1"),
+          ]
+        : [text(0), el("span", {}, "0"), text(255)];
     legend.replaceChildren(
-      el("div", { className: "legend-bar" }, bar, el("div", { className: "legend-marks" }, ...marks)),
-      el("p", {}, ...note(scaled, s)));
+      el(
+        "div",
+        { className: "legend-bar" },
+        bar,
+        el("div", { className: "legend-marks" }, ...marks),
+      ),
+      el("p", {}, ...note(scaled, s)),
+    );
   }
 
   function note(scaled, s) {
@@ -139,7 +167,9 @@ export function map(host, app) {
     const { a, b, rows, width, height } = drawn;
     const ratio = window.devicePixelRatio || 1;
     const crowded = b - a > width * ratio || rows.length > height * ratio;
-    return [`${sorted}${crowded ? "; more values than pixels, so a pixel is a mean: the lens shows each" : ""}${scaled.power === 1 ? "" : "; colours by cube root, so that small gradients show"}`];
+    return [
+      `${sorted}${crowded ? "; more values than pixels, so a pixel is a mean: the lens shows each" : ""}${scaled.power === 1 ? "" : "; colours by cube root, so that small gradients show"}`,
+    ];
   }
 
   function draw(s) {
@@ -155,10 +185,25 @@ export function map(host, app) {
     const height = rows.length * tall > 400 ? 380 : rows.length * tall;
     const scaled = app.scale();
     const style = app.style();
-    const key = [s.model, s.batch, s.layer, s.dir, s.field, s.grad, s.sort, a, b, app.theme(), width].join();
+    const key = [
+      s.model,
+      s.batch,
+      s.layer,
+      s.dir,
+      s.field,
+      s.grad,
+      s.sort,
+      a,
+      b,
+      app.theme(),
+      width,
+    ].join();
     const same = drawn !== null && drawn.key === key;
     drawn = { key, a, b, rows, width, height, values, scaled, s: { ...s }, words: app.words() };
-    if (same) { drawOverlay(); return; } // only the marks moved
+    if (same) {
+      drawOverlay();
+      return;
+    } // only the marks moved
     const context = fit(canvas, outer, height + BOTTOM);
     const image = kept(key, () => heat(values, rows, a, b, scaled, app.theme(), width, height));
     context.drawImage(image, LEFT, 0, width, height);
@@ -172,12 +217,19 @@ export function map(host, app) {
     context.textBaseline = "middle";
     context.font = style.small;
     context.fillStyle = style.soft;
-    context.fillText(height > 90 ? `${values.width} ${s.field === "h" && size.P !== size.H ? "outputs" : "units"}` : "", 0, 0);
+    context.fillText(
+      height > 90
+        ? `${values.width} ${s.field === "h" && size.P !== size.H ? "outputs" : "units"}`
+        : "",
+      0,
+      0,
+    );
     context.restore();
     const from = before(s, 0) < 0 ? "left to right" : "right to left";
-    canvas.ariaLabel = `Map of ${s.grad ? "the gradients of " : ""}${names[s.field]} ${s.field}: `
-      + `${values.width} units in rows, steps ${a} to ${b - 1} of ${T} in columns, read ${from}. `
-      + "Arrow keys move the step and the unit; the numbers of the chosen one are in the table at the end.";
+    canvas.ariaLabel =
+      `Map of ${s.grad ? "the gradients of " : ""}${names[s.field]} ${s.field}: ` +
+      `${values.width} units in rows, steps ${a} to ${b - 1} of ${T} in columns, read ${from}. ` +
+      "Arrow keys move the step and the unit; the numbers of the chosen one are in the table at the end.";
     drawLegend(scaled, s);
     drawOverlay();
   }

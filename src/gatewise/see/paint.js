@@ -49,7 +49,9 @@ export function heat({ data, width }, rows, a, b, scaled, theme, across, down) {
   const colours = palette(theme, scaled.kind);
   for (let k = 0; k < out.length; k++) {
     const v = sums[k] / counts[k];
-    out[k] = Number.isFinite(v) ? colours[Math.max(0, Math.min(255, scaled.place(v)))] : colours[256];
+    out[k] = Number.isFinite(v)
+      ? colours[Math.max(0, Math.min(255, scaled.place(v)))]
+      : colours[256];
   }
   const small = new OffscreenCanvas(n, m);
   small.getContext("2d").putImageData(image, 0, 0);
@@ -88,7 +90,8 @@ export function levels(low, high, count) {
   const power = 10 ** Math.floor(Math.log10(raw));
   const by = [1, 2, 2.5, 5, 10].map((k) => k * power).find((k) => k >= raw * 0.999);
   const out = [];
-  for (let v = Math.ceil(low / by - 1e-9) * by; v <= high + 1e-9 * by; v += by) out.push(Math.abs(v) < by / 1e6 ? 0 : v);
+  for (let v = Math.ceil(low / by - 1e-9) * by; v <= high + 1e-9 * by; v += by)
+    out.push(Math.abs(v) < by / 1e6 ? 0 : v);
   return out;
 }
 
@@ -106,7 +109,8 @@ export function axis(context, { a, b, left, width, y, style, words }) {
     return;
   }
   context.font = style.small;
-  for (const t of ticks(a, b, width / 70)) context.fillText(String(t), left + (t - a + 0.5) * each, y);
+  for (const t of ticks(a, b, width / 70))
+    context.fillText(String(t), left + (t - a + 0.5) * each, y);
 }
 
 // A token as it can be seen: spaces and line ends as signs.

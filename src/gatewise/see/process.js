@@ -26,7 +26,8 @@ function valve(activation, z, value, fill) {
   };
   add("path", { d: `M5 ${y(0)}H145M75 6V56`, class: "valve-axis" });
   let d = "";
-  for (let k = -60; k <= 60; k++) d += `${k === -60 ? "M" : "L"}${x(k / 10).toFixed(1)} ${y(activations[activation](k / 10)).toFixed(1)}`;
+  for (let k = -60; k <= 60; k++)
+    d += `${k === -60 ? "M" : "L"}${x(k / 10).toFixed(1)} ${y(activations[activation](k / 10)).toFixed(1)}`;
   add("path", { d, class: "valve-curve" });
   add("path", { d: `M${x(z)} ${y(0)}V${y(value)}`, class: "valve-drop" });
   add("circle", { cx: x(z), cy: y(value), r: 5.5, class: "valve-dot" }).style.fill = fill;
@@ -34,13 +35,21 @@ function valve(activation, z, value, fill) {
 }
 
 export function process(host, app) {
-  const stepper = el("div", { className: "stepper", role: "tablist", ariaLabel: "The five moments of a step" });
+  const stepper = el("div", {
+    className: "stepper",
+    role: "tablist",
+    ariaLabel: "The five moments of a step",
+  });
   const panels = el("div", { className: "panels" });
   host.append(stepper, panels);
   const keys = ["join", "forget", "write", "update", "read"];
   const tabs = keys.map((key, k) => {
-    const tab = el("button", { type: "button", role: "tab", id: `tab-${key}`, "aria-controls": `moment-${key}` },
-      el("span", { className: "tick" }, String(k + 1)), el("span", {}, key[0].toUpperCase() + key.slice(1)));
+    const tab = el(
+      "button",
+      { type: "button", role: "tab", id: `tab-${key}`, "aria-controls": `moment-${key}` },
+      el("span", { className: "tick" }, String(k + 1)),
+      el("span", {}, key[0].toUpperCase() + key.slice(1)),
+    );
     tab.addEventListener("click", () => app.set({ moment: k }));
     stepper.append(tab);
     return tab;
@@ -53,7 +62,8 @@ export function process(host, app) {
     if (term.kind === "h") return `h(${app.last()})[${term.index}]`;
     if (term.kind === "m") return `unit ${term.index}`;
     const on = p.x.reduce((sum, v) => sum + (v !== 0), 0);
-    if (s.layer === 0 && on === 1 && p.x.length > 1 && app.words() !== null) return `“${visible(app.words()[s.t])}”`;
+    if (s.layer === 0 && on === 1 && p.x.length > 1 && app.words() !== null)
+      return `“${visible(app.words()[s.t])}”`;
     return s.layer === 0 ? `x[${term.index}]` : `below[${term.index}]`;
   }
 
@@ -68,7 +78,8 @@ export function process(host, app) {
       fill.style.width = `${(50 * (Math.min(limit, high) - Math.max(-limit, low))) / limit}%`;
       fill.style.background = row.value < 0 ? "var(--below)" : "var(--above)";
       const name = el("span", { className: "bar-label" });
-      if (row.markup) name.innerHTML = row.markup; // from cell.js, never from a token
+      if (row.markup)
+        name.innerHTML = row.markup; // from cell.js, never from a token
       else name.textContent = row.label;
       if (row.detail) name.append(el("small", {}, row.detail));
       const number = el("span", { className: "bar-number" }, show(row.value));
@@ -82,7 +93,8 @@ export function process(host, app) {
     const { top, others, rest } = largest(terms, 5);
     const limit = Math.max(...top.map((term) => Math.abs(term.part)), Math.abs(rest), 1e-9);
     const rows = top.map((term) => ({
-      label: label(term, s, p), value: term.part,
+      label: label(term, s, p),
+      value: term.part,
       detail: term.kind === "bias" ? "" : `${show(term.value)} × ${show(term.weight)}`,
     }));
     if (others > 0) rows.push({ label: `${others} others`, value: rest, detail: "" });
@@ -91,31 +103,62 @@ export function process(host, app) {
 
   function gateBlock(gate, s, p, cell, theme) {
     const heard = p.heard[gate];
-    if (heard === null) return el("p", { className: "hint" }, "The page was written without the weights, so what each gate hears is not shown.");
+    if (heard === null)
+      return el(
+        "p",
+        { className: "hint" },
+        "The page was written without the weights, so what each gate hears is not shown.",
+      );
     const block = el("div", { className: "gate-block" });
     block.append(
-      el("div", { className: "gate-head" },
+      el(
+        "div",
+        { className: "gate-head" },
         valve(cell[gate], heard.z, p[gate], colour(theme, app.scaleOf(gate), p[gate])),
-        el("p", {}, el("strong", {}, names[gate]), ` hears ${show(heard.z)} and gives ${show(p[gate])}`)),
-      contributions(heard.terms, s, p, "what it hears most"));
+        el(
+          "p",
+          {},
+          el("strong", {}, names[gate]),
+          ` hears ${show(heard.z)} and gives ${show(p[gate])}`,
+        ),
+      ),
+      contributions(heard.terms, s, p, "what it hears most"),
+    );
     return block;
   }
 
   function joinTable(p, cell) {
     const peep = cell.peephole;
-    const head = ["", "from x", `from h(${app.last()})`, ...(peep ? ["from c"] : []), "bias", "sum z"];
-    const table = el("table", { className: "join" },
-      el("thead", {}, el("tr", {}, ...head.map((text) => el("th", { scope: "col" }, text)))));
+    const head = [
+      "",
+      "from x",
+      `from h(${app.last()})`,
+      ...(peep ? ["from c"] : []),
+      "bias",
+      "sum z",
+    ];
+    const table = el(
+      "table",
+      { className: "join" },
+      el("thead", {}, el("tr", {}, ...head.map((text) => el("th", { scope: "col" }, text)))),
+    );
     const body = el("tbody");
     for (const gate of cell.gates) {
       const heard = p.heard[gate];
       if (heard === null) continue;
       const cells = [heard.x, heard.h, ...(peep ? [heard.peep] : []), heard.bias, heard.z];
-      body.append(el("tr", {}, el("th", { scope: "row" }, names[gate]), ...cells.map((v, k) => {
-        const made = el("td", { className: k === cells.length - 1 ? "sum" : "" }, show(v));
-        made.dataset.value = v;
-        return made;
-      })));
+      body.append(
+        el(
+          "tr",
+          {},
+          el("th", { scope: "row" }, names[gate]),
+          ...cells.map((v, k) => {
+            const made = el("td", { className: k === cells.length - 1 ? "sum" : "" }, show(v));
+            made.dataset.value = v;
+            return made;
+          }),
+        ),
+      );
     }
     table.append(body);
     return table;
@@ -123,7 +166,11 @@ export function process(host, app) {
 
   // A vector as a row of coloured cells.
   function strip(values, name, mark = -1) {
-    const box = el("div", { className: "strip", role: "img", ariaLabel: `${name}: ${values.length} numbers` });
+    const box = el("div", {
+      className: "strip",
+      role: "img",
+      ariaLabel: `${name}: ${values.length} numbers`,
+    });
     const limit = Math.max(1, ...values.slice(0, 64).map(Math.abs));
     const row = el("span", { className: "strip-cells" });
     for (let k = 0; k < Math.min(64, values.length); k++) {
@@ -133,55 +180,88 @@ export function process(host, app) {
       row.append(cell);
     }
     box.append(el("span", { className: "strip-name" }, name), row);
-    if (values.length > 64) box.append(el("span", { className: "strip-more" }, `… ${values.length}`));
+    if (values.length > 64)
+      box.append(el("span", { className: "strip-more" }, `… ${values.length}`));
     return box;
   }
 
   return function draw(s, p, cell) {
     const theme = app.theme();
     const list = moments(cell, p, s.unit, app.last());
-    panels.replaceChildren(...list.map((moment, k) => {
-      const panel = el("section", { className: "moment", id: `moment-${moment.key}`, role: "tabpanel", "aria-labelledby": `tab-${moment.key}` });
-      panel.hidden = k !== s.moment;
-      panel.append(el("h3", {}, moment.title));
-      const plain = el("p", { className: "plain" });
-      plain.innerHTML = moment.plain;
-      panel.append(plain);
-      if (moment.lines.length > 0) {
-        const math = el("div", { className: "math" });
-        for (const line of moment.lines) {
-          const row = el("p", { className: "formula" });
-          row.innerHTML = `<span class="symbols">${line.sym}</span>`
-            + (line.num ? ` <span class="numbers">= ${line.num}</span>` : "");
-          math.append(row);
-          if (line.note) row.append(el("small", {}, ` ${line.note}`));
+    panels.replaceChildren(
+      ...list.map((moment, k) => {
+        const panel = el("section", {
+          className: "moment",
+          id: `moment-${moment.key}`,
+          role: "tabpanel",
+          "aria-labelledby": `tab-${moment.key}`,
+        });
+        panel.hidden = k !== s.moment;
+        if (panel.hidden && !s.printing) return panel; // filled when it is chosen, or printed
+        panel.append(el("h3", {}, moment.title));
+        const plain = el("p", { className: "plain" });
+        plain.innerHTML = moment.plain;
+        panel.append(plain);
+        if (moment.lines.length > 0) {
+          const math = el("div", { className: "math" });
+          for (const line of moment.lines) {
+            const row = el("p", { className: "formula" });
+            row.innerHTML =
+              `<span class="symbols">${line.sym}</span>` +
+              (line.num ? ` <span class="numbers">= ${line.num}</span>` : "");
+            math.append(row);
+            if (line.note) row.append(el("small", {}, ` ${line.note}`));
+          }
+          for (const chip of math.querySelectorAll("b.n")) {
+            const fill = colour(theme, app.scaleOf(chip.dataset.name), Number(chip.dataset.value));
+            chip.style.background = fill;
+            chip.style.color = inkOn(fill);
+            chip.title = `${chip.dataset.name} = ${chip.dataset.value}`;
+          }
+          panel.append(math);
         }
-        for (const chip of math.querySelectorAll("b.n")) {
-          const fill = colour(theme, app.scaleOf(chip.dataset.name), Number(chip.dataset.value));
-          chip.style.background = fill;
-          chip.style.color = inkOn(fill);
-          chip.title = `${chip.dataset.name} = ${chip.dataset.value}`;
+        if (moment.bars.length > 0) {
+          const most = Math.max(
+            ...moment.bars.map((b) => Math.abs((b.from ?? 0) + b.value)),
+            ...moment.bars.map((b) => Math.abs(b.value)),
+            0.05,
+          );
+          panel.append(
+            bars(
+              moment.bars.map((b) => ({ ...b, markup: b.label })),
+              most,
+              "amounts",
+            ),
+          );
         }
-        panel.append(math);
-      }
-      if (moment.bars.length > 0) {
-        const most = Math.max(...moment.bars.map((b) => Math.abs((b.from ?? 0) + b.value)), ...moment.bars.map((b) => Math.abs(b.value)), 0.05);
-        panel.append(bars(moment.bars.map((b) => ({ ...b, markup: b.label })), most, "amounts"));
-      }
-      if (moment.table) {
-        panel.append(strip(p.x, "x(t)"), strip(p.hBefore, `h(${app.last()})`, p.projected ? -1 : s.unit));
-        if (p.heard[cell.gates[0]] !== null) panel.append(joinTable(p, cell));
-      }
-      if (!p.matches) panel.append(el("p", { className: "hint" }, "A patch changed this value: the sums below are what the gate would have heard."));
-      if (!moment.table) {
-        const blocks = moment.gates.map((gate) => gateBlock(gate, s, p, cell, theme));
-        if (blocks.length > 0) panel.append(el("div", { className: `blocks of-${blocks.length}` }, ...blocks));
-      }
-      if (moment.key === "read" && p.projected) {
-        panel.append(contributions(projection(app.page, s), s, p, `what output ${s.out} is made of`));
-      }
-      return panel;
-    }));
+        if (moment.table) {
+          panel.append(
+            strip(p.x, "x(t)"),
+            strip(p.hBefore, `h(${app.last()})`, p.projected ? -1 : s.unit),
+          );
+          if (p.heard[cell.gates[0]] !== null) panel.append(joinTable(p, cell));
+        }
+        if (!p.matches)
+          panel.append(
+            el(
+              "p",
+              { className: "hint" },
+              "A patch changed this value: the sums below are what the gate would have heard.",
+            ),
+          );
+        if (!moment.table) {
+          const blocks = moment.gates.map((gate) => gateBlock(gate, s, p, cell, theme));
+          if (blocks.length > 0)
+            panel.append(el("div", { className: `blocks of-${blocks.length}` }, ...blocks));
+        }
+        if (moment.key === "read" && p.projected) {
+          panel.append(
+            contributions(projection(app.page, s), s, p, `what output ${s.out} is made of`),
+          );
+        }
+        return panel;
+      }),
+    );
     tabs.forEach((tab, k) => {
       tab.setAttribute("aria-selected", String(k === s.moment));
       tab.classList.toggle("past", k < s.moment);

@@ -56,7 +56,9 @@ export function reaching(host, app) {
       const top = m * (tall + 26) + 16;
       const rows = Array.from({ length: values.width }, (_, k) => k);
       const key = [m, place.batch, place.layer, place.dir, app.theme(), width].join();
-      const image = kept(key, () => heat(values, rows, 0, T, scale("signed", limit), app.theme(), width, tall));
+      const image = kept(key, () =>
+        heat(values, rows, 0, T, scale("signed", limit), app.theme(), width, tall),
+      );
       context.drawImage(image, LEFT, top, width, tall);
       context.strokeStyle = style.line;
       context.strokeRect(LEFT + 0.5, top + 0.5, width - 1, tall - 1);
@@ -66,7 +68,15 @@ export function reaching(host, app) {
       context.textBaseline = "alphabetic";
       context.fillText(`${one.name}: h`, LEFT, top - 5);
     });
-    axis(context, { a: 0, b: T, left: LEFT, width, y: models.length * (tall + 26) + 2, style, words: app.words() });
+    axis(context, {
+      a: 0,
+      b: T,
+      left: LEFT,
+      width,
+      y: models.length * (tall + 26) + 2,
+      style,
+      words: app.words(),
+    });
     maps.ariaLabel = `Hidden states of ${models.map((one) => one.name).join(" and ")} over ${T} steps`;
   }
 
@@ -77,8 +87,10 @@ export function reaching(host, app) {
     hint.hidden = all.length > 0;
     canvas.hidden = said.hidden = all.length === 0;
     if (all.length === 0) {
-      hint.replaceChildren("This trace has no gradients. Call backward on a loss before writing the page: ",
-        el("code", {}, "trace = lstm.trace(x); loss(trace.output).backward(); trace.explore(path)"));
+      hint.replaceChildren(
+        "This trace has no gradients. Call backward on a loss before writing the page: ",
+        el("code", {}, "trace = lstm.trace(x); loss(trace.output).backward(); trace.explore(path)"),
+      );
       return;
     }
     const style = app.style();
@@ -102,7 +114,8 @@ export function reaching(host, app) {
     const width = outer - LEFT - right;
     const tall = 220;
     const context = fit(canvas, outer, tall + 44);
-    const yOf = (n) => (n >= 10 ** low ? 10 + tall - ((Math.log10(n) - low) / (high - low)) * tall : NaN);
+    const yOf = (n) =>
+      n >= 10 ** low ? 10 + tall - ((Math.log10(n) - low) / (high - low)) * tall : NaN;
     const xOf = (t) => LEFT + (t / T) * width;
     context.textBaseline = "middle";
     context.textAlign = "right";
@@ -131,11 +144,25 @@ export function reaching(host, app) {
     for (const { m, name, norm, title } of all) {
       context.strokeStyle = inks[m];
       context.lineWidth = name === "c" || all.length === 1 || m === 1 ? 2.25 : 1.5;
-      if (name === "h" && m === 0 && all.some((one) => one.m === 0 && one.name === "c")) context.setLineDash([5, 4]);
+      if (name === "h" && m === 0 && all.some((one) => one.m === 0 && one.name === "c"))
+        context.setLineDash([5, 4]);
       curve(context, norm, 0, T, xOf, yOf);
       context.setLineDash([]);
+      const there = norm.reduce((count, n) => count + (n > 0), 0);
+      if (there === 1) {
+        // a line needs two
+        const t = norm.findIndex((n) => n > 0);
+        context.fillStyle = inks[m];
+        context.beginPath();
+        context.arc(xOf(t + 0.5), yOf(norm[t]), name === "c" ? 5 : 3, 0, 7);
+        context.fill();
+      }
       const end = yOf(norm[T - 1]);
-      labels.push({ y: Number.isFinite(end) ? end : 10 + tall, ink: inks[m], text: narrow ? `${title.slice(0, 7)} ${name}` : `${title}, ∂${name}` });
+      labels.push({
+        y: Number.isFinite(end) ? end : 10 + tall,
+        ink: inks[m],
+        text: narrow ? `${title.slice(0, 7)} ${name}` : `${title}, ∂${name}`,
+      });
     }
     labels.sort((p, q) => p.y - q.y);
     context.textAlign = "left";
@@ -148,19 +175,28 @@ export function reaching(host, app) {
     axis(context, { a: 0, b: T, left: LEFT, width, y: tall + 20, style, words: app.words() });
     canvas.ariaLabel = "Norm of the gradient of the loss at each step, logarithmic";
 
-    said.replaceChildren(...app.page.meta.models.flatMap((one, m) => {
-      const name = one.cell.has_cell_state ? "c" : "h";
-      const line = all.find((candidate) => candidate.m === m && candidate.name === name);
-      if (line === undefined) return [];
-      const { steps, whole } = distance(line.norm, line.place.dir === 1);
-      const first = line.norm[line.place.dir === 1 ? T - 1 : 0];
-      const top = line.norm.reduce((a, b) => Math.max(a, Number.isFinite(b) ? b : 0), 0);
-      const item = el("li", {}, el("strong", {}, one.name), whole
-        ? ` still has ${top > 0 ? Number(((100 * first) / top).toPrecision(2)) : 0} % of its largest gradient at the step it read first, ${steps} steps before.`
-        : ` has less than 1 % of its largest gradient more than ${steps} ${steps === 1 ? "step" : "steps"} before it.`);
-      item.style.setProperty("--mark", inks[m]);
-      item.dataset.steps = steps;
-      return [item];
-    }));
+    said.replaceChildren(
+      ...app.page.meta.models.flatMap((one, m) => {
+        const name = one.cell.has_cell_state ? "c" : "h";
+        const line = all.find((candidate) => candidate.m === m && candidate.name === name);
+        if (line === undefined) return [];
+        const { steps, whole } = distance(line.norm, line.place.dir === 1);
+        const first = line.norm[line.place.dir === 1 ? T - 1 : 0];
+        const top = line.norm.reduce((a, b) => Math.max(a, Number.isFinite(b) ? b : 0), 0);
+        const item = el(
+          "li",
+          {},
+          el("strong", {}, one.name),
+          steps === 0
+            ? ` has its gradient at one step only: in this direction nothing later reads what came before.`
+            : whole
+              ? ` still has ${top > 0 ? Number(((100 * first) / top).toPrecision(2)) : 0} % of its largest gradient at the step it read first, ${steps} steps before.`
+              : ` has less than 1 % of its largest gradient more than ${steps} ${steps === 1 ? "step" : "steps"} before it.`,
+        );
+        item.style.setProperty("--mark", inks[m]);
+        item.dataset.steps = steps;
+        return [item];
+      }),
+    );
   };
 }

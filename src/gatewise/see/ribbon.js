@@ -40,7 +40,10 @@ export function ribbon(host, app) {
     for (let k = lines - 1; k >= 0; k--) {
       const values = Float32Array.from({ length: T }, (_, t) => x[t * I + k]);
       const finite = values.filter(Number.isFinite);
-      const [low, high] = [finite.reduce((a, b) => Math.min(a, b), Infinity), finite.reduce((a, b) => Math.max(a, b), -Infinity)];
+      const [low, high] = [
+        finite.reduce((a, b) => Math.min(a, b), Infinity),
+        finite.reduce((a, b) => Math.max(a, b), -Infinity),
+      ];
       const y = (v) => plot - 6 - ((v - low) / (high - low || 1)) * (plot - 12);
       context.strokeStyle = k === 0 ? style.ink : style.soft;
       context.globalAlpha = k === 0 ? 1 : 0.45;
@@ -56,8 +59,24 @@ export function ribbon(host, app) {
     }
     const values = app.field(s, s.field, s.grad);
     if (values !== null) {
-      const key = [s.model, s.batch, s.layer, s.dir, s.field, s.grad, app.row(), app.theme(), width].join();
-      context.drawImage(kept(key, () => heat(values, [app.row()], 0, T, app.scale(), app.theme(), width, 10)), 0, plot + 3, width, 10);
+      const key = [
+        s.model,
+        s.batch,
+        s.layer,
+        s.dir,
+        s.field,
+        s.grad,
+        app.row(),
+        app.theme(),
+        width,
+      ].join();
+      context.drawImage(
+        kept(key, () => heat(values, [app.row()], 0, T, app.scale(), app.theme(), width, 10)),
+        0,
+        plot + 3,
+        width,
+        10,
+      );
     }
     context.fillStyle = style.accent;
     context.globalAlpha = 0.5;
@@ -71,12 +90,18 @@ export function ribbon(host, app) {
     const words = app.words();
     slider.max = T - 1;
     slider.value = s.t;
-    slider.setAttribute("aria-valuetext", `step ${s.t} of ${T}${words ? `, ${visible(words[s.t])}` : ""}`);
+    slider.setAttribute(
+      "aria-valuetext",
+      `step ${s.t} of ${T}${words ? `, ${visible(words[s.t])}` : ""}`,
+    );
     slider.style.setProperty("--done", `${T > 1 ? (100 * s.t) / (T - 1) : 0}%`);
     const drawn = words === null || app.page.meta.kind === "series";
     canvas.hidden = !drawn;
     cells.hidden = drawn;
-    if (drawn) { drawSeries(s, T); return; }
+    if (drawn) {
+      drawSeries(s, T);
+      return;
+    }
     const longest = Math.min(12, Math.max(...words.map((w) => w.length)));
     const least = longest <= 2 ? 30 : 9 * longest + 16;
     const fits = Math.max(3, Math.floor(host.clientWidth / least));
@@ -86,7 +111,8 @@ export function ribbon(host, app) {
     const theme = app.theme();
     const [a, b] = shown;
     while (cells.children.length > b - a) cells.lastChild.remove();
-    while (cells.children.length < b - a) cells.append(el("span", { className: "cell" }, el("b"), el("i")));
+    while (cells.children.length < b - a)
+      cells.append(el("span", { className: "cell" }, el("b"), el("i")));
     for (let t = a; t < b; t++) {
       const cell = cells.children[t - a];
       cell.dataset.t = t;
@@ -107,4 +133,3 @@ export function ribbon(host, app) {
     cells.classList.toggle("more-right", b < T);
   };
 }
-

@@ -48,10 +48,12 @@ export function text(host, app) {
   let made = null; // the layout: {key, words, place, widths, lines, chars}
   let ask = null; // what to draw: {values, scaled, theme, t}
 
-  box.addEventListener("scroll", paint);
+  box.addEventListener("scroll", () => paint());
   canvas.addEventListener("click", (event) => {
     const line = Math.floor((event.offsetY + box.scrollTop) / LINE);
-    const t = made.place.findIndex((p, k) => p.line === line && event.offsetX < p.x + made.widths[k]);
+    const t = made.place.findIndex(
+      (p, k) => p.line === line && event.offsetX < p.x + made.widths[k],
+    );
     if (t >= 0) app.set({ t, playing: false });
   });
 
@@ -69,44 +71,54 @@ export function text(host, app) {
     context.font = font(app.style());
     const known = new Map();
     const measure = (word) => {
-      if (!known.has(word)) known.set(word, Math.ceil(context.measureText(shown(word)).width) + (chars ? 2 : 10));
+      if (!known.has(word))
+        known.set(word, Math.ceil(context.measureText(shown(word)).width) + (chars ? 2 : 10));
       return known.get(word);
     };
     made.widths = words.map(measure);
     made.place = flow(words, made.widths, room);
     made.lines = made.place[made.place.length - 1].line + 1;
     spoken.textContent = words.join(chars ? "" : " ");
-    canvas.ariaLabel = "The text, each token on the colour of the value; the same text is above in words";
+    canvas.ariaLabel =
+      "The text, each token on the colour of the value; the same text is above in words";
   }
 
   const shown = (word) => (made.chars && word === " " ? " " : visible(word));
 
-  function paint() {
+  // One token; the chosen one in a frame that stays inside its own place.
+  function token(context, t, y, style) {
+    const { x } = made.place[t];
+    const wide = made.widths[t] - (made.chars ? 0 : 3);
+    const fill = colour(ask.theme, ask.scaled, ask.values[t]);
+    context.fillStyle = fill;
+    context.fillRect(x + 2, y + 2, wide, LINE - 4);
+    context.fillStyle = inkOn(fill);
+    context.fillText(shown(made.words[t]), x + 2 + wide / 2, y + LINE / 2 + 1);
+    if (t !== ask.t) return;
+    context.lineWidth = 2;
+    context.strokeStyle = style.ink;
+    context.strokeRect(x + 3, y + 3, wide - 2, LINE - 6);
+  }
+
+  // All tokens in view, or of those only some.
+  function paint(only = null) {
     const style = app.style();
     const tall = made.lines * LINE;
     const height = app.state.printing ? tall : Math.min(MOST, tall);
-    box.style.height = `${height}px`;
-    spacer.style.height = `${tall - height}px`;
-    const context = fit(canvas, box.clientWidth, height);
     const top = app.state.printing ? 0 : box.scrollTop;
+    let context = canvas.getContext("2d");
+    if (!Array.isArray(only)) {
+      box.style.height = `${height}px`;
+      spacer.style.height = `${tall - height}px`;
+      context = fit(canvas, box.clientWidth, height);
+    }
     context.font = font(style);
     context.textBaseline = "middle";
     context.textAlign = "center";
-    for (let t = 0; t < made.words.length; t++) {
-      const { x, line } = made.place[t];
-      const y = line * LINE - top;
-      if (y < -LINE || y > height) continue;
-      const wide = made.widths[t] - (made.chars ? 0 : 3);
-      const fill = colour(ask.theme, ask.scaled, ask.values[t]);
-      context.fillStyle = fill;
-      context.fillRect(x + 2, y + 2, wide, LINE - 4);
-      context.fillStyle = inkOn(fill);
-      context.fillText(shown(made.words[t]), x + 2 + wide / 2, y + LINE / 2 + 1);
+    for (const t of Array.isArray(only) ? only : made.words.keys()) {
+      const y = made.place[t].line * LINE - top;
+      if (y > -LINE && y < height) token(context, t, y, style);
     }
-    const now = made.place[ask.t];
-    context.strokeStyle = style.ink;
-    context.lineWidth = 2;
-    context.strokeRect(now.x + 2, now.line * LINE - top + 1, made.widths[ask.t] - (made.chars ? 0 : 3), LINE - 2);
   }
 
   return function draw(s) {
@@ -114,12 +126,14 @@ export function text(host, app) {
     const values = host.hidden ? null : series(app.page, s, s.field, app.row(), s.grad);
     if (values === null) return;
     lay(words);
-    const moved = ask === null || ask.t !== s.t;
-    ask = { values, scaled: app.scale(), theme: app.theme(), t: s.t };
-    paint();
+    const key = [s.model, s.batch, s.layer, s.dir, s.field, s.grad, app.row(), app.theme()];
+    key.push(canvas.width, s.printing, made.key);
+    const old = ask;
+    ask = { values, scaled: app.scale(), theme: app.theme(), t: s.t, key: key.join() };
+    if (old !== null && old.key === ask.key) paint([old.t, s.t]);
+    else paint();
     const y = made.place[s.t].line * LINE;
-    if (moved && (y < box.scrollTop || y > box.scrollTop + box.clientHeight - LINE)) {
-      box.scrollTop = y - box.clientHeight / 2;
-    }
+    const outside = y < box.scrollTop || y > box.scrollTop + box.clientHeight - LINE;
+    if ((old === null || old.t !== s.t) && outside) box.scrollTop = y - box.clientHeight / 2;
   };
 }

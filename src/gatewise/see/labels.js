@@ -1,0 +1,148 @@
+// The words around the drawings: titles, the chooser of layers and units, the table of exact numbers,
+// and what a screen reader is told.
+
+import { exact, names, show, welded } from "./cell.js";
+import { at, field, lane, model, run } from "./data.js";
+import { el } from "./paint.js";
+
+const $ = (id) => document.getElementById(id);
+
+// Draws everything that is text about the state; `remember` is told when it has come to rest.
+export function labels(app, remember) {
+  const { page } = app;
+  let rest = null;
+  return (s, word) => {
+    const { cell, size, name } = model(page, s);
+    const T = run(page, s).T;
+    const here = lane(page, s);
+    const unit = `unit ${s.unit}`;
+    $("what").textContent = [
+      page.meta.models.map((one) => one.name).join(" beside "),
+      `${size.L} ${size.L === 1 ? "layer" : "layers"}`,
+      `${size.H} units${size.D === 2 ? " each way" : ""}`,
+      ...(size.P === size.H ? [] : [`${size.P} outputs`]),
+      `${T} steps`,
+    ].join(" · ");
+    $("where").replaceChildren("step ", el("b", {}, String(s.t)), ` of ${T}`);
+    $("lead").textContent = cell.has_cell_state
+      ? `The cell is a memory that runs along the top. At each step it reads one input, and its gates, numbers between 0 and 1, act as valves: they decide what is forgotten, what is written and what is shown. Below: step ${s.t}, ${word}, ${unit}.`
+      : `A plain RNN has one number a unit and no gates: each step mixes the input with its last answer and writes over the old state. The dashed parts are what an LSTM adds. Below: step ${s.t}, ${word}, ${unit}.`;
+    $("cell-title").textContent = `One step of the ${name}`;
+    $("unit-title").textContent = `Unit ${s.unit} over time`;
+    const memory = here.memory === null ? undefined : here.memory[s.unit];
+    $("unit-lead").textContent =
+      (memory === undefined
+        ? ""
+        : memory === null
+          ? "Its forget gate never closes: what it holds stays. "
+          : `Left alone, its memory fades to 37 % in ${show(memory)} steps (−1 / mean log f). `) +
+      (s.grad ? "The curves show the gradient of the loss." : "");
+    $("text-title").textContent =
+      `The text, coloured by ${s.grad ? "the gradient of " : ""}${names[s.field]} ${s.field} of ${app.rowName()} ${app.row()}`;
+    $("lanes-title").textContent =
+      size.D === 2 ? "Two directions, joined" : "Where output, h_n and c_n come from";
+    $("gradient").classList.toggle("with-hint", here.grad === null);
+    $("play").classList.toggle("on", s.playing);
+    $("play").ariaLabel = s.playing ? "Pause" : "Play";
+    $("theme").textContent = app.theme() === "dark" ? "Light" : "Dark";
+    $("grad").checked = s.grad;
+    $("grad").disabled = here.grad === null;
+    $("grad-hint").hidden = here.grad !== null;
+    $("grad-hint").textContent =
+      "Gradients are not in this trace: call backward on a loss of trace.output before writing the page.";
+    $("sort").value = s.sort;
+    for (const option of $("sort").options)
+      option.disabled = option.value !== "index" && !here[option.value];
+    for (const button of $("fields").children) {
+      const gone =
+        button.value === "c"
+          ? !cell.has_cell_state
+          : button.value !== "h" && welded(cell, button.value);
+      button.disabled = gone || (s.grad && field(page, s, button.value, true) === null);
+      button.setAttribute("aria-checked", String(button.value === s.field));
+      button.tabIndex = button.value === s.field ? 0 : -1;
+    }
+    chooser(app, s);
+    table(app, s);
+    clearTimeout(rest);
+    if (!s.playing) {
+      rest = setTimeout(() => {
+        $("live").textContent =
+          `Step ${s.t} of ${T}, ${word}, ${unit}: ` +
+          [...cell.gates, ...(cell.has_cell_state ? ["c"] : []), "h"]
+            .map((n) => `${names[n]} ${show(at(page, s, n, s.t, n === "h" ? s.out : s.unit))}`)
+            .join(", ");
+        remember(s);
+      }, 400);
+    }
+  };
+}
+
+// The table of exact numbers, with the line of Python that gives each.
+function table(app, s) {
+  const { page } = app;
+  const lanePath = `l${s.layer}.${s.dir === 1 ? "reverse" : "fwd"}`;
+  const batch = page.meta.batch[s.batch];
+  $("rows").replaceChildren(
+    ...["i", "f", "g", "o", "c", "h"].map((name) => {
+      const u = name === "h" ? s.out : s.unit;
+      const v = at(page, s, name, s.t, u);
+      const slope = lane(page, s).grad === null ? null : at(page, s, name, s.t, u, true);
+      const value = el("td", { className: "exact" }, exact(v));
+      value.dataset.name = name;
+      value.dataset.value = v;
+      const grad = el("td", { className: "exact" }, slope === null ? "–" : exact(slope));
+      if (slope !== null) grad.dataset.value = slope;
+      return el(
+        "tr",
+        {},
+        el("th", { scope: "row" }, `${names[name]} ${name}`),
+        value,
+        grad,
+        el("td", {}, el("code", {}, `trace["${lanePath}.${name}"][${s.t}, ${batch}, ${u}]`)),
+      );
+    }),
+  );
+}
+
+// Choosers of what there is more than one of.
+function chooser(app, s) {
+  const { page, set } = app;
+  const { size } = model(page, s);
+  const wanted = [
+    ["model", page.meta.models.map((one) => one.name)],
+    ["layer", Array.from({ length: size.L }, (_, k) => `layer ${k}`)],
+    ["dir", size.D === 2 ? ["forward", "reverse"] : ["forward"]],
+    ["batch", page.meta.batch.map((b) => `sequence ${b}`)],
+  ].filter(([, options]) => options.length > 1);
+  const key = JSON.stringify(wanted);
+  const host = $("chooser");
+  if (host.dataset.key !== key) {
+    host.dataset.key = key;
+    host.replaceChildren(
+      ...wanted.map(([name, options]) => {
+        const select = el(
+          "select",
+          {
+            ariaLabel: { model: "Model", layer: "Layer", dir: "Direction", batch: "Sequence" }[
+              name
+            ],
+          },
+          ...options.map((text, k) => el("option", { value: k }, text)),
+        );
+        select.dataset.name = name;
+        select.addEventListener("change", () =>
+          set({ [name]: Number(select.value), playing: false }),
+        );
+        return select;
+      }),
+    );
+    const unit = el("input", { type: "number", min: 0, id: "unit-number", ariaLabel: "Unit" });
+    unit.addEventListener("change", () => set({ unit: Number(unit.value) || 0 }));
+    host.append(el("label", { className: "unit-pick" }, "unit ", unit));
+  }
+  for (const select of host.querySelectorAll("select")) select.value = s[select.dataset.name];
+  const unit = $("unit-number");
+  unit.max = size.H - 1;
+  if (document.activeElement !== unit) unit.value = s.unit;
+}
