@@ -8,6 +8,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <atomic>
+#include <chrono>
 #include <optional>
 #include <string>
 #include <vector>
@@ -619,6 +621,43 @@ void activations(nb::handle x, nb::handle sigmoid, nb::handle tanh) {
   by_dtype(in, [&] { call(float{}); }, [&] { call(double{}); });
 }
 
+// All workers begin together and run for `seconds`; the work they did over the time of the last.
+template <class T>
+double probe(int threads, double seconds) {
+  using Clock = std::chrono::steady_clock;
+  struct Context {
+    Clock::duration time;
+    Barrier barrier;
+    std::atomic<int64_t> work{0}, longest{0};
+  } context{std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds))};
+  const auto task = [](void* c, int, int count) {
+    auto& shared = *static_cast<Context*>(c);
+    T sink[16 * 64 / sizeof(T)] = {T(0.5), T(0.25)};
+    int64_t work = 0;
+    if (count > 1) shared.barrier.wait(count);
+    const auto begin = Clock::now();
+    do work += kernels<T>().probe(2000, sink);
+    while (Clock::now() - begin < shared.time);
+    const int64_t took = (Clock::now() - begin).count();
+    shared.work += work;
+    for (int64_t known = shared.longest; known < took;)
+      if (shared.longest.compare_exchange_weak(known, took)) break;
+  };
+  nb::gil_scoped_release release;
+  parallel(threads, task, &context);
+  return double(context.work) /
+         std::chrono::duration<double>(Clock::duration(context.longest.load())).count();
+}
+
+double probe_any(const std::string& dtype, int threads, double seconds) {
+  threads = checked_threads(threads);
+  if (!(seconds > 0 && seconds <= 60))
+    fail("seconds: expected more than 0, at most 60, got " + std::to_string(seconds));
+  if (dtype == "float32") return probe<float>(threads, seconds);
+  if (dtype == "float64") return probe<double>(threads, seconds);
+  fail("dtype: expected 'float32' or 'float64', got '" + dtype + "'");
+}
+
 }  // namespace
 }  // namespace gatewise
 
@@ -636,6 +675,8 @@ NB_MODULE(_core, m) {
         "Run the layer's gradient; fills every output that is not None, and changes no input.");
   m.def("activations", activations, "x"_a, "sigmoid"_a, "tanh"_a,
         "The kernels' own sigmoid and tanh of a vector.");
+  m.def("probe", probe_any, "dtype"_a, "threads"_a, "seconds"_a,
+        "Multiply-adds a second, in floating-point operations, of the instruction set in use.");
   m.def("cells", cells, "The kernels' table of cells, to be held against gatewise.CELLS.");
   m.def("info", info, "Instruction sets found and in use, compiler, memory kept for reuse.");
   m.def(

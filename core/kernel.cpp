@@ -5,6 +5,7 @@
 
 #include "backward.h"
 #include "forward.h"
+#include "probe.h"
 
 namespace gatewise::GATEWISE_ISA {
 
@@ -19,8 +20,8 @@ void activations(const T* x, T* s, T* t, i64 n) {
 }
 
 template <class T>
-constexpr Kernels<T> KERNELS = {forward_bytes<T>, forward<T>, backward_bytes<T>, backward<T>,
-                                activations<T>};
+constexpr Kernels<T> KERNELS = {forward_bytes<T>, forward<T>,     backward_bytes<T>,
+                                backward<T>,      activations<T>, probe<T>};
 
 #define GATEWISE_TEXT(name) #name
 #define GATEWISE_NAME(name) GATEWISE_TEXT(name)

@@ -74,6 +74,7 @@ struct Kernels {
   i64 (*backward_bytes)(const BackwardCall<T>&, int threads);
   void (*backward)(BackwardCall<T>&, int id, int count);
   void (*activations)(const T* x, T* sigmoid, T* tanh, i64 n);  // for the test that measures them
+  i64 (*probe)(i64 rounds, T* sink);                            // for the bench: see probe.h
 };
 
 struct Table {
