@@ -68,7 +68,7 @@ def random_layer(
     D: int = 1,
     T: int = 3,
     B: int = 2,
-    I: int = 3,  # noqa: E741 (the legend's letter)
+    I: int = 3,
     H: int = 4,
     P: int | None = None,
     packed: bool = False,

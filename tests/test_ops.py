@@ -62,12 +62,12 @@ def test_an_equal_row_of_the_table_is_the_row() -> None:
     assert_same(layer.run(), layer.page())  # and no warning: the kernel runs it
 
 
-# --- strides, views, values -------------------------------------------------------------------------
+# --- strides, views, values -----------------------------------------------------------------------
 
 
 def _views(x: torch.Tensor) -> dict[str, torch.Tensor]:
     """x (T, B, I), the same numbers in other layouts."""
-    T, B, I = x.shape  # noqa: E741
+    T, B, I = x.shape
     wide = x.new_full((T, B, I + 3), torch.nan)
     wide[..., 1 : 1 + I] = x
     return {
@@ -89,6 +89,23 @@ def test_a_view_of_the_input_is_its_numbers(view: str) -> None:
         with torch.set_grad_enabled(grad):
             found = RandomLayer(layer.cell, x, layer.h0, layer.c0, layer.weights).run()
         assert_same(found, expected, atol=0, rtol=0)
+
+
+def test_what_leaked_from_a_transform_is_its_numbers() -> None:
+    layer = random_layer()
+    leaked = []
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        result = ops.layer(layer.cell, x, layer.h0, layer.c0, layer.weights)
+        leaked.append(result.h_n)
+        return result.output.sum()
+
+    torch.func.grad(loss)(layer.x.detach())
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            again = ops.layer(layer.cell, layer.x, leaked[0], layer.c0, layer.weights)
+            layer.h0 = leaked[0] * 1
+            assert_same(again.output, layer.page()[0])
 
 
 def test_one_row_repeated_for_the_batch() -> None:
@@ -155,7 +172,7 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(packed: bool) -> None:
         assert_same(other, runs[0], atol=0, rtol=0)
 
 
-# --- dtypes and devices -----------------------------------------------------------------------------
+# --- dtypes and devices ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -204,7 +221,7 @@ def test_mixed_dtypes_are_refused(pair: str, place: str) -> None:
         layer.weights = [w._replace(W_hh=w.W_hh.to(second)) for w in layer.weights]
     else:
         setattr(layer, place, getattr(layer, place).to(second))
-    with pytest.raises(TypeError, match="expected .*dtype of x"):
+    with pytest.raises(TypeError, match=r"expected .*dtype of x"):
         layer.run()
 
 
@@ -251,6 +268,13 @@ def layers_file() -> str:
     return sys.modules["layers"].__file__ or ""
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+def test_torch_script_is_refused() -> None:
+    layer = random_layer()
+    with pytest.raises(RuntimeError, match=r"TorchScript.*torch\.export"):
+        torch.jit.trace(lambda x: ops.layer(layer.cell, x, None, None, layer.weights)[0], layer.x)
+
+
 def test_inference_keeps_nothing() -> None:
     layer = random_layer()
     with torch.no_grad():
@@ -276,5 +300,7 @@ def test_without_the_core_the_remedy_is_said() -> None:
         "    assert 'pip install .' in str(error), error\n"
         "    print('said')\n"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=120
+    )
     assert ran.stdout.strip() == "said", ran.stderr

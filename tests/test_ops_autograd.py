@@ -17,7 +17,7 @@ from gatewise.reference import Weights
 from gatewise.spec import CELLS
 
 # torch's own make_dual, when first called
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["dense", "packed"])
@@ -190,7 +190,7 @@ def test_batched_gradients_are_the_gradients_one_by_one() -> None:
     assert_same(found, tuple(map(torch.stack, zip(*each, strict=True))))
 
 
-# --- the total gradients ----------------------------------------------------------------------------
+# --- the total gradients --------------------------------------------------------------------------
 
 
 class Sink:

@@ -14,7 +14,7 @@ from gatewise import native
 from gatewise.reference import Weights
 
 # torch's own make_dual, when first called
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 
 V = 3  # the mapped axis
 
@@ -66,6 +66,16 @@ def _like(tensors: Any) -> Any:
     return torch.randn(tensors.shape, generator=make, dtype=tensors.dtype)
 
 
+def _two(f: Loss, s: Case) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda x: torch.stack([f(s.p, x, s.h0, s.c0), f(s.p, 2 * x, s.h0, s.c0)])
+
+
+def _late(f: Loss, s: Case) -> Any:
+    _, pull = vjp(lambda x: f(s.p, x, s.h0, s.c0), s.x)
+    one = torch.ones((), dtype=s.x.dtype)
+    return jvp(lambda u: jvp(lambda u: pull(u)[0].sin(), (u,), (one,))[1], (one,), (one,))
+
+
 TRANSFORMS: dict[str, Transform] = {
     "grad": lambda f, s: grad(f, (0, 1, 2, 3))(*_flat(s)),
     "grad of grad": lambda f, s: grad(lambda x: grad(f, 1)(s.p, x, s.h0, s.c0).sin().sum())(s.x),
@@ -106,7 +116,7 @@ TRANSFORMS: dict[str, Transform] = {
         (s.x,),
         (_like(s.x),),
     ),
-    "jvp of jvp of a pull-back made before": lambda f, s: _late(f, s),
+    "jvp of jvp of a pull-back made before": _late,
     "hessian times vector, forward over reverse": lambda f, s: jvp(
         lambda p: grad(f)(p, s.x, s.h0, s.c0), (s.p,), (_like(s.p),)
     ),
@@ -119,16 +129,6 @@ TRANSFORMS: dict[str, Transform] = {
     "jacrev of jacrev": lambda f, s: jacrev(jacrev(lambda h: f(s.p, s.x, h, s.c0)))(s.h0),
     "jacfwd of jacfwd": lambda f, s: jacfwd(jacfwd(lambda h: f(s.p, s.x, h, s.c0)))(s.h0),
 }
-
-
-def _two(f: Loss, s: Case) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda x: torch.stack([f(s.p, x, s.h0, s.c0), f(s.p, 2 * x, s.h0, s.c0)])
-
-
-def _late(f: Loss, s: Case) -> Any:
-    _, pull = vjp(lambda x: f(s.p, x, s.h0, s.c0), s.x)
-    one = torch.ones((), dtype=s.x.dtype)
-    return jvp(lambda u: jvp(lambda u: pull(u)[0].sin(), (u,), (one,))[1], (one,), (one,))
 
 
 def _agree(transform: str, case: Case) -> None:

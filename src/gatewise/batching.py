@@ -33,7 +33,7 @@ def layer(run: Callable[..., Sequence[Tensor]], size: int, dims: Dims, flat: Fla
     y, h_n, c_n, tape = run(x, None, h0, c0, *flat[4:])
     return (
         (_unfold(y, 1, size), _unfold(h_n, 1, size), _unfold(c_n, 1, size), _unfold(tape, 2, size)),
-        (1, 1, 1 if is_there(c_n) else None, 2),
+        (1, 1, 1 if is_there(c_n) else None, 2 if is_there(tape) else None),
     )
 
 

@@ -28,6 +28,8 @@ except ImportError as missing:
 #: What the core computes in. bfloat16 and float16 are computed in float32 and rounded once.
 DTYPES = (torch.float32, torch.float64)
 
+_is_dead_wrapper = torch._C._functorch.is_dead_tensor_wrapper  # type: ignore[attr-defined]
+
 # Older torch hands over no tensor that requires grad.
 _DETACH = not hasattr(Tensor, "__dlpack_c_exchange_api__")
 
@@ -192,14 +194,21 @@ def _by_direction(fields: list[Tensor | None]) -> tuple[tuple[Tensor | None, ...
 
 def _dense(t: Tensor | None) -> Tensor | None:
     """Copied only when not contiguous."""
-    if t is None or (t.is_contiguous() and not t.is_neg() and not _DETACH):
+    if t is None or (t.is_contiguous() and not _needs_copy(t)):
         return t
-    return t.detach().resolve_neg().contiguous()
+    return _copy(t)
 
 
 def _unit_stride(t: Tensor) -> Tensor:
     """Copied only when the last axis has gaps. The other axes may have any stride."""
-    if t.stride(-1) == 1 and not t.is_neg() and not _DETACH:
-        return t
-    t = t.detach().resolve_neg()
-    return t if t.stride(-1) == 1 else t.clone(memory_format=torch.contiguous_format)
+    return t if t.stride(-1) == 1 and not _needs_copy(t) else _copy(t)
+
+
+def _needs_copy(t: Tensor) -> bool:
+    """Whether the numbers are not those in memory: a lazy negative, lazy zeros, or what has leaked
+    from a transform of torch.func."""
+    return _DETACH or t.is_neg() or t._is_zerotensor() or _is_dead_wrapper(t)
+
+
+def _copy(t: Tensor) -> Tensor:
+    return t.detach().clone(memory_format=torch.contiguous_format)

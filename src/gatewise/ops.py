@@ -2,12 +2,12 @@
 
 ``layer`` chooses the route, here and nowhere else:
 
-    traced    compiled, exported, fake or meta tensors -> ``operators``: one node of the graph
-    eager     something may want a derivative          -> ``autograd``: an autograd.Function
-    bare      nothing does                             -> ``native``: the core at once
-    formulas  a device, dtype or cell that no kernel has -> ``formulas``: the page; warns once
+    operators  compiled, exported, fake or meta tensors     one node of the graph
+    autograd   somebody may want a derivative               an autograd.Function
+    native     nobody does                                  the core at once
+    formulas   a device, dtype or cell without a kernel     the page; says so once
 
-All but the last run the native core.
+each in the module of its name. All but the last run the native core.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from gatewise.errors import DTypeError
 from gatewise.native import Flat, GradSink, Results
 from gatewise.reference import Weights
 from gatewise.spec import CellSpec
+
+# Tensors with memory of their own: any other class is its own affair, and torch's dispatcher's.
+_PLAIN = frozenset({Tensor, torch.nn.Parameter, type(None)})
 
 #: Computed in float32 and rounded once, at the end.
 REDUCED = (torch.bfloat16, torch.float16)
@@ -89,10 +92,14 @@ def layer(
 
 
 def _result_dtype(x: Tensor) -> torch.dtype:
-    """Autocast's, under autocast, which leaves float64 alone."""
-    if x.dtype != torch.float64 and x.is_cpu and torch.is_autocast_enabled("cpu"):
+    """Autocast's, under autocast, for what is not float64."""
+    if (x.dtype == torch.float32 or x.dtype in REDUCED) and _autocast(x):
         return torch.get_autocast_dtype("cpu")
     return x.dtype
+
+
+def _autocast(x: Tensor) -> bool:
+    return x.is_cpu and torch.is_autocast_enabled("cpu")
 
 
 def _widened(flat: Flat, dtype: torch.dtype) -> list[Tensor | None]:
@@ -101,7 +108,7 @@ def _widened(flat: Flat, dtype: torch.dtype) -> list[Tensor | None]:
     for t in flat:
         if t is None or not t.is_floating_point():
             wide.append(t)
-        elif t.dtype == dtype or torch.is_autocast_enabled("cpu"):
+        elif t.dtype == dtype or (t.dtype != torch.float64 and _autocast(t)):
             wide.append(t.float())
         else:
             raise DTypeError(
@@ -127,21 +134,25 @@ def _run(
     if not known:
         _warn_once(f"no kernel for cell {cell.name!r}, {x.dtype}, device {x.device.type!r}")
         return formulas.layer(cell, *flat, sink=sink)  # type: ignore[arg-type]
-    if _traced(x):
+    if x.is_meta or _recorded(flat):
         exporting = torch.compiler.is_exporting()  # mostly to infer: a backward would run it again
         keep_tape = keep_tape or (not exporting and _wants_grad(flat))
         return operators.layer(cell, keep_tape, *flat)
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        raise RuntimeError(
+            "gatewise does not support TorchScript: use torch.compile, or torch.export in place of "
+            "torch.jit.trace"
+        )
     if sink is not None or _wants_derivative(flat):
         return autograd.layer(cell, sink, *flat)
     return native.forward(cell, keep_tape, *flat)  # type: ignore[arg-type]
 
 
-def _traced(x: Tensor) -> bool:
+def _recorded(flat: Flat) -> bool:
     """Whether somebody records what is called: then a layer is one operator."""
     return (
         torch.compiler.is_compiling()
-        or type(x) not in (Tensor, torch.nn.Parameter)
-        or x.is_meta
+        or not _PLAIN.issuperset(map(type, flat))
         or torch._C._len_torch_dispatch_stack() > 0
     )
 

@@ -1,0 +1,126 @@
+"""ops.layer among threads and processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from layers import assert_same, gradients, random_layer
+
+
+def test_many_python_threads_at_once() -> None:
+    layers = [
+        random_layer(T=9, B=4 + k, I=17, H=33, D=2, P=5 + k, dtype=torch.float32) for k in range(8)
+    ]
+
+    def work(k: int) -> tuple[torch.Tensor, ...]:
+        results = layers[k].run()
+        return (*results, *gradients(results, layers[k].leaves))
+
+    alone = [work(k) for k in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            assert_same(list(pool.map(work, range(8))), alone, atol=0, rtol=0)
+
+
+def test_one_layer_shared_by_threads() -> None:
+    layer = random_layer(T=20, B=16, I=40, H=64, dtype=torch.float32)
+    expected = layer.run()
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: layer.run(), range(40)):
+            assert_same(found, expected, atol=0, rtol=0)
+
+
+_SETUP = """
+    import os, sys, torch
+    from gatewise import ops
+    from gatewise.reference import Weights
+    from gatewise.spec import CELLS
+
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+    H = 64
+    w = [
+        Weights(*(torch.randn(*s).requires_grad_() for s in ((4 * H, H), (4 * H, H), (4 * H,))))
+        for _ in range(2)
+    ]
+    x, d_y = torch.randn(50, 32, H), torch.randn(50, 32, 2 * H)
+    (x @ w[0].W_ih.T).sum().item()  # torch's own pool is awake too
+
+    # In a child torch's larger operations hang, so a step has none but ours, and numpy compares.
+    def step():
+        y = ops.layer(CELLS["lstm"], x, None, None, w).output
+        found = (y.detach(), *torch.autograd.grad(y, [w[0].W_ih, w[1].W_hh], d_y))
+        return [t.numpy() for t in found]
+
+    def same(a, b):
+        return all((p == q).all() for p, q in zip(a, b, strict=True))
+"""
+
+
+def _run(code: str) -> None:
+    """In a fresh process that may not hang."""
+    program = textwrap.dedent(_SETUP) + textwrap.dedent(code)
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_a_child_forked_after_the_parent_ran() -> None:
+    _run("""
+        before = step()
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if same(step(), before) else 1)
+        _, status = os.waitpid(child, 0)
+        assert status == 0, status
+        assert same(step(), before)
+    """)
+
+
+def test_a_child_of_a_child_forked_among_threads() -> None:
+    _run("""
+        from concurrent.futures import ThreadPoolExecutor
+
+        before = step()
+        with ThreadPoolExecutor(4) as pool:
+            running = [pool.submit(step) for _ in range(8)]
+            child = os.fork()
+            if child == 0:
+                grandchild = os.fork()
+                if grandchild == 0:
+                    os._exit(0 if same(step(), before) else 1)
+                _, status = os.waitpid(grandchild, 0)
+                os._exit(0 if status == 0 and same(step(), before) else 1)
+            assert all(same(r.result(), before) for r in running)
+        _, status = os.waitpid(child, 0)
+        assert status == 0, status
+    """)
+
+
+def test_workers_of_a_data_loader() -> None:
+    _run("""
+        import torch.utils.data
+
+        class Encoded(torch.utils.data.Dataset):
+            def __len__(self):
+                return 4
+
+            def __getitem__(self, k):
+                with torch.no_grad():
+                    return ops.layer(CELLS["lstm"], x[:, k : k + 1], None, None, w).output[:, 0]
+
+        whole = torch.from_numpy(step()[0])
+        loader = torch.utils.data.DataLoader(
+            Encoded(), batch_size=2, num_workers=2, multiprocessing_context="fork"
+        )
+        torch.testing.assert_close(torch.cat(list(loader)), whole[:, :4].transpose(0, 1))
+    """)
