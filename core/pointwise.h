@@ -11,12 +11,12 @@ namespace gatewise::GATEWISE_ISA {
 template <class T>
 struct ForwardRows {
   i64 rows, j;
-  Lines<const T> z;  // [W] read: W_ih x + W_hh h
-  const T* bias;     // [W] read
-  const T* peep;     // [3][H] read; null without peepholes
-  Lines<T> c;        // the running cell state, read and written; absent in a cell without one
-  Lines<T> h;        // written
-  Lines<T> tape;     // written, slots H apart; absent: nothing is kept
+  Lines<T> z;     // [W] read: W_ih x + W_hh h; scratch after that
+  const T* bias;  // [W] read
+  const T* peep;  // [3][H] read; null without peepholes
+  Lines<T> c;     // the running cell state, read and written; absent in a cell without one
+  Lines<T> h;     // written
+  Lines<T> tape;  // written, slots H apart; absent: nothing is kept
 };
 
 template <class T>
@@ -40,6 +40,7 @@ void forward_group(const Units<T>& u, const ForwardRows<T>& p, int q, int n) {
   const i64 at = i64(q) * L;  // the group's first unit, counted in the panel
   const auto get = [n](const T* from) { return whole ? load(from) : load(from, n); };
   const auto put = [n](T* to, Vec<T> v) { whole ? store(to, v) : store(to, v, n); };
+  const auto line = [&](i64 r, int gate) { return p.z[r] + (q * G + gate) * L; };
   Vec<T> bias[G], peep[3];
 #pragma GCC unroll 4
   for (int k = 0; k < G; k++) bias[k] = load(p.bias + (q * G + k) * L);
@@ -48,7 +49,7 @@ void forward_group(const Units<T>& u, const ForwardRows<T>& p, int q, int n) {
   for (i64 r = 0; r < p.rows; r++) {
     Vec<T> z[G];
 #pragma GCC unroll 4
-    for (int k = 0; k < G; k++) z[k] = load(p.z[r] + (q * G + k) * L) + bias[k];
+    for (int k = 0; k < G; k++) z[k] = load(line(r, k)) + bias[k];
     Vec<T> c = {};
     if constexpr (cell.has_cell_state()) c = get(p.c[r] + at);
     if constexpr (cell.peephole) {
@@ -81,13 +82,18 @@ void forward_group(const Units<T>& u, const ForwardRows<T>& p, int q, int n) {
       put(p.c[r] + at, c);
       keep(cell.slot_c(), c);
     }
-    Vec<T> h = activate<T, cell.out>(c);
     if constexpr (cell.slot_o() >= 0) {
       if constexpr (cell.peephole) z[cell.slot_o()] = fma(peep[2], c, z[cell.slot_o()]);
       const Vec<T> o = activate<T, cell.o>(z[cell.slot_o()]);
       keep(cell.slot_o(), o);
-      h = o * h;
+      store(line(r, cell.slot_o()), o);
     }
+    store(line(r, cell.slot_g()), c);
+  }
+  // A loop of its own: its chains do not wait for those above, and more rows are in flight in each.
+  for (i64 r = 0; r < p.rows; r++) {
+    Vec<T> h = activate<T, cell.out>(load(line(r, cell.slot_g())));
+    if constexpr (cell.slot_o() >= 0) h = load(line(r, cell.slot_o())) * h;
     put(p.h[r] + at, h);
   }
 }
