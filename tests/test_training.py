@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gatewise import ArgumentError, training
-from gatewise.corpus import read
+from gatewise.corpus import PHRASE, read
 from gatewise.tagger import KINDS, score
 from gatewise.training import FORMAT, Settings, Training, load, plan
 
@@ -45,10 +45,10 @@ def test_every_epoch_sees_every_letter_once() -> None:
         assert (seen == settings.epochs).all()
 
 
-def test_pieces_end_where_words_do_and_batches_are_alike() -> None:
+def test_pieces_end_where_phrases_do_and_batches_are_alike() -> None:
     batches = plan(TEXT, SMALL)
     for starts, lengths in batches:
-        assert TEXT.ends[starts + lengths - 1].all()
+        assert (TEXT.stops[starts + lengths - 1] >= PHRASE).all()
     spread = max(lengths.max() / lengths.min() for _, lengths in batches[:10])
     assert spread < 8
     sizes = [len(lengths) for _, lengths in batches]
@@ -119,6 +119,20 @@ def test_what_was_trained_otherwise_is_not_used(
     assert not later.resume(tmp_path / "missing")
     assert later.step == 0
     assert same(state(later.model), fresh)
+
+
+def test_times_keep_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, partly = tmp_path / "done", tmp_path / "partly"
+    finished, begun = trained(), trained(steps=3)
+    finished.save(done)
+    begun.save(partly)
+    monkeypatch.setattr(training, "place", lambda: "elsewhere")
+    again = Training("rnn", SMALL, TEXT)
+    assert again.resume(done)
+    assert (again.race, again.place) == (finished.race, finished.place)
+    onward = Training("rnn", SMALL, TEXT)
+    assert onward.resume(partly)
+    assert (onward.step, onward.race, onward.place) == (3, training.Race(), "elsewhere")
 
 
 def test_the_race_is_run_and_changes_nothing() -> None:

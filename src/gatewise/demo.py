@@ -15,14 +15,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from gatewise import corpus
-from gatewise.about import info
 from gatewise.corpus import SENTENCE, Corpus, letters_of
 from gatewise.explain import text_page
 from gatewise.files import whole
@@ -180,13 +178,8 @@ def results_of(trainings: Mapping[str, Training], text: Corpus) -> Results:
             "trained": training.step / training.steps,
             "training_seconds": training.seconds,
         }
-    about = info()
     return {
-        "version": about.version,
-        "torch": about.torch,
-        "isa": about.isa,
-        "machine": about.machine,
-        "threads": torch.get_num_threads(),
+        "measured_on": sorted({training.place for training in trainings.values()}),
         "settings": asdict(settings),
         "text": corpus.SOURCE,
         "training_letters": len(text.train),
@@ -272,8 +265,7 @@ def caption(results: Results) -> str:
         f" Seconds per epoch: whole training steps on the same {batches} batches of packed"
         " sequences, gatewise and torch.nn in turn, scaled to an epoch (losses apart by at most"
         f" {apart:.0e})."
-        f" {results['machine']}, {results['threads']} threads, gatewise {results['version']}"
-        f" ({results['isa'] or 'no native core'}), torch {results['torch']}."
+        f" {'; '.join(results['measured_on'])}."
     )
 
 

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 import gatewise
 from gatewise.about import info
-from gatewise.corpus import PHRASE, SENTENCE, VERSE, WORD, Letters
+from gatewise.corpus import PHRASE, SENTENCE, VERSE, Letters
 from gatewise.errors import ArgumentError
 from gatewise.files import whole
 from gatewise.tagger import KINDS, Batch, Score, Tagger
 
-#: How often a training piece ends at a stop of each strength. Pieces of every length come out, some
-#: of one word, and most begin and end where sentences do, as what people type does.
-CUTS = {WORD: 0.1, PHRASE: 0.3, SENTENCE: 0.6, VERSE: 1.0}
+#: How often a training piece ends at a stop of each strength: pieces begin and end where sentences
+#: do, as what people type does, and some are short.
+CUTS = {PHRASE: 0.5, SENTENCE: 0.9, VERSE: 1.0}
 
 #: Training steps of each model that are also run with torch.nn, spread over the whole training.
 RACED = 24
@@ -110,6 +110,15 @@ class Race:
         return self.seconds[family] * letters / self.letters if self.letters else None
 
 
+def place() -> str:
+    """Where times are measured: machine, threads, instruction set, versions."""
+    here = info()
+    return (
+        f"{here.machine}, threads used: {torch.get_num_threads()}, gatewise {here.version}"
+        f" ({here.isa or 'no native core'}), torch {here.torch}"
+    )
+
+
 class Training:
     """One tagger in training. It stops after any batch, is saved whole, and goes on from there.
 
@@ -134,7 +143,7 @@ class Training:
         self.plan = plan(self.text, settings)
         self.step, self.steps = 0, len(self.plan)
         self.seen, self.seconds = 0, 0.0
-        self.race = Race()
+        self.race, self.place = Race(), place()
         self.score: Score | None = None
         torch.manual_seed(settings.seed)
         sizes = settings.hidden_size, settings.embedding_size
@@ -192,12 +201,14 @@ class Training:
             "kind": self.kind,
             "version": info().version,
             "settings": asdict(self.settings),
+            "cuts": list(CUTS.values()),
             "text": len(self.text),
             "step": self.step,
             "steps": self.steps,
             "seen": self.seen,
             "seconds": self.seconds,
             "race": asdict(self.race),
+            "place": self.place,
             "score": self.score and asdict(self.score),
         }
 
@@ -218,9 +229,8 @@ class Training:
         except (OSError, ArgumentError):
             return False
         mine = self.about()
-        if any(
-            about.get(key) != mine[key] for key in ("kind", "version", "settings", "text", "steps")
-        ):
+        decide = ("kind", "version", "settings", "cuts", "text", "steps")
+        if any(about.get(key) != mine[key] for key in decide):
             return False
         states: dict[int, dict[str, Tensor]] = {}
         for name in [name for name in tensors if name.startswith("adam.")]:
@@ -229,7 +239,8 @@ class Training:
         self.model.load_state_dict(tensors)
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": states})
         self.step, self.seen, self.seconds = about["step"], about["seen"], about["seconds"]
-        self.race = Race(**about["race"])
+        if self.done or about["place"] == self.place:  # times of one machine do not mix with others
+            self.race, self.place = Race(**about["race"]), about["place"]
         self.score = about["score"] and Score(**about["score"])
         return True
 
