@@ -156,7 +156,7 @@ class Scratch:
             return "they did not end"
         if done.returncode == 0:
             return ""
-        failed = re.search(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
+        failed = re.search(r"^FAILED (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
         if failed:
             return failed[1]
         if done.returncode < 0:
