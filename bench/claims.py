@@ -1,0 +1,201 @@
+"""What the project claims about its speed, each held against a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from math import exp, log
+from typing import Any
+
+from bench.cases import BF16, OURS, TORCH, Case, work
+from bench.timing import exponent
+
+Json = dict[str, Any]
+LAYERS = ("fp32", "packed", "bf16", "variants", "odd", "peers")  # a layer in place of torch's
+SLOWER = 0.98  # below this ratio a cell is lost
+RNN = "torch.nn.RNN"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim, its bound in words, what was measured, and whether that holds."""
+
+    claim: str
+    bound: str
+    measured: str
+    holds: bool
+
+
+def case_of(row: Json) -> Case:
+    return Case(**{**row["case"], "entrants": tuple(row["case"]["entrants"])})
+
+
+def share(row: Json, name: str, result: Json) -> float:
+    """The entrant's speed as a share of the peak of its number type."""
+    case = case_of(row)
+    dtype = "bfloat16" if name.endswith(BF16) else case.dtype
+    done = work(case, "rnn" if ".RNN" in name else "lstm")
+    return float(done / row["times"][name]["median"] / result["peak"][dtype])
+
+
+def lost(row: Json) -> bool:
+    """Whether ours is slower than torch's in this cell."""
+    found = row.get("ratios", {}).get(TORCH)
+    return bool(found and row["case"]["group"] in LAYERS and found[0] < SLOWER)
+
+
+def below(row: Json, result: Json) -> bool:
+    """Whether ours is below the share of peak that the case aims at."""
+    aim = row["case"]["share"]
+    return bool(aim and OURS in row["times"] and share(row, OURS, result) < aim)
+
+
+def fits(result: Json) -> dict[tuple[str, str], float]:
+    """The exponent of time by (letter, entrant), over the upper half of the sizes.
+
+    Small sizes measure the price of a call, which does not grow.
+    """
+    found = {}
+    for axis in "TBH":
+        rows = [r for r in result["rows"] if r["case"]["axis"] == axis and r["times"]]
+        rows.sort(key=lambda row: row["case"][axis])
+        upper = rows[-max(2, (len(rows) + 1) // 2) :]
+        if len(upper) < 2:
+            continue
+        for name in (OURS, TORCH):
+            sizes = [row["case"][axis] for row in upper]
+            found[axis, name] = exponent(sizes, [r["times"][name]["median"] for r in upper])
+    return found
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    logs = [log(value) for value in values]
+    return exp(sum(logs) / len(logs))
+
+
+def verdicts(result: Json) -> list[Verdict]:
+    """Every claim for which the result has rows."""
+    rows = [row for row in result["rows"] if row.get("times")]
+    made = (_shares, _never_slower, _means, _gates, _one_step, _cells, _seeing, _contention)
+    found = [verdict for claim in made for verdict in claim(rows, result)]
+    return [*found, *_memory(rows), *_growth(result), *_isas(rows, result)]
+
+
+def _at_least(claim: str, bound: float, value: float, unit: str = "") -> Verdict:
+    return Verdict(claim, f"at least {bound:g}{unit}", f"{value:.2f}{unit}", value >= bound)
+
+
+def _at_most(claim: str, bound: float, value: float, unit: str = "") -> Verdict:
+    return Verdict(claim, f"at most {bound:g}{unit}", f"{value:.2f}{unit}", value <= bound)
+
+
+def _shares(rows: list[Json], result: Json) -> Iterator[Verdict]:
+    aimed = [row for row in rows if row["case"]["share"] and OURS in row["times"]]
+    if aimed:
+        met = sum(not below(row, result) for row in aimed)
+        yield Verdict(
+            "cells at their share of peak", f"all {len(aimed)}", str(met), met == len(aimed)
+        )
+
+
+def _never_slower(rows: list[Json], _: Json) -> Iterator[Verdict]:
+    raced = [r for r in rows if r["case"]["group"] in LAYERS and TORCH in r["ratios"]]
+    if raced:
+        worst = min(raced, key=lambda row: row["ratios"][TORCH][0])
+        yield _at_least(
+            f"slowest cell against torch.nn.LSTM ({worst['key']})",
+            SLOWER,
+            worst["ratios"][TORCH][0],
+            "x",
+        )
+
+
+def _means(rows: list[Json], _: Json) -> Iterator[Verdict]:
+    def ratios(group: str, mode: str, keep: Callable[[Json], bool] = bool) -> list[float]:
+        return [
+            row["ratios"][TORCH][0]
+            for row in rows
+            if (row["case"]["group"], row["case"]["mode"]) == (group, mode) and keep(row["case"])
+        ]
+
+    for group, mode, bound in (
+        ("fp32", "training", 1.7), ("fp32", "inference", 1.5), ("bf16", "training", 1.7)
+    ):  # fmt: skip
+        if values := ratios(group, mode):
+            mean = geometric_mean(values)
+            yield _at_least(f"{group} {mode}, geometric mean over torch", bound, mean, "x")
+    for H, bound in ((64, 8.0), (512, 3.0)):
+        if values := ratios("packed", "training", lambda case, H=H: case["H"] == H):  # type: ignore[misc]
+            yield _at_least(f"packed training at H = {H} over torch", bound, values[0], "x")
+
+
+def _gates(rows: list[Json], _: Json) -> Iterator[Verdict]:
+    for row in _of(rows, "gates"):
+        H, times = row["case"]["H"], row["times"]
+        name = OURS if H <= 128 else OURS + BF16
+        took = times[name]["median"] / times[RNN]["median"]
+        yield _at_most(f"{name} over {RNN}, training at H = {H}", 1.0, took, "x")
+
+
+def _one_step(rows: list[Json], _: Json) -> Iterator[Verdict]:
+    kernel = {32: 0.26, 64: 1.25, 128: 5.0, 256: 22.0}
+    for row in _of(rows, "step"):
+        H, stream = row["case"]["H"], row["times"].get("gatewise.Stream")
+        if H in kernel and stream:
+            yield _at_most(f"a step of Stream at H = {H}", kernel[H] + 0.6, stream["median"] * 1e6,
+                           " us")  # fmt: skip
+
+
+def _cells(rows: list[Json], _: Json) -> Iterator[Verdict]:
+    for mode, bound in (("inference", 2.5), ("training", 3.5)):
+        found = [r for r in _of(rows, "cells") if r["case"]["mode"] == mode]
+        if found:
+            worst = min(row["ratios"]["torch.nn.LSTMCell"][0] for row in found)
+            yield _at_least(f"LSTMCell in a loop, {mode}, slowest of all over torch", bound, worst,
+                            "x")  # fmt: skip
+
+
+def _seeing(rows: list[Json], _: Json) -> Iterator[Verdict]:
+    loop = {(32, 64): 6.0, (32, 256): 2.2, (1, 64): 20.0}
+    for row in _of(rows, "trace"):
+        case, ratios = row["case"], row["ratios"]
+        where = f"at B = {case['B']}, H = {case['H']}"
+        took = 1 / ratios["gatewise.LSTM forward"][0]
+        yield _at_most(f"trace over forward in training mode {where}", 1.15, took, "x")
+        bound, claim = loop[case["B"], case["H"]], "trace against a loop over torch.nn.LSTMCell"
+        yield _at_least(f"{claim} {where}", bound, ratios["torch.nn.LSTMCell loop"][0], "x")
+
+
+def _contention(rows: list[Json], _: Json) -> Iterator[Verdict]:
+    if found := _of(rows, "contention"):
+        worst = max(row["times"][OURS]["factor"] for row in found)
+        yield _at_most("training step while another process takes a core, over calm", 2.5, worst,
+                       "x")  # fmt: skip
+
+
+def _memory(rows: list[Json]) -> Iterator[Verdict]:
+    if found := _of(rows, "memory"):
+        worst = max(row["times"][OURS]["bytes"] / row["times"][TORCH]["bytes"] for row in found)
+        yield _at_most("peak memory of a training step over torch's, largest", 1.0, worst, "x")
+
+
+def _growth(result: Json) -> Iterator[Verdict]:
+    bounds = {"T": 1.05, "B": 1.05, "H": 2.05}
+    for (axis, name), power in fits(result).items():
+        if name == OURS:
+            yield _at_most(f"exponent of time in {axis}", bounds[axis], power)
+
+
+def _isas(rows: list[Json], result: Json) -> Iterator[Verdict]:
+    name = f"{OURS} avx2"
+    shares = [
+        share(row, name, result)
+        for row in _of(rows, "isas")
+        if name in row["times"] and row["case"]["H"] >= 128 and row["case"]["B"] > 1
+    ]
+    if shares:
+        yield _at_least("share of peak with avx2 at H >= 128, lowest", 0.75, min(shares))
+
+
+def _of(rows: list[Json], group: str) -> list[Json]:
+    return [row for row in rows if row["case"]["group"] == group]

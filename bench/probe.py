@@ -1,0 +1,62 @@
+"""How fast this machine can multiply and add, and whether it is quiet right now."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_core: Any = importlib.import_module("gatewise._core")
+
+DTYPES = ("float32", "float64", "bfloat16")
+QUIET = 0.9  # of the peak: less, and somebody else was at work
+MOMENT = 1e-3  # seconds of a probe
+
+
+class Probe:
+    """The peak of ``threads`` cores by number type, in operations a second; the best ever seen.
+
+    Multiply-adds in registers, of the instruction set in use, all threads at once. A number type
+    without instructions of its own is computed in float32 and has float32's peak.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.peak = dict.fromkeys(DTYPES, 0.0)
+        self.own = {dtype: _known(dtype) for dtype in DTYPES}
+
+    def measure(self, moments: int = 50) -> None:
+        """Look again; the machine may have become quieter."""
+        for dtype in DTYPES:
+            source = dtype if self.own[dtype] else "float32"
+            for _ in range(moments):
+                speed = _core.probe(source, self.threads, MOMENT)
+                self.peak[dtype] = max(self.peak[dtype], speed)
+
+    def quiet(self) -> bool:
+        """Whether all cores are ours at this moment."""
+        speed: float = _core.probe("float32", self.threads, MOMENT)
+        return speed >= QUIET * self.peak["float32"]
+
+    def alone(self) -> bool:
+        """Whether nobody else computes here: most moments are quiet."""
+        if not self.peak["float32"]:
+            self.measure()
+        return sum(self.quiet() for _ in range(20)) >= 15
+
+
+def _known(dtype: str) -> bool:
+    try:
+        _core.probe(dtype, 1, 1e-6)
+    except ValueError:
+        return False
+    return True
+
+
+def by_isa(threads: int) -> dict[str, float]:
+    """The float32 peak of every instruction set of this machine."""
+    info, peaks = _core.info(), {}
+    for isa in info["isas"]:
+        _core.select_isa(isa)
+        peaks[isa] = max(_core.probe("float32", threads, MOMENT) for _ in range(50))
+    _core.select_isa(info["isa"])
+    return peaks

@@ -1,0 +1,256 @@
+"""Tables and figure out of a result; nothing in them is typed.
+
+    python bench/report.py [RESULT]
+
+puts them between the marks ``<!-- bench NAME: begin -->`` and ``<!-- bench NAME: end -->`` of
+README.md and the pages under docs/.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if __package__ in (None, ""):
+    sys.path[0] = str(ROOT)
+
+from bench import claims  # noqa: E402
+from bench.cases import GROUPS, OURS, TORCH  # noqa: E402
+from bench.claims import Json, case_of, share  # noqa: E402
+
+RESULT = ROOT / "bench" / "results" / "result.json"
+FIGURE = ROOT / "docs" / "figures" / "speed.svg"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md", ROOT / "docs" / "kernels.md")
+MARKS = re.compile(r"(<!-- bench ([\w ]+): begin[^\n]*-->\n).*?(<!-- bench \2: end -->)", re.DOTALL)
+LOST, LOW, NOISY = "slower", "below aim", "noisy"
+
+
+def load(path: Path = RESULT) -> Json | None:
+    """A result, or None where nothing has been measured yet."""
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+# --- text for the terminal --------------------------------------------------------------------
+
+
+def heading(result: Json) -> str:
+    """Machine, versions and peak, in lines."""
+    peak = ", ".join(
+        f"{dtype} {value / 1e9:.0f}"
+        for dtype, value in result["peak"].items()
+        if result["own_instructions"][dtype]
+    )
+    missing = [d for d, own in result["own_instructions"].items() if not own]
+    return "\n".join(
+        (
+            f"{result['machine']}; {result['isa']} kernels, {result['threads']} threads",
+            f"gatewise {result['version']} at {result['commit']}, {result['compiler']}; "
+            f"torch {result['torch']}, Python {result['python']}; {result['when']}",
+            f"peak, GFLOP/s: {peak}"
+            + "".join(f"; {dtype} has no instructions here: float32's peak" for dtype in missing),
+        )
+    )
+
+
+def row_text(row: Json, result: Json) -> str:
+    """What was just measured, in one line."""
+    case, words = case_of(row), []
+    for name, time in row["times"].items():
+        if "bytes" in time:
+            words.append(f"{name} {_bytes(time['bytes'])}")
+        elif "factor" in time:
+            words.append(f"{name} {time['factor']:.1f}x when disturbed")
+        else:
+            words.append(f"{name} {_time(time['median'])}{_percent(row, name, result)}")
+            if name in row["ratios"]:
+                words[-1] += f" ({row['ratios'][name][0]:.2f}x)"
+    absent = [f"without {name}: {why}" for name, why in row.get("missing", {}).items()]
+    marks = [row["wrong"]] if "wrong" in row else _marks(row, result)
+    return f"{case.label} {case.mode}: " + "; ".join(words + absent + marks)
+
+
+def verdicts_text(result: Json) -> str:
+    return "\n".join(
+        f"{'holds ' if v.holds else 'MISSED'}  {v.claim}: {v.measured} ({v.bound})"
+        for v in claims.verdicts(result)
+    )
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+
+def blocks(result: Json | None) -> dict[str, Callable[[], str]]:
+    """What can stand between marks, by name; empty before the first measurement."""
+    if result is None:
+        return {name: lambda: "" for name in (*GROUPS, "run", "claims", "summary", "figure")}
+    found: dict[str, Callable[[], str]] = {
+        group: lambda group=group: table(result, group)  # type: ignore[misc]
+        for group in GROUPS
+    }
+    return found | {
+        "run": lambda: heading(result).replace("\n", "  \n") + "\n",
+        "claims": lambda: claims_table(result),
+        "summary": lambda: summary(result),
+        "figure": lambda: f"![Time of a training step and how it grows]({FIGURE.name})\n",
+    }
+
+
+def fill(text: str, result: Json | None, figure: str = "") -> str:
+    """``text`` with every marked block written anew.
+
+    Raises:
+        KeyError: a mark names a block that does not exist.
+    """
+    made = blocks(result)
+
+    def block(match: re.Match[str]) -> str:
+        content = made[match[2]]()
+        if match[2] == "figure" and content and figure:
+            content = content.replace(FIGURE.name, figure)
+        return f"{match[1]}{content}{match[3]}"
+
+    return MARKS.sub(block, text)
+
+
+def table(result: Json, group: str) -> str:
+    """The rows of a group; what is lost stays in and is marked."""
+    rows = [row for row in result["rows"] if row["case"]["group"] == group]
+    if not rows:
+        return "Not measured in this run.\n"
+    if group == "memory":
+        return _memory_table(rows)
+    if group == "contention":
+        return _contention_table(rows)
+    names = list(dict.fromkeys(name for row in rows for name in row["case"]["entrants"]))
+    names = [name for name in names if any(name in row["times"] for row in rows)]
+    lines = [["T, B, I, H", "mode", *(f"`{name}`" for name in names), ""]]
+    for row in rows:
+        case = case_of(row)
+        cells = [case.label, case.mode]
+        cells += [_cell(row, name, result) for name in names]
+        lines.append([*cells, ", ".join([row["wrong"]] if "wrong" in row else _marks(row, result))])
+    text = _markdown(lines)
+    if group == "growth":
+        for (axis, name), power in claims.fits(result).items():
+            text += f"\nTime of `{name}` grows as {axis}^{power:.2f}.  "
+        text += "\n"
+    return text
+
+
+def _cell(row: Json, name: str, result: Json) -> str:
+    if name not in row["times"]:
+        return "-"
+    text = _time(row["times"][name]["median"]) + _percent(row, name, result)
+    if name in row["ratios"]:
+        middle, low, high = row["ratios"][name]
+        text += f"; {middle:.2f}x [{low:.2f}, {high:.2f}]"
+    return text
+
+
+def _memory_table(rows: list[Json]) -> str:
+    lines = [["T, B, I, H", f"`{OURS}`", f"`{TORCH}`", "ours over torch's"]]
+    for row in rows:
+        ours, torch = (row["times"][name]["bytes"] for name in (OURS, TORCH))
+        mark = " more" if ours > torch else ""
+        lines.append(
+            [case_of(row).label, _bytes(ours), _bytes(torch), f"{ours / torch:.2f}x{mark}"]
+        )
+    return _markdown(lines)
+
+
+def _contention_table(rows: list[Json]) -> str:
+    lines = [["T, B, I, H", "", "calm", "disturbed", "worst", "disturbed over calm"]]
+    for row in rows:
+        for name, t in row["times"].items():
+            times = [_time(t[k]) for k in ("calm", "busy", "worst")]
+            lines.append([case_of(row).label, f"`{name}`", *times, f"{t['factor']:.1f}x"])
+    return _markdown(lines)
+
+
+def claims_table(result: Json) -> str:
+    lines = [["claim", "bound", "measured", ""]]
+    for verdict in claims.verdicts(result):
+        held = "holds" if verdict.holds else "**missed**"
+        lines.append([verdict.claim, verdict.bound, verdict.measured, held])
+    return _markdown(lines)
+
+
+def summary(result: Json) -> str:
+    """For the README: how many times faster than torch.nn.LSTM, and the share of peak."""
+    lines = [["T, B, I, H", "training", "inference"]]
+    found: dict[str, dict[str, str]] = {}
+    for row in result["rows"]:
+        group = row["case"]["group"]
+        if group not in ("fp32", "packed", "bf16") or OURS not in row["times"]:
+            continue
+        name = case_of(row).label + (", bfloat16" if group == "bf16" else "")
+        ratio = row["ratios"][TORCH][0]
+        mark = " (slower)" if claims.lost(row) else ""
+        cell = f"{ratio:.2f}x{mark}, {share(row, OURS, result):.0%} of peak"
+        found.setdefault(name, {})[row["case"]["mode"]] = cell
+    lines += [[name, c.get("training", "-"), c.get("inference", "-")] for name, c in found.items()]
+    return _markdown(lines) + "\n" + heading(result).replace("\n", "  \n") + "\n"
+
+
+def _markdown(lines: list[list[str]]) -> str:
+    head, *rest = lines
+    parts = [head, ["---"] * len(head), *rest]
+    return "\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in parts)
+
+
+def _marks(row: Json, result: Json) -> list[str]:
+    marks = [LOST] if claims.lost(row) else []
+    marks += [LOW] if claims.below(row, result) else []
+    return marks + ([NOISY] if row.get("noisy") else [])
+
+
+def _percent(row: Json, name: str, result: Json) -> str:
+    if row["case"]["what"] != "layer":
+        return ""
+    return f", {share(row, name, result):.0%}"
+
+
+def _time(seconds: float) -> str:
+    """Three digits and a unit.
+
+    Example:
+        >>> _time(0.00123), _time(4.5e-7), _time(12.0)
+        ('1.23 ms', '0.45 us', '12 s')
+    """
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size or unit == "us":
+            return f"{seconds / size:.3g} {unit}"
+    raise AssertionError
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**20:.1f} MB"
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages and the figure."""
+    from bench import figure
+
+    result = load(Path(arguments[0]) if arguments else RESULT)
+    if result is None:
+        print(f"bench: {RESULT} is not there; run make bench", file=sys.stderr)
+        return 2
+    FIGURE.parent.mkdir(parents=True, exist_ok=True)
+    figure.draw(result, FIGURE)
+    for page in PAGES:
+        page.write_text(fill(page.read_text(), result, link(page)))
+    print(f"{FIGURE.relative_to(ROOT)}, " + ", ".join(str(p.relative_to(ROOT)) for p in PAGES))
+    return 0
+
+
+def link(page: Path) -> str:
+    """The figure's place, as seen from a page."""
+    return FIGURE.relative_to(page.parent).as_posix()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,226 @@
+"""Times gatewise beside its peers and writes what was found as JSON.
+
+    make bench                        about ten minutes; bench/results/result.json
+    make bench ARGS=--quick           a minute; build/bench-quick.json
+    make bench ARGS="--only packed"   one group anew, the others kept if they are of this build
+
+Ctrl-C keeps what is done. ``bench/report.py`` then writes the tables and the figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+if __package__ in (None, ""):
+    sys.path[0] = str(ROOT)  # run as a script: the package is bench, not its folder
+
+import torch  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.progress import (  # noqa: E402
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+import gatewise  # noqa: E402
+from bench import apart, green, peers, report  # noqa: E402
+from bench.cases import GROUPS, Case, cases, work  # noqa: E402
+from bench.entrants import Missing, Problem, build, disagreement  # noqa: E402
+from bench.probe import Probe, by_isa  # noqa: E402
+from bench.timing import Effort, Entrant, Json, in_turn, summary  # noqa: E402
+from gatewise import about  # noqa: E402
+from gatewise.files import whole  # noqa: E402
+
+QUICK = Effort(seconds=0.2, least=3, most=9)
+
+
+def main(arguments: list[str]) -> int:
+    given = _arguments(arguments)
+    console = Console(highlight=False, soft_wrap=True)
+    threads = given.threads or about.cores()
+    torch.set_num_threads(threads)
+
+    console.print("the kernel tests of this build ...", end=" ")
+    failed = green.check()
+    console.print("red" if failed else "green")
+    if failed:
+        console.print(failed, markup=False)
+        console.print("Not timed: a wrong answer has no speed.")
+        return 1
+
+    others = {} if given.only and "peers" not in given.only else peers.installed()
+    plan = chosen(given, threads, [name for name, why in others.items() if not why])
+    result = begin(given, threads, others)
+    console.print(report.heading(result), markup=False)
+    if not Probe(threads).alone():
+        console.print("other processes are at work here: what follows is noise")
+    for name, why in others.items():
+        if why:
+            console.print(f"without {name}: {why}", markup=False)
+    try:
+        run(plan, result, given, console)
+    except KeyboardInterrupt:
+        console.print(f"stopped; {given.out} has what was done")
+        return 130
+    console.print(f"\n{report.verdicts_text(result)}\n{given.out}", markup=False)
+    return 0
+
+
+def _arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="gatewise bench", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help="small cases, few samples: a minute")
+    parser.add_argument("--only", action="append", choices=list(GROUPS), metavar="GROUP",
+                        help=f"of {', '.join(GROUPS)}; may be given repeatedly")  # fmt: skip
+    parser.add_argument("--threads", type=int, default=0, help="default: all cores")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for a row, about")
+    parser.add_argument("--out", type=Path, help="the JSON file")
+    given = parser.parse_args(arguments)
+    if given.threads < 0 or given.seconds <= 0:
+        parser.error("--threads and --seconds: expected more than 0")
+    quick_out, out = ROOT / "build" / "bench-quick.json", report.RESULT
+    given.out = given.out or (quick_out if given.quick else out)
+    return given
+
+
+def chosen(given: argparse.Namespace, threads: int, others: list[str]) -> list[Case]:
+    isas = gatewise.info().isas
+    plan = cases(isas, threads, others)
+    if given.only:
+        plan = [case for case in plan if case.group in given.only]
+    return [case for case in plan if case.quick] if given.quick else plan
+
+
+def begin(given: argparse.Namespace, threads: int, others: dict[str, str]) -> Json:
+    """The head of a result; with --only also the rows that another run on this build left."""
+    info = gatewise.info()
+    core = sys.modules["gatewise._core"].info()
+    probe = Probe(threads)
+    probe.measure()
+    result: Json = {
+        "version": info.version,
+        "build": green.build(),
+        "commit": commit(),
+        "when": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": info.machine,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "compiler": core["compiler"],
+        "isa": info.isa,
+        "threads": threads,
+        "quick": given.quick,
+        "openmp": {k: v for k, v in os.environ.items() if k.startswith(("OMP_", "GOMP_", "KMP_"))},
+        "peers": {n: why if why else _version(n) for n, why in others.items()},
+        "own_instructions": probe.own,
+        "peak": probe.peak,
+        "peak_by_isa": by_isa(threads),
+        "rows": [],
+    }
+    if given.only and given.out.is_file():
+        old = json.loads(given.out.read_text())
+        same = ("build", "machine", "isa", "threads", "torch", "quick")
+        if all(old.get(k) == result[k] for k in same):
+            result["rows"] = [row for row in old["rows"] if row["case"]["group"] not in given.only]
+            result["peak"] = {k: max(v, old["peak"][k]) for k, v in probe.peak.items()}
+            result["peers"] = result["peers"] or old["peers"]
+    return result
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "unknown version"
+
+
+def commit() -> str:
+    """The commit, and whether the tree differs from it."""
+
+    def git(*command: str) -> str:
+        ran = subprocess.run(
+            ["git", *command], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        return ran.stdout.strip()
+
+    touched = git("status", "--porcelain", "--untracked-files=no", "--", "core", "src")
+    return (git("rev-parse", "--short=12", "HEAD") or "unknown") + (" and changes" * bool(touched))
+
+
+def run(plan: list[Case], result: Json, given: argparse.Namespace, console: Console) -> None:
+    """Every case of the plan; the file is written after each."""
+    effort = QUICK if given.quick else Effort(seconds=given.seconds)
+    probe = Probe(result["threads"])
+    probe.peak = result["peak"]
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=len(plan))
+        group = ""
+        for case in plan:
+            if case.group != group:
+                group = case.group
+                probe.measure(10)
+                console.print(f"\n{GROUPS[group]}", style="bold")
+            bar.update(task, description=f"{case.group} {case.label}")
+            row = measure(case, probe, effort, result["threads"])
+            result["rows"].append(row)
+            save(result, given.out)
+            console.print("  " + report.row_text(row, result), markup=False)
+            bar.advance(task)
+
+
+def measure(case: Case, probe: Probe, effort: Effort, threads: int) -> Json:
+    """One row of the result."""
+    row: Json = {"key": case.key, "case": case.to_dict(), "work": work(case)}
+    torch.set_num_threads(case.threads or threads)
+    try:
+        if case.what == "memory":
+            return row | apart.memory(case, threads)
+        entrants, missing = line_up(case)
+        row["missing"] = missing
+        if case.what not in ("step", "model"):
+            wrong = disagreement({name: run() for name, run in entrants.items()}, case.dtype)
+            if wrong:
+                return row | {"wrong": wrong, "times": {}}
+        if case.what == "contention":
+            return row | apart.contention(entrants, 2 if effort is QUICK else apart.TURNS)
+        return row | summary(in_turn(entrants, probe.quiet, effort))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def line_up(case: Case) -> tuple[dict[str, Entrant], dict[str, str]]:
+    """Who takes part, and why the others do not."""
+    problem, entrants, missing = Problem(case), {}, {}
+    for name in case.entrants:
+        try:
+            entrants[name] = build(name, problem)
+        except Missing as why:
+            missing[name] = str(why)
+    return entrants, missing
+
+
+def save(result: dict[str, Any], path: Path) -> None:
+    """All of it or nothing."""
+    with whole(path) as draft:
+        draft.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
