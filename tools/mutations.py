@@ -45,9 +45,9 @@ class Mutation:
         return self.file.startswith("core/")
 
     def applied(self, text: str) -> str:
-        """``text`` of the file with the mutation in it. How lines are broken does not matter."""
+        """``text`` of the file with the mutation in it. White space is free."""
         pattern = r"\s+".join(re.escape(word) for word in self.old.split())
-        changed, places = re.subn(pattern, lambda _: self.new, text)
+        changed, places = re.subn(pattern, lambda _: self.new.strip(), text)
         if places != 1:
             raise WrongRowError(f"{self.file}: {places} places have {self.old!r}, not 1")
         if changed == text:
