@@ -20,9 +20,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gatewise.spec import CellSpec
+from gatewise.spec import WELDED, CellSpec
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "relu": torch.relu,
@@ -60,7 +60,7 @@ class Step(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One direction over a sequence: every step's values (T, B, ...) or (N, ...), and the last state."""
+    """One direction over a sequence: each step's values (T, B, ...) or (N, ...), the last state."""
 
     steps: Step
     h_n: Tensor
@@ -100,10 +100,9 @@ def step(
     peep_i, peep_f, peep_o = (0, 0, 0) if w.peep is None else w.peep
 
     def gate(name: str, peep: Tensor | int = 0, seen: Tensor | int = 0) -> Tensor:
-        welded = {"one": torch.ones_like, "zero": torch.zeros_like}
         activation = getattr(cell, name)
-        if activation in welded:
-            return welded[activation](c)
+        if activation in WELDED:
+            return torch.ones_like(c) if activation == "one" else torch.zeros_like(c)
         return ACTIVATIONS[activation](part[name] + peep * seen if cell.peephole else part[name])
 
     i = tap("i", gate("i", peep_i, c))  # input gate: how much is written
@@ -146,7 +145,7 @@ def sequence(
     h, c = h0, c0
     steps: list[Step] = [None] * len(xs)  # type: ignore[list-item]
     for t in order:
-        n = len(xs[t])  # the n longest sequences take part in this step; the others keep their state
+        n = len(xs[t])  # the n longest sequences take part in this step; the others keep theirs
         s = steps[t] = step(cell, xs[t], h[:n], c[:n], w, partial(tap, t=t))
         h, c = torch.cat([s.h, h[n:]]), torch.cat([s.c, c[n:]])
     join = torch.stack if batch_sizes is None else torch.cat

@@ -28,7 +28,7 @@ class CellSpec:
         i, f, g, o: activation of the input gate, the forget gate, the candidate, the output gate.
         out: activation between the cell state and the output gate.
         coupled: the forget gate is ``1 - i`` and has no weights of its own.
-        peephole: the gates i and f see c(t-1), the gate o sees c(t), each through a weight per unit.
+        peephole: the gates i and f see c(t-1), the gate o sees c(t), each by a weight per unit.
         source: paper and name of the variant there.
 
     Example:
@@ -66,7 +66,7 @@ class CellSpec:
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """What the tape keeps of a step, in order: the computed gates, then the cell state; S of them."""
+        """What the tape keeps of a step: the computed gates, then the cell state; S in all."""
         return (*self.gates, "c") if self.has_cell_state else self.gates
 
 
