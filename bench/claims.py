@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import Any
 
-from bench.cases import BF16, OURS, TORCH, Case, work
+from bench.cases import BF16, OURS, PAIR, TORCH, Case, work
 from bench.timing import exponent
 
 Json = dict[str, Any]
@@ -57,12 +57,12 @@ def fits(result: Json) -> dict[tuple[str, str], float]:
     """
     found = {}
     for axis in "TBH":
-        rows = [r for r in result["rows"] if r["case"]["axis"] == axis and r["times"]]
-        rows.sort(key=lambda row: row["case"][axis])
-        upper = rows[-max(2, (len(rows) + 1) // 2) :]
-        if len(upper) < 2:
-            continue
         for name in (OURS, TORCH):
+            rows = [r for r in result["rows"] if r["case"]["axis"] == axis and name in r["times"]]
+            rows.sort(key=lambda row: row["case"][axis])
+            upper = rows[-max(2, (len(rows) + 1) // 2) :]
+            if len(upper) < 2:
+                continue
             sizes = [row["case"][axis] for row in upper]
             found[axis, name] = exponent(sizes, [r["times"][name]["median"] for r in upper])
     return found
@@ -99,7 +99,7 @@ def _shares(rows: list[Json], result: Json) -> Iterator[Verdict]:
 
 
 def _never_slower(rows: list[Json], _: Json) -> Iterator[Verdict]:
-    raced = [r for r in rows if r["case"]["group"] in LAYERS and TORCH in r["ratios"]]
+    raced = [r for r in rows if r["case"]["group"] in LAYERS and _raced(r)]
     if raced:
         worst = min(raced, key=lambda row: row["ratios"][TORCH][0])
         yield _at_least(
@@ -115,7 +115,9 @@ def _means(rows: list[Json], _: Json) -> Iterator[Verdict]:
         return [
             row["ratios"][TORCH][0]
             for row in rows
-            if (row["case"]["group"], row["case"]["mode"]) == (group, mode) and keep(row["case"])
+            if (row["case"]["group"], row["case"]["mode"]) == (group, mode)
+            and keep(row["case"])
+            and _raced(row)
         ]
 
     for group, mode, bound in (
@@ -133,6 +135,8 @@ def _gates(rows: list[Json], _: Json) -> Iterator[Verdict]:
     for row in _of(rows, "gates"):
         H, times = row["case"]["H"], row["times"]
         name = OURS if H <= 128 else OURS + BF16
+        if name not in times or RNN not in times:
+            continue
         took = times[name]["median"] / times[RNN]["median"]
         yield _at_most(f"{name} over {RNN}, training at H = {H}", 1.0, took, "x")
 
@@ -167,14 +171,14 @@ def _seeing(rows: list[Json], _: Json) -> Iterator[Verdict]:
 
 
 def _contention(rows: list[Json], _: Json) -> Iterator[Verdict]:
-    if found := _of(rows, "contention"):
+    if found := [row for row in _of(rows, "contention") if OURS in row["times"]]:
         worst = max(row["times"][OURS]["factor"] for row in found)
         yield _at_most("training step while another process takes a core, over calm", 2.5, worst,
                        "x")  # fmt: skip
 
 
 def _memory(rows: list[Json]) -> Iterator[Verdict]:
-    if found := _of(rows, "memory"):
+    if found := [row for row in _of(rows, "memory") if len(row["times"]) == len(PAIR)]:
         worst = max(row["times"][OURS]["bytes"] / row["times"][TORCH]["bytes"] for row in found)
         yield _at_most("peak memory of a training step over torch's, largest", 1.0, worst, "x")
 
@@ -195,6 +199,11 @@ def _isas(rows: list[Json], result: Json) -> Iterator[Verdict]:
     ]
     if shares:
         yield _at_least("share of peak with avx2 at H >= 128, lowest", 0.75, min(shares))
+
+
+def _raced(row: Json) -> bool:
+    """Whether the row has a ratio to torch's layer."""
+    return TORCH in row.get("ratios", {})
 
 
 def _of(rows: list[Json], group: str) -> list[Json]:

@@ -146,7 +146,8 @@ def _step(name: str, problem: Problem) -> Entrant:
     x = problem.x
     if name == "gatewise.Stream":
         try:
-            stream = gatewise.Stream(problem.module(gatewise, "LSTM"), batch=problem.case.B)
+            lstm: Any = problem.module(gatewise, "LSTM")
+            stream = gatewise.Stream(lstm, batch=problem.case.B)
         except AttributeError:
             raise Missing("this version of gatewise has no Stream") from None
         x_t, step = x[0], stream.step

@@ -48,7 +48,7 @@ def _shares(axes: Any, result: Json) -> None:
     ]
     for k, name in enumerate((OURS, TORCH)):
         places = [n + 0.4 * (k - 0.5) for n in range(len(rows))]
-        heights = [share(row, name, result) for row in rows]
+        heights = [share(row, name, result) if name in row["times"] else 0.0 for row in rows]
         axes.bar(places, heights, 0.38, color=LOOKS[name]["color"], label=name)
     labels = [case_of(row).label.replace("), ", ")\n") for row in rows]
     axes.set_xticks(range(len(rows)), labels, fontsize=6.5)
@@ -63,8 +63,9 @@ def _growth(axes: Any, axis: str, result: Json) -> None:
     rows = [row for row in result["rows"] if row["case"]["axis"] == axis and row["times"]]
     powers = fits(result)
     for name in (OURS, TORCH):
-        sizes = [row["case"][axis] for row in rows]
-        times = [1e3 * row["times"][name]["median"] for row in rows]
+        timed = [row for row in rows if name in row["times"]]
+        sizes = [row["case"][axis] for row in timed]
+        times = [1e3 * row["times"][name]["median"] for row in timed]
         power = f", {axis}^{powers[axis, name]:.2f}" if (axis, name) in powers else ""
         axes.plot(sizes, times, label=name + power, markersize=4, **LOOKS[name])
     if not rows:

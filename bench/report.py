@@ -19,7 +19,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(ROOT)
 
 from bench import claims  # noqa: E402
-from bench.cases import GROUPS, OURS, TORCH  # noqa: E402
+from bench.cases import GROUPS, OURS, PAIR, TORCH  # noqa: E402
 from bench.claims import Json, case_of, share  # noqa: E402
 
 RESULT = ROOT / "bench" / "results" / "result.json"
@@ -68,9 +68,7 @@ def row_text(row: Json, result: Json) -> str:
             words.append(f"{name} {_time(time['median'])}{_percent(row, name, result)}")
             if name in row["ratios"]:
                 words[-1] += f" ({row['ratios'][name][0]:.2f}x)"
-    absent = [f"without {name}: {why}" for name, why in row.get("missing", {}).items()]
-    marks = [row["wrong"]] if "wrong" in row else _marks(row, result)
-    return f"{case.label} {case.mode}: " + "; ".join(words + absent + marks)
+    return f"{case.label} {case.mode}: " + "; ".join(words + _absent(row) + _marks(row, result))
 
 
 def verdicts_text(result: Json) -> str:
@@ -132,7 +130,7 @@ def table(result: Json, group: str) -> str:
         case = case_of(row)
         cells = [case.label, case.mode]
         cells += [_cell(row, name, result) for name in names]
-        lines.append([*cells, ", ".join([row["wrong"]] if "wrong" in row else _marks(row, result))])
+        lines.append([*cells, ", ".join(_marks(row, result) + _absent(row))])
     text = _markdown(lines)
     if group == "growth":
         for (axis, name), power in claims.fits(result).items():
@@ -154,11 +152,13 @@ def _cell(row: Json, name: str, result: Json) -> str:
 def _memory_table(rows: list[Json]) -> str:
     lines = [["T, B, I, H", f"`{OURS}`", f"`{TORCH}`", "ours over torch's"]]
     for row in rows:
-        ours, torch = (row["times"][name]["bytes"] for name in (OURS, TORCH))
+        label = case_of(row).label
+        if len(row["times"]) < len(PAIR):
+            lines.append([label, "-", "-", "; ".join(_absent(row))])
+            continue
+        ours, torch = (row["times"][name]["bytes"] for name in PAIR)
         mark = " more" if ours > torch else ""
-        lines.append(
-            [case_of(row).label, _bytes(ours), _bytes(torch), f"{ours / torch:.2f}x{mark}"]
-        )
+        lines.append([label, _bytes(ours), _bytes(torch), f"{ours / torch:.2f}x{mark}"])
     return _markdown(lines)
 
 
@@ -188,9 +188,10 @@ def summary(result: Json) -> str:
         if group not in ("fp32", "packed", "bf16") or OURS not in row["times"]:
             continue
         name = case_of(row).label + (", bfloat16" if group == "bf16" else "")
-        ratio = row["ratios"][TORCH][0]
+        found_ratio = row["ratios"].get(TORCH)
+        ratio = f"{found_ratio[0]:.2f}x" if found_ratio else "torch fails"
         mark = " (slower)" if claims.lost(row) else ""
-        cell = f"{ratio:.2f}x{mark}, {share(row, OURS, result):.0%} of peak"
+        cell = f"{ratio}{mark}, {share(row, OURS, result):.0%} of peak"
         found.setdefault(name, {})[row["case"]["mode"]] = cell
     lines += [[name, c.get("training", "-"), c.get("inference", "-")] for name, c in found.items()]
     return _markdown(lines) + "\n" + heading(result).replace("\n", "  \n") + "\n"
@@ -202,7 +203,13 @@ def _markdown(lines: list[list[str]]) -> str:
     return "\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in parts)
 
 
+def _absent(row: Json) -> list[str]:
+    return [f"without {name}: {why}" for name, why in row.get("missing", {}).items()]
+
+
 def _marks(row: Json, result: Json) -> list[str]:
+    if "wrong" in row:
+        return [row["wrong"]]
     marks = [LOST] if claims.lost(row) else []
     marks += [LOW] if claims.below(row, result) else []
     return marks + ([NOISY] if row.get("noisy") else [])
