@@ -56,6 +56,6 @@ clean:
 .venv/built: .venv/tools $(CORE)
 	@tools/machine.sh $(PYTHON)
 	@echo "building gatewise"
-	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[all]'
+	@$(PIP) install --constraint constraints.txt --no-build-isolation --config-settings=cmake.define.GATEWISE_WIDE=ON --editable '.[all]'
 	@$(PIP) install --constraint constraints.txt --no-deps aeon  # for a file in it; it is not imported
 	@touch $@

@@ -17,9 +17,14 @@
 
 namespace gatewise::GATEWISE_ISA {
 
+// GATEWISE_WIDE: the vectors and tiles of AVX-512 in plain C++. Slow; it is how their layout is tested
+// on a machine without AVX-512.
 #if defined(__AVX512F__)
 inline constexpr int VECTOR_BYTES = 64, VECTOR_REGISTERS = 32;
 inline constexpr bool FUSED_MULTIPLY_ADD = true;
+#elif defined(GATEWISE_WIDE)
+inline constexpr int VECTOR_BYTES = 64, VECTOR_REGISTERS = 32;
+inline constexpr bool FUSED_MULTIPLY_ADD = false;
 #elif defined(__AVX2__)
 inline constexpr int VECTOR_BYTES = 32, VECTOR_REGISTERS = 16;
 inline constexpr bool FUSED_MULTIPLY_ADD = true;
@@ -61,6 +66,11 @@ GATEWISE_INLINE DoubleV set1(double s) { return (DoubleV)_mm512_set1_pd(s); }
 #elif defined(__AVX2__)
 GATEWISE_INLINE FloatV set1(float s) { return (FloatV)_mm256_set1_ps(s); }
 GATEWISE_INLINE DoubleV set1(double s) { return (DoubleV)_mm256_set1_pd(s); }
+#elif defined(GATEWISE_WIDE)
+GATEWISE_INLINE FloatV set1(float s) {
+  return FloatV{s, s, s, s, s, s, s, s, s, s, s, s, s, s, s, s};
+}
+GATEWISE_INLINE DoubleV set1(double s) { return DoubleV{s, s, s, s, s, s, s, s}; }
 #else
 GATEWISE_INLINE FloatV set1(float s) { return FloatV{s, s, s, s}; }
 GATEWISE_INLINE DoubleV set1(double s) { return DoubleV{s, s}; }
@@ -202,7 +212,7 @@ GATEWISE_INLINE void prefetch_write(const void* p) { __builtin_prefetch(p, 1); }
 // One round of a transpose of LANES x LANES: the rows a and b meet as a0 b0 a1 b1 ...
 GATEWISE_INLINE void interleave(FloatV& a, FloatV& b) {
   const FloatV x = a, y = b;
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(GATEWISE_WIDE)
   a = __builtin_shufflevector(x, y, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   b = __builtin_shufflevector(x, y, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 #elif defined(__AVX2__)
@@ -215,7 +225,7 @@ GATEWISE_INLINE void interleave(FloatV& a, FloatV& b) {
 }
 GATEWISE_INLINE void interleave(DoubleV& a, DoubleV& b) {
   const DoubleV x = a, y = b;
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(GATEWISE_WIDE)
   a = __builtin_shufflevector(x, y, 0, 8, 1, 9, 2, 10, 3, 11);
   b = __builtin_shufflevector(x, y, 4, 12, 5, 13, 6, 14, 7, 15);
 #elif defined(__AVX2__)
