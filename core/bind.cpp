@@ -1,10 +1,5 @@
 // The door to Python: check, call. The only file that includes nanobind.
-//
-// Arrays come as torch tensors (through the DLPack exchange table that torch's type carries: no
-// Python code runs, about 50 ns each), as anything with the buffer protocol (numpy), or as anything
-// else that speaks DLPack. Every shape, dtype and stride is checked before a pointer is used.
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -14,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "arrays.h"
 #include "cell.h"
 #include "dispatch.h"
 #include "kernel.h"
@@ -23,271 +19,10 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace gatewise {
+
+void bind_stream(nb::module_& m);  // bind_stream.cpp
+
 namespace {
-
-// --- arrays -------------------------------------------------------------------------------------
-
-// DLPack's exchange table (DLPack 1.3, dlpack.h), as far as it is used here.
-struct PlainTensor {
-  void* data;
-  int32_t device_type, device_id;
-  int32_t ndim;
-  uint8_t code, bits;
-  uint16_t lanes;
-  int64_t* shape;
-  int64_t* strides;
-  uint64_t byte_offset;
-};
-struct ExchangeTable {
-  uint32_t major, minor;
-  void* previous;
-  void *allocate, *from_python, *to_python;
-  int (*tensor_from_python)(void* object, PlainTensor* out);
-  void* stream;
-};
-constexpr int32_t kCpu = 1;
-enum Code : uint8_t { kInt = 0, kFloat = 2, kBfloat = 4 };
-
-struct Array {
-  static constexpr int kAxes = 5;  // the tape has (D, T, B, S, H)
-  char* data = nullptr;
-  int ndim = 0;
-  int64_t shape[kAxes] = {}, stride[kAxes] = {};  // strides in elements
-  uint8_t code = 0;
-  int bytes = 0;  // of an element
-  bool present = false, read_only = false;
-
-  std::string describe() const {
-    std::string text = "(";
-    for (int k = 0; k < ndim; k++) text += (k ? ", " : "") + std::to_string(shape[k]);
-    return text + ")";
-  }
-  bool contiguous() const {
-    if (empty()) return true;  // whatever its strides
-    int64_t expected = 1;
-    for (int k = ndim - 1; k >= 0; expected *= shape[k--])
-      if (shape[k] > 1 && stride[k] != expected) return false;
-    return true;
-  }
-  bool empty() const {
-    for (int k = 0; k < ndim; k++)
-      if (shape[k] == 0) return true;
-    return false;
-  }
-  template <class T>
-  T* as() const {
-    return present ? reinterpret_cast<T*>(data) : nullptr;
-  }
-};
-
-[[noreturn]] void fail(const std::string& what) { throw nb::value_error(what.c_str()); }
-[[noreturn]] void fail_type(const std::string& what) { throw nb::type_error(what.c_str()); }
-
-// Keeps what has to live as long as the call: buffers and DLPack capsules.
-class Arrays {
- public:
-  ~Arrays() {
-    for (Py_buffer& buffer : buffers_) PyBuffer_Release(&buffer);
-  }
-  Arrays() { buffers_.reserve(64); }  // a Py_buffer must not move
-  Arrays(const Arrays&) = delete;
-  Arrays& operator=(const Arrays&) = delete;
-
-  Array read(nb::handle object, const char* name) {
-    Array a;
-    if (object.is_none()) return a;
-    if (const ExchangeTable* table = exchange(Py_TYPE(object.ptr())))
-      from_exchange(*table, object, name, a);
-    else if (PyObject_CheckBuffer(object.ptr()))
-      from_buffer(object, name, a);
-    else
-      from_dlpack(object, name, a);
-    a.present = true;
-    return a;
-  }
-
- private:
-  std::vector<Py_buffer> buffers_;
-  std::vector<nb::ndarray<>> capsules_;
-
-  // The table of a type, looked up once. Types live as long as the interpreter's modules do.
-  static const ExchangeTable* exchange(PyTypeObject* type) {
-    static PyTypeObject* known_type = nullptr;
-    static const ExchangeTable* known = nullptr;
-    if (type == known_type) return known;
-    if (!PyObject_HasAttrString(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__"))
-      return nullptr;
-    nb::object capsule =
-        nb::getattr(nb::handle(reinterpret_cast<PyObject*>(type)), "__dlpack_c_exchange_api__");
-    auto* table = static_cast<const ExchangeTable*>(
-        PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
-    if (!table) {
-      PyErr_Clear();
-      return nullptr;
-    }
-    if (table->major != 1 || !table->tensor_from_python) return nullptr;
-    Py_INCREF(type);
-    known_type = type;
-    return known = table;
-  }
-
-  static void fill(const PlainTensor& t, const char* name, Array& a) {
-    if (t.device_type != kCpu) fail_type(std::string(name) + ": expected an array on the CPU");
-    if (t.ndim > Array::kAxes)
-      fail(std::string(name) + ": expected at most 5 axes, got " + std::to_string(t.ndim));
-    a.data = static_cast<char*>(t.data) + t.byte_offset;
-    a.ndim = t.ndim;
-    a.code = t.code;
-    a.bytes = t.bits * t.lanes / 8;
-    int64_t step = 1;
-    for (int k = t.ndim - 1; k >= 0; k--) {
-      a.shape[k] = t.shape[k];
-      a.stride[k] = t.strides ? t.strides[k] : step;
-      step *= t.shape[k];
-    }
-  }
-
-  void from_exchange(const ExchangeTable& table, nb::handle object, const char* name, Array& a) {
-    PlainTensor t;
-    if (table.tensor_from_python(object.ptr(), &t) != 0) {
-      if (!PyErr_Occurred()) fail_type(std::string(name) + ": cannot be read as an array");
-      throw nb::python_error();
-    }
-    fill(t, name, a);
-  }
-
-  void from_buffer(nb::handle object, const char* name, Array& a) {
-    Py_buffer& buffer = buffers_.emplace_back();
-    if (PyObject_GetBuffer(object.ptr(), &buffer, PyBUF_RECORDS_RO) != 0) {
-      buffers_.pop_back();
-      throw nb::python_error();
-    }
-    if (buffer.ndim > Array::kAxes) fail(std::string(name) + ": expected at most 5 axes");
-    const std::string format = buffer.format ? buffer.format : "B";
-    const char last = format.back();
-    const bool native =
-        format.size() == 1 || (format.size() == 2 && (format[0] == '@' || format[0] == '='));
-    a.code = !native                      ? 255
-             : last == 'f' || last == 'd' ? kFloat
-             : last == 'l' || last == 'q' ? kInt
-                                          : 255;
-    a.data = static_cast<char*>(buffer.buf);
-    a.ndim = buffer.ndim;
-    a.bytes = int(buffer.itemsize);
-    a.read_only = buffer.readonly;
-    for (int k = 0; k < buffer.ndim; k++) {
-      a.shape[k] = buffer.shape[k];
-      if (a.bytes == 0 || buffer.strides[k] % a.bytes != 0)
-        fail(std::string(name) + ": expected strides of whole elements");
-      a.stride[k] = buffer.strides[k] / a.bytes;
-    }
-  }
-
-  void from_dlpack(nb::handle object, const char* name, Array& a) {
-    nb::ndarray<> array;
-    if (!nb::try_cast(object, array))
-      fail_type(std::string(name) + ": expected a torch tensor or a numpy array, got " +
-                nb::type_name(object.type()).c_str());
-    PlainTensor t{array.data(),
-                  array.device_type(),
-                  array.device_id(),
-                  int32_t(array.ndim()),
-                  array.dtype().code,
-                  array.dtype().bits,
-                  array.dtype().lanes,
-                  nullptr,
-                  nullptr,
-                  0};
-    std::vector<int64_t> shape(array.ndim()), strides(array.ndim());
-    for (std::size_t k = 0; k < array.ndim(); k++)
-      shape[k] = int64_t(array.shape(k)), strides[k] = array.stride(k);
-    t.shape = shape.data();
-    t.strides = strides.data();
-    fill(t, name, a);
-    capsules_.push_back(std::move(array));
-  }
-};
-
-// --- checks -------------------------------------------------------------------------------------
-
-struct Axis {
-  const char* letter;
-  int64_t size;
-};
-
-std::string expected_shape(const std::vector<Axis>& axes) {
-  std::string text = "(";
-  for (std::size_t k = 0; k < axes.size(); k++)
-    text += (k ? ", " : "") + std::string(axes[k].letter) + " = " + std::to_string(axes[k].size);
-  return text + ")";
-}
-
-template <class T>
-constexpr uint8_t kCodeOf = kFloat;
-
-// One call's arrays: reads them one by one, each with the shape it must have.
-template <class T>
-class Reader {
- public:
-  explicit Reader(Arrays& arrays) : arrays_(arrays) {}
-
-  Array any(nb::handle object, const std::string& name, const std::vector<Axis>& axes,
-            bool required) {
-    const Array a = arrays_.read(object, name.c_str());
-    if (!a.present) {
-      if (required)
-        fail_type(name + ": expected an array of shape " + expected_shape(axes) + ", got None");
-      return a;
-    }
-    if (a.code != kCodeOf<T> || a.bytes != int(sizeof(T)))
-      fail_type(name + ": expected the dtype of x (" + (sizeof(T) == 4 ? "float32" : "float64") +
-                ")");
-    bool fits = a.ndim == int(axes.size());
-    for (int k = 0; fits && k < a.ndim; k++) fits = a.shape[k] == axes[std::size_t(k)].size;
-    if (!fits) fail(name + ": expected shape " + expected_shape(axes) + ", got " + a.describe());
-    return a;
-  }
-  const T* input(nb::handle object, const std::string& name, const std::vector<Axis>& axes,
-                 bool required = false) {
-    const Array a = any(object, name, axes, required);
-    if (a.present && !a.contiguous())
-      fail(name + ": expected a contiguous array; call .contiguous()");
-    return a.template as<const T>();
-  }
-  T* output(nb::handle object, const std::string& name, const std::vector<Axis>& axes,
-            bool required = false) {
-    const Array a = any(object, name, axes, required);
-    if (a.present && !a.contiguous())
-      fail(name + ": expected a contiguous array; call .contiguous()");
-    if (a.read_only) fail(name + ": expected an array that may be written");
-    return a.template as<T>();
-  }
-  // Vectors of `size` numbers a token: (T, B, size) or (N, size).
-  template <class U>
-  View<U> tokens(nb::handle object, const std::string& name, const Dims& d, bool packed,
-                 const Axis& last, bool required) {
-    const Array a = packed ? any(object, name, {{"N", d.N}, last}, required)
-                           : any(object, name, {{"T", d.T}, {"B", d.B}, last}, required);
-    if (!a.present) return {};
-    if (a.shape[a.ndim - 1] > 1 && a.stride[a.ndim - 1] != 1)
-      fail(name + ": expected the last axis to be contiguous; call .contiguous()");
-    if constexpr (!std::is_const_v<U>)
-      if (a.read_only) fail(name + ": expected an array that may be written");
-    return {a.template as<U>(), packed ? 0 : a.stride[0], packed ? a.stride[0] : a.stride[1]};
-  }
-
- private:
-  Arrays& arrays_;
-};
-
-int cell_index(const std::string& name) {
-  std::string valid;
-  for (int k = 0; k < CELL_COUNT; k++) {
-    if (name == CELLS[k].name) return k;
-    valid += std::string(k ? ", " : "") + CELLS[k].name;
-  }
-  fail("cell: expected one of " + valid + ", got '" + name + "'");
-}
 
 // Everything both calls share: sizes, lengths, weights.
 struct Problem {
@@ -295,6 +30,7 @@ struct Problem {
   Sequence sequence{};
   std::vector<i64> offsets;
   bool packed = false;
+  bool one_step = false;  // x is (B, I), and no array has the axes T and D
   int G = 0, S = 0;
 };
 
@@ -302,10 +38,13 @@ Problem measure(const Array& x, const Array& lengths, nb::tuple weights, Arrays&
   Problem p;
   Dims& d = p.dims;
   p.packed = lengths.present;
-  if (!x.present || x.ndim != (p.packed ? 2 : 3))
-    fail(std::string("x: expected shape ") + (p.packed ? "(N, I) with batch_sizes" : "(T, B, I)") +
-         ", got " + (x.present ? x.describe() : "None"));
+  p.one_step = !p.packed && x.ndim == 2;
+  if (!x.present || (x.ndim != 2 && (p.packed || x.ndim != 3)))
+    fail(std::string("x: expected shape ") +
+         (p.packed ? "(N, I) with batch_sizes" : "(T, B, I), or (B, I) for one step") + ", got " +
+         (x.present ? x.describe() : "None"));
   d.D = i64(weights.size());
+  if (p.one_step && d.D != 1) fail("weights: expected 1 direction for one step, got 2");
   if (d.D != 1 && d.D != 2) fail("weights: expected 1 or 2 directions, got " + std::to_string(d.D));
   if (p.packed) {
     if (lengths.code != kInt || lengths.bytes != 8 || lengths.ndim != 1 || !lengths.contiguous())
@@ -325,8 +64,8 @@ Problem measure(const Array& x, const Array& lengths, nb::tuple weights, Arrays&
     d.B = d.T ? sizes[0] : 0;
     p.sequence = {sizes, p.offsets.data(), d.T, d.B};
   } else {
-    d.T = x.shape[0];
-    d.B = x.shape[1];
+    d.T = p.one_step ? 1 : x.shape[0];
+    d.B = x.shape[x.ndim - 2];
     d.N = d.T * d.B;
     p.sequence = {nullptr, nullptr, d.T, d.B};
   }
@@ -415,18 +154,10 @@ void run(Call& call, Kernel kernel, Bytes bytes, int threads) {
 }
 
 template <class T>
-const Kernels<T>& kernels() {
-  if constexpr (sizeof(T) == 4)
-    return active().f32;
-  else
-    return active().f64;
-}
-
-template <class T>
 void forward(Arrays& arrays, Problem& p, int cell, nb::handle x, nb::handle h0, nb::handle c0,
              nb::tuple weights, nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle tape,
              int threads) {
-  Reader<T> r(arrays);
+  Reader<T> r(arrays, p.one_step);
   const Dims& d = p.dims;
   const Axis D{"D", d.D}, B{"B", d.B}, H{"H", d.H}, P{"P", d.P};
   ForwardCall<T> call{};
@@ -434,7 +165,7 @@ void forward(Arrays& arrays, Problem& p, int cell, nb::handle x, nb::handle h0, 
   call.sequence = p.sequence;
   call.cell = cell;
   call.x = r.template tokens<const T>(x, "x", d, p.packed, {"I", d.I}, true);
-  const View<T> out = r.template tokens<T>(y, "y", d, p.packed, {"D*P", d.D * d.P}, true);
+  const View<T> out = r.template tokens<T>(y, "y", d, p.packed, {"D*P", d.D * d.P}, !p.one_step);
   const T* h = r.input(h0, "h0", {D, B, P});
   const T* c = r.input(c0, "c0", {D, B, H});
   T* hn = r.output(h_n, "h_n", {D, B, P}, true);
@@ -453,6 +184,12 @@ void forward(Arrays& arrays, Problem& p, int cell, nb::handle x, nb::handle h0, 
     dir.tape = part(kept, k, d.N * p.S * d.H);
   }
   if (d.N == 0) return;
+  std::optional<Workspace>
+      output;  // of one step: h_n is the output, a second one need not be given
+  if (!out.data) {
+    output.emplace(d.B * d.P * i64(sizeof(T)));
+    call.direction[0].y = {reinterpret_cast<T*>(output->data()), 0, d.P};
+  }
   threads = workers(p, threads, 1);
   nb::gil_scoped_release release;
   run(call, kernels<T>().forward, kernels<T>().forward_bytes, threads);
@@ -471,7 +208,7 @@ void clear(T* data, i64 n) {
 
 template <class T>
 void backward(Arrays& arrays, Problem& p, int cell, const BackwardArrays<T>& a, int threads) {
-  Reader<T> r(arrays);
+  Reader<T> r(arrays, p.one_step);
   const Dims& d = p.dims;
   const Axis D{"D", d.D}, B{"B", d.B}, I{"I", d.I}, H{"H", d.H}, P{"P", d.P},
       rows{"G*H", p.G * d.H};
@@ -482,7 +219,7 @@ void backward(Arrays& arrays, Problem& p, int cell, const BackwardArrays<T>& a, 
   call.x = r.template tokens<const T>(a.x, "x", d, p.packed, I, true);
   call.d_x = r.template tokens<T>(a.d_x, "d_x", d, p.packed, I, false);
   const Axis DP{"D*P", d.D * d.P};
-  const auto y = r.template tokens<const T>(a.y, "y", d, p.packed, DP, true);
+  const auto y = r.template tokens<const T>(a.y, "y", d, p.packed, DP, !p.one_step);
   const auto d_y = r.template tokens<const T>(a.d_y, "d_y", d, p.packed, DP, false);
   const T *h0 = r.input(a.h0, "h0", {D, B, P}), *c0 = r.input(a.c0, "c0", {D, B, H});
   const T *d_h_n = r.input(a.d_h_n, "d_h_n", {D, B, P}),
@@ -663,13 +400,16 @@ double probe_any(const std::string& dtype, int threads, double seconds) {
 
 NB_MODULE(_core, m) {
   using namespace gatewise;
+  bind_stream(m);
   m.doc() =
       "The native kernels. gatewise.ops is the door that checks, differentiates and dispatches.";
   m.def("forward", forward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(),
-        "c0"_a.none(), "weights"_a, "y"_a, "h_n"_a, "c_n"_a.none(), "tape"_a.none(), "threads"_a,
-        "Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape.");
+        "c0"_a.none(), "weights"_a, "y"_a.none(), "h_n"_a, "c_n"_a.none(), "tape"_a.none(),
+        "threads"_a,
+        "Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. "
+        "With x (B, I) it is one step: no array has the axes T and D, and y may be None.");
   m.def("backward", backward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(),
-        "c0"_a.none(), "weights"_a, "y"_a, "tape"_a, "d_y"_a.none(), "d_h_n"_a.none(),
+        "c0"_a.none(), "weights"_a, "y"_a.none(), "tape"_a, "d_y"_a.none(), "d_h_n"_a.none(),
         "d_c_n"_a.none(), "d_tape"_a.none(), "d_x"_a.none(), "d_h0"_a.none(), "d_c0"_a.none(),
         "d_weights"_a, "g_tape"_a.none(), "g_h"_a.none(), "threads"_a,
         "Run the layer's gradient; fills every output that is not None, and changes no input.");

@@ -15,4 +15,13 @@ const std::vector<const Table*>& supported();
 const Table& active();
 void select(const std::string& name);
 
+// The active kernels of a number type.
+template <class T>
+const Kernels<T>& kernels() {
+  if constexpr (sizeof(T) == 4)
+    return active().f32;
+  else
+    return active().f64;
+}
+
 }  // namespace gatewise

@@ -3,9 +3,10 @@
 // keeps for all.
 #include "kernel.h"
 
-#include "backward.h"
 #include "forward.h"
 #include "probe.h"
+#include "small.h"
+#include "stream.h"
 
 namespace gatewise::GATEWISE_ISA {
 
@@ -20,8 +21,18 @@ void activations(const T* x, T* s, T* t, i64 n) {
 }
 
 template <class T>
-constexpr Kernels<T> KERNELS = {forward_bytes<T>, forward<T>,     backward_bytes<T>,
-                                backward<T>,      activations<T>, probe<T>};
+constexpr Kernels<T> KERNELS = {
+    .forward_bytes = forward_bytes<T>,
+    .forward = forward<T>,
+    .backward_bytes = backward_bytes_of_any<T>,
+    .backward = backward_of_any<T>,
+    .activations = activations<T>,
+    .stream_bytes = stream_bytes<T>,
+    .stream_pack = stream_pack<T>,
+    .stream_state = stream_state<T>,
+    .stream_step = stream_step<T>,
+    .probe = probe<T>,
+};
 
 #define GATEWISE_TEXT(name) #name
 #define GATEWISE_NAME(name) GATEWISE_TEXT(name)

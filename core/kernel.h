@@ -65,6 +65,26 @@ struct BackwardCall {
   Barrier barrier[3];
 };
 
+// A stack of layers that a stream runs, one direction. The weights are read once, when it is
+// packed.
+template <class T>
+struct StreamPlan {
+  int cell;  // index in CELLS
+  i64 B, count;
+  struct Layer {
+    i64 I, H, P;
+    Weights<T> w;
+  };
+  const Layer* layer;  // count of them
+};
+
+// Where a stream keeps the states of a layer, for others to read and write between steps.
+template <class T>
+struct StreamState {
+  T* h;  // (B, P)
+  T* c;  // (B, H); not used by a cell without cell state
+};
+
 // The kernels of one number type on one instruction set. `threads` is the largest number of workers
 // that may run the call; every worker calls with its id and the common count.
 template <class T>
@@ -74,7 +94,13 @@ struct Kernels {
   i64 (*backward_bytes)(const BackwardCall<T>&, int threads);
   void (*backward)(BackwardCall<T>&, int id, int count);
   void (*activations)(const T* x, T* sigmoid, T* tanh, i64 n);  // for the test that measures them
-  i64 (*probe)(i64 rounds, T* sink);                            // for the bench: see probe.h
+  // A stream lives in stream_bytes() of memory, 64-byte aligned, and only there; stream_pack fills
+  // it but for the states. A step reads x, (B, I) with rows `row` apart, and writes y, (B, P).
+  i64 (*stream_bytes)(const StreamPlan<T>&);
+  void (*stream_pack)(const StreamPlan<T>&, unsigned char* memory);
+  StreamState<T> (*stream_state)(unsigned char* memory, i64 layer);
+  void (*stream_step)(unsigned char* memory, const T* x, i64 row, T* y);
+  i64 (*probe)(i64 rounds, T* sink);  // for the bench: see probe.h
 };
 
 struct Table {

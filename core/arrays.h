@@ -1,0 +1,319 @@
+// Arrays from Python, read and checked.
+//
+// Arrays come as torch tensors (through the DLPack exchange table that torch's type carries: no
+// Python code runs, about 50 ns each), as anything with the buffer protocol (numpy), or as anything
+// else that speaks DLPack. Every shape, dtype and stride is checked before a pointer is used.
+#pragma once
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <initializer_list>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "cell.h"
+#include "kernel.h"
+
+namespace nb = nanobind;
+
+namespace gatewise {
+
+// --- arrays -------------------------------------------------------------------------------------
+
+// DLPack's exchange table (DLPack 1.3, dlpack.h), as far as it is used here.
+struct PlainTensor {
+  void* data;
+  int32_t device_type, device_id;
+  int32_t ndim;
+  uint8_t code, bits;
+  uint16_t lanes;
+  int64_t* shape;
+  int64_t* strides;
+  uint64_t byte_offset;
+};
+struct OwnedTensor {
+  uint32_t major, minor;
+  void* context;
+  void (*free)(OwnedTensor* self);
+  uint64_t flags;
+  PlainTensor tensor;
+};
+struct ExchangeTable {
+  uint32_t major, minor;
+  void* previous;
+  void *allocate, *from_python;
+  int (*to_python)(OwnedTensor* tensor, void** object);  // takes the tensor over
+  int (*tensor_from_python)(void* object, PlainTensor* out);
+  void* stream;
+};
+constexpr int32_t kCpu = 1;
+enum Code : uint8_t { kInt = 0, kFloat = 2, kBfloat = 4 };
+
+struct Array {
+  static constexpr int kAxes = 5;  // the tape has (D, T, B, S, H)
+  char* data = nullptr;
+  int ndim = 0;
+  int64_t shape[kAxes] = {}, stride[kAxes] = {};  // strides in elements
+  uint8_t code = 0;
+  int bytes = 0;  // of an element
+  bool present = false, read_only = false;
+
+  std::string describe() const {
+    std::string text = "(";
+    for (int k = 0; k < ndim; k++) text += (k ? ", " : "") + std::to_string(shape[k]);
+    return text + ")";
+  }
+  bool contiguous() const {
+    if (empty()) return true;  // whatever its strides
+    int64_t expected = 1;
+    for (int k = ndim - 1; k >= 0; expected *= shape[k--])
+      if (shape[k] > 1 && stride[k] != expected) return false;
+    return true;
+  }
+  bool empty() const {
+    for (int k = 0; k < ndim; k++)
+      if (shape[k] == 0) return true;
+    return false;
+  }
+  template <class T>
+  T* as() const {
+    return present ? reinterpret_cast<T*>(data) : nullptr;
+  }
+};
+
+[[noreturn]] inline void fail(const std::string& what) { throw nb::value_error(what.c_str()); }
+[[noreturn]] inline void fail_type(const std::string& what) { throw nb::type_error(what.c_str()); }
+
+// Keeps what has to live as long as the call: buffers and DLPack capsules.
+class Arrays {
+ public:
+  ~Arrays() {
+    for (Py_buffer& buffer : buffers_) PyBuffer_Release(&buffer);
+  }
+  Arrays() = default;
+  Arrays(const Arrays&) = delete;
+  Arrays& operator=(const Arrays&) = delete;
+
+  Array read(nb::handle object, const char* name) {
+    Array a;
+    if (object.is_none()) return a;
+    if (const ExchangeTable* table = exchange(Py_TYPE(object.ptr())))
+      from_exchange(*table, object, name, a);
+    else if (PyObject_CheckBuffer(object.ptr()))
+      from_buffer(object, name, a);
+    else
+      from_dlpack(object, name, a);
+    a.present = true;
+    return a;
+  }
+
+  // The table of a type, looked up once. Types live as long as the interpreter's modules do.
+  static const ExchangeTable* exchange(PyTypeObject* type) {
+    static PyTypeObject* known_type = nullptr;
+    static const ExchangeTable* known = nullptr;
+    if (type == known_type) return known;
+    if (!PyObject_HasAttrString(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__"))
+      return nullptr;
+    nb::object capsule =
+        nb::getattr(nb::handle(reinterpret_cast<PyObject*>(type)), "__dlpack_c_exchange_api__");
+    auto* table = static_cast<const ExchangeTable*>(
+        PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+    if (!table) {
+      PyErr_Clear();
+      return nullptr;
+    }
+    if (table->major != 1 || !table->tensor_from_python) return nullptr;
+    Py_INCREF(type);
+    known_type = type;
+    return known = table;
+  }
+
+ private:
+  std::vector<Py_buffer> buffers_;
+  std::vector<nb::ndarray<>> capsules_;
+
+  static void fill(const PlainTensor& t, const char* name, Array& a) {
+    if (t.device_type != kCpu) fail_type(std::string(name) + ": expected an array on the CPU");
+    if (t.ndim > Array::kAxes)
+      fail(std::string(name) + ": expected at most 5 axes, got " + std::to_string(t.ndim));
+    a.data = static_cast<char*>(t.data) + t.byte_offset;
+    a.ndim = t.ndim;
+    a.code = t.code;
+    a.bytes = t.bits * t.lanes / 8;
+    int64_t step = 1;
+    for (int k = t.ndim - 1; k >= 0; k--) {
+      a.shape[k] = t.shape[k];
+      a.stride[k] = t.strides ? t.strides[k] : step;
+      step *= t.shape[k];
+    }
+  }
+
+  void from_exchange(const ExchangeTable& table, nb::handle object, const char* name, Array& a) {
+    PlainTensor t;
+    if (table.tensor_from_python(object.ptr(), &t) != 0) {
+      if (!PyErr_Occurred()) fail_type(std::string(name) + ": cannot be read as an array");
+      throw nb::python_error();
+    }
+    fill(t, name, a);
+  }
+
+  void from_buffer(nb::handle object, const char* name, Array& a) {
+    if (buffers_.capacity() == 0) buffers_.reserve(64);  // a Py_buffer must not move
+    Py_buffer& buffer = buffers_.emplace_back();
+    if (PyObject_GetBuffer(object.ptr(), &buffer, PyBUF_RECORDS_RO) != 0) {
+      buffers_.pop_back();
+      throw nb::python_error();
+    }
+    if (buffer.ndim > Array::kAxes) fail(std::string(name) + ": expected at most 5 axes");
+    const std::string format = buffer.format ? buffer.format : "B";
+    const char last = format.back();
+    const bool native =
+        format.size() == 1 || (format.size() == 2 && (format[0] == '@' || format[0] == '='));
+    a.code = !native                      ? 255
+             : last == 'f' || last == 'd' ? kFloat
+             : last == 'l' || last == 'q' ? kInt
+                                          : 255;
+    a.data = static_cast<char*>(buffer.buf);
+    a.ndim = buffer.ndim;
+    a.bytes = int(buffer.itemsize);
+    a.read_only = buffer.readonly;
+    for (int k = 0; k < buffer.ndim; k++) {
+      a.shape[k] = buffer.shape[k];
+      if (a.bytes == 0 || buffer.strides[k] % a.bytes != 0)
+        fail(std::string(name) + ": expected strides of whole elements");
+      a.stride[k] = buffer.strides[k] / a.bytes;
+    }
+  }
+
+  void from_dlpack(nb::handle object, const char* name, Array& a) {
+    nb::ndarray<> array;
+    if (!nb::try_cast(object, array))
+      fail_type(std::string(name) + ": expected a torch tensor or a numpy array, got " +
+                nb::type_name(object.type()).c_str());
+    PlainTensor t{array.data(),
+                  array.device_type(),
+                  array.device_id(),
+                  int32_t(array.ndim()),
+                  array.dtype().code,
+                  array.dtype().bits,
+                  array.dtype().lanes,
+                  nullptr,
+                  nullptr,
+                  0};
+    std::vector<int64_t> shape(array.ndim()), strides(array.ndim());
+    for (std::size_t k = 0; k < array.ndim(); k++)
+      shape[k] = int64_t(array.shape(k)), strides[k] = array.stride(k);
+    t.shape = shape.data();
+    t.strides = strides.data();
+    fill(t, name, a);
+    capsules_.push_back(std::move(array));
+  }
+};
+
+// --- checks -------------------------------------------------------------------------------------
+
+struct Axis {
+  const char* letter;
+  int64_t size;
+};
+
+// The axes that an array must have. Seen, not owned: an initializer list lives as long as the call.
+struct Axes {
+  const Axis* first;
+  int count;
+  Axes(const std::initializer_list<Axis>& axes) : count(int(axes.size())) { first = axes.begin(); }
+  Axes(const std::vector<Axis>& axes) : first(axes.data()), count(int(axes.size())) {}
+
+  Axes(const Axis* axes, int n) : first(axes), count(n) {}
+
+  Axes without_time(Axis* kept) const {
+    int n = 0;
+    for (int k = 0; k < count; k++)
+      if (first[k].letter != std::string_view("T") && first[k].letter != std::string_view("D"))
+        kept[n++] = first[k];
+    return {kept, n};
+  }
+  bool fit(const Array& a) const {
+    bool fits = a.ndim == count;
+    for (int k = 0; fits && k < count; k++) fits = a.shape[k] == first[k].size;
+    return fits;
+  }
+  std::string describe() const {
+    std::string text = "(";
+    for (int k = 0; k < count; k++)
+      text +=
+          (k ? ", " : "") + std::string(first[k].letter) + " = " + std::to_string(first[k].size);
+    return text + ")";
+  }
+};
+
+// One call's arrays: reads them one by one, each with the shape it must have.
+template <class T>
+class Reader {
+ public:
+  // one_step: the arrays come without the axes T and D.
+  explicit Reader(Arrays& arrays, bool one_step = false) : arrays_(arrays), one_step_(one_step) {}
+
+  Array any(nb::handle object, const char* name, const Axes& wanted, bool required) {
+    const Array a = arrays_.read(object, name);
+    Axis of_step[Array::kAxes];
+    const Axes axes = one_step_ ? wanted.without_time(of_step) : wanted;
+    if (!a.present) {
+      if (required)
+        fail_type(std::string(name) + ": expected an array of shape " + axes.describe() +
+                  ", got None");
+      return a;
+    }
+    if (a.code != kFloat || a.bytes != int(sizeof(T)))
+      fail_type(std::string(name) + ": expected the dtype of x (" +
+                (sizeof(T) == 4 ? "float32" : "float64") + ")");
+    if (!axes.fit(a))
+      fail(std::string(name) + ": expected shape " + axes.describe() + ", got " + a.describe());
+    return a;
+  }
+  const T* input(nb::handle object, const char* name, const Axes& axes, bool required = false) {
+    const Array a = any(object, name, axes, required);
+    if (a.present && !a.contiguous())
+      fail(std::string(name) + ": expected a contiguous array; call .contiguous()");
+    return a.template as<const T>();
+  }
+  T* output(nb::handle object, const char* name, const Axes& axes, bool required = false) {
+    const Array a = any(object, name, axes, required);
+    if (a.present && !a.contiguous())
+      fail(std::string(name) + ": expected a contiguous array; call .contiguous()");
+    if (a.read_only) fail(std::string(name) + ": expected an array that may be written");
+    return a.template as<T>();
+  }
+  // Vectors of `size` numbers a token: (T, B, size) or (N, size).
+  template <class U>
+  View<U> tokens(nb::handle object, const char* name, const Dims& d, bool packed, const Axis& last,
+                 bool required) {
+    const Array a = packed ? any(object, name, {{"N", d.N}, last}, required)
+                           : any(object, name, {{"T", d.T}, {"B", d.B}, last}, required);
+    if (!a.present) return {};
+    if (a.shape[a.ndim - 1] > 1 && a.stride[a.ndim - 1] != 1)
+      fail(std::string(name) + ": expected the last axis to be contiguous; call .contiguous()");
+    if constexpr (!std::is_const_v<U>)
+      if (a.read_only) fail(std::string(name) + ": expected an array that may be written");
+    const int64_t row = a.stride[a.ndim - 2];
+    return {a.template as<U>(), a.ndim == 3 ? a.stride[0] : 0, row};
+  }
+
+ private:
+  Arrays& arrays_;
+  const bool one_step_;
+};
+
+inline int cell_index(const std::string& name) {
+  std::string valid;
+  for (int k = 0; k < CELL_COUNT; k++) {
+    if (name == CELLS[k].name) return k;
+    valid += std::string(k ? ", " : "") + CELLS[k].name;
+  }
+  fail("cell: expected one of " + valid + ", got '" + name + "'");
+}
+
+}  // namespace gatewise

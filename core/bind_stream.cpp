@@ -1,0 +1,396 @@
+// A stream for Python: weights packed once, one step a call.
+//
+// A step must cost little beside its arithmetic (0.3 us for 32 units), so everything that can be
+// found out beforehand is: shapes, kernels, and what to compare to see that the weights are those
+// that were packed.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "arrays.h"
+#include "cell.h"
+#include "dispatch.h"
+#include "kernel.h"
+#include "workspace.h"
+
+using namespace nb::literals;
+
+namespace gatewise {
+namespace {
+
+// --- whether a weight is as it was --------------------------------------------------------------
+
+// One tensor and the place in its module that held it. Seen at once: another tensor in its place,
+// other memory, and whatever torch's version counter counts. An edit behind torch's back (.data, a
+// numpy view, another process) shows in the numbers: each look compares one block of 64 bytes, in
+// turn.
+class Watched {
+ public:
+  Watched(nb::dict holder, nb::str name, nb::object tensor)
+      : holder_(std::move(holder)), name_(std::move(name)), tensor_(std::move(tensor)) {
+    version_ = version();
+    data_ = read(&bytes_);
+    sums_.reserve(std::size_t(blocks()));
+    for (i64 k = 0; k < blocks(); k++) sums_.push_back(sum(k));
+  }
+
+  const char* change() {
+    PyObject* held = PyDict_GetItemWithError(holder_.ptr(), name_.ptr());
+    if (held != tensor_.ptr()) return "was replaced";
+    if (version() != version_) return "was changed in place";
+    i64 bytes = 0;
+    if (read(&bytes) != data_ || bytes != bytes_) return "was moved to other memory";
+    if (sums_.empty()) return nullptr;
+    if (sum(next_) != sums_[std::size_t(next_)]) return "was changed behind torch's back";
+    if (++next_ == blocks()) next_ = 0;
+    __builtin_prefetch(data_ + next_ * kBlock);
+    return nullptr;
+  }
+  const char* name() const { return PyUnicode_AsUTF8(name_.ptr()); }
+
+ private:
+  static constexpr i64 kBlock = 64;
+  i64 blocks() const { return (bytes_ + kBlock - 1) / kBlock; }
+
+  i64 version() const {
+    static PyObject* const attribute = PyUnicode_InternFromString("_version");
+    PyObject* number = PyObject_GetAttr(tensor_.ptr(), attribute);
+    if (!number) {  // made in inference mode: not counted
+      PyErr_Clear();
+      return -1;
+    }
+    const i64 version = PyLong_AsLongLong(number);
+    Py_DECREF(number);
+    return version;
+  }
+
+  // Where the numbers are, and how many bytes of them; none where they do not lie in one piece.
+  const char* read(i64* bytes) const {
+    Arrays arrays;
+    const Array a = arrays.read(tensor_, "weight");
+    *bytes = a.bytes;
+    for (int k = 0; k < a.ndim; k++) *bytes *= a.shape[k];
+    if (!a.contiguous()) *bytes = 0;
+    return a.data;
+  }
+
+  uint64_t sum(i64 block) const {
+    uint64_t word[kBlock / 8] = {};
+    std::memcpy(word, data_ + block * kBlock,
+                std::size_t(std::min(kBlock, bytes_ - block * kBlock)));
+    uint64_t even = 0, odd = 0;
+    for (int k = 0; k < kBlock / 8; k += 2) {
+      even = (even ^ word[k]) * 0x9e3779b97f4a7c15u;
+      odd = (odd ^ word[k + 1]) * 0xc2b2ae3d27d4eb4fu;
+      even ^= even >> 29, odd ^= odd >> 29;
+    }
+    return even ^ (odd << 1);
+  }
+
+  nb::dict holder_;
+  nb::str name_;
+  nb::object tensor_;
+  i64 version_ = 0, bytes_ = 0, next_ = 0;
+  const char* data_ = nullptr;
+  std::vector<uint64_t> sums_;
+};
+
+// --- an output ----------------------------------------------------------------------------------
+
+// A fresh torch tensor (B, P) or (P) on memory of ours, through torch's exchange table: a third of
+// the price of torch.empty from Python.
+struct alignas(64) Fresh {
+  OwnedTensor owned;
+  int64_t shape[2], strides[2];
+  char* numbers() { return reinterpret_cast<char*>(this + 1); }
+
+  static Fresh* make(int ndim, i64 B, i64 P, int bytes) {
+    const std::size_t size = sizeof(Fresh) + std::size_t(B * P * bytes);
+    auto* fresh = static_cast<Fresh*>(std::aligned_alloc(64, (size + 63) / 64 * 64));
+    if (!fresh) throw std::bad_alloc();
+    fresh->shape[0] = ndim == 2 ? B : P;
+    fresh->shape[1] = P;
+    fresh->strides[0] = ndim == 2 ? P : 1;
+    fresh->strides[1] = 1;
+    const PlainTensor tensor{
+        fresh->numbers(), kCpu,           0, ndim, kFloat, uint8_t(8 * bytes), 1,
+        fresh->shape,     fresh->strides, 0};
+    fresh->owned = {1, 0, nullptr, [](OwnedTensor* self) { std::free(self); }, 0, tensor};
+    return fresh;
+  }
+};
+
+// --- the stream ---------------------------------------------------------------------------------
+
+template <class T>
+class Layers {
+ public:
+  Layers(const std::string& cell, i64 batch, const std::vector<nb::tuple>& weights)
+      : kernels_(kernels<T>()) {
+    StreamPlan<T> plan{cell_index(cell), batch, i64(weights.size()), nullptr};
+    const Cell& row = CELLS[plan.cell].cell;
+    gated_ = row.has_cell_state();
+    Arrays arrays;
+    Reader<T> r(arrays);
+    std::vector<typename StreamPlan<T>::Layer> layers;
+    for (const nb::tuple& w : weights) {
+      if (w.size() != 6) fail("weights: expected (W_ih, W_hh, b_ih, b_hh, W_hr, peep) a layer");
+      const Array W_ih = arrays.read(w[0], "W_ih"), W_hh = arrays.read(w[1], "W_hh");
+      if (W_ih.ndim != 2 || W_hh.ndim != 2 || W_hh.shape[0] % row.gates() || W_hh.empty() ||
+          W_ih.empty())
+        fail("weights: expected W_ih (G*H, I) and W_hh (G*H, P)");
+      const i64 I = W_ih.shape[1], H = W_hh.shape[0] / row.gates(), P = W_hh.shape[1];
+      if (!layers.empty() && I != layers.back().P) fail("weights: layers do not fit together");
+      if (w[4].is_none() && P != H) fail("W_hh: expected shape (G*H, H) where there is no W_hr");
+      const Axis rows{"G*H", W_hh.shape[0]};
+      layers.push_back(
+          {I,
+           H,
+           P,
+           {r.input(w[0], "W_ih", {rows, {"I", I}}, true),
+            r.input(w[1], "W_hh", {rows, {"P", P}}, true), r.input(w[2], "b_ih", {rows}),
+            r.input(w[3], "b_hh", {rows}), r.input(w[4], "W_hr", {{"P", P}, {"H", H}}),
+            r.input(w[5], "peep", {{"3", 3}, {"H", H}}, row.peephole)}});
+      work += W_ih.shape[0] * (I + P);
+    }
+    if (layers.empty()) fail("weights: expected at least one layer");
+    plan.layer = layers.data();
+    I = layers[0].I, H = layers[0].H, P = layers.back().P, B = batch, L = plan.count;
+    work *= B;
+    memory_.emplace(kernels_.stream_bytes(plan));
+    kernels_.stream_pack(plan, memory_->data());
+    reset();
+  }
+
+  void step(const char* x, i64 row, char* y) {
+    struct Context {
+      const Layers& self;
+      const T* x;
+      i64 row;
+      T* y;
+    } context{*this, reinterpret_cast<const T*>(x), row, reinterpret_cast<T*>(y)};
+    parallel(
+        1,
+        [](void* c, int, int) {
+          auto& context = *static_cast<Context*>(c);
+          context.self.kernels_.stream_step(context.self.memory_->data(), context.x, context.row,
+                                            context.y);
+        },
+        &context);
+  }
+
+  void reset() {
+    for (i64 k = 0; k < L; k++) {
+      const StreamState<T> state = kernels_.stream_state(memory_->data(), k);
+      std::fill_n(state.h, B * P, T(0));
+      std::fill_n(state.c, B * H, T(0));
+    }
+  }
+
+  // The states, to or from the arrays (L, B, P) and (L, B, H).
+  void exchange(nb::handle h, nb::handle c, bool load) {
+    Arrays arrays;
+    Reader<T> r(arrays);
+    const Axis l{"L", L}, b{"B", B};
+    T* all_h = const_cast<T*>(load ? r.input(h, "h", {l, b, {"P", P}}, true)
+                                   : r.output(h, "h", {l, b, {"P", P}}, true));
+    T* all_c = const_cast<T*>(load ? r.input(c, "c", {l, b, {"H", H}}, gated_)
+                                   : r.output(c, "c", {l, b, {"H", H}}, gated_));
+    for (i64 k = 0; k < L; k++) {
+      const StreamState<T> state = kernels_.stream_state(memory_->data(), k);
+      move(state.h, all_h + k * B * P, B * P, load);
+      if (gated_) move(state.c, all_c + k * B * H, B * H, load);
+    }
+  }
+
+  i64 I = 0, H = 0, P = 0, B = 0, L = 0;
+  i64 work = 0;  // multiply-adds of a step
+
+ private:
+  static void move(T* mine, T* theirs, i64 n, bool load) {
+    load ? std::copy_n(theirs, n, mine) : std::copy_n(mine, n, theirs);
+  }
+
+  const Kernels<T>& kernels_;  // those that packed the weights
+  std::optional<Workspace> memory_;
+  bool gated_ = true;
+};
+
+// Releasing Python's lock costs 0.1 us; below this work (about 100 us) nobody would gain.
+constexpr i64 kHoldLock = i64(5) << 20;
+
+class StreamCore {
+ public:
+  StreamCore(const std::string& cell, i64 batch, bool f64, const std::vector<nb::tuple>& weights,
+             const std::vector<nb::tuple>& watched, nb::object is_recording, nb::object numpy_empty,
+             nb::object dtype)
+      : layers_(f64 ? Either(std::in_place_index<1>, cell, batch, weights)
+                    : Either(std::in_place_index<0>, cell, batch, weights)),
+        is_recording_(std::move(is_recording)),
+        numpy_empty_(std::move(numpy_empty)),
+        dtype_(std::move(dtype)),
+        bytes_(f64 ? 8 : 4) {
+    with([&](auto& layers) {
+      I_ = layers.I, H_ = layers.H, P_ = layers.P;
+      B_ = layers.B, L_ = layers.L, work_ = layers.work;
+    });
+    shapes_[0] = nb::make_tuple(P_);
+    shapes_[1] = nb::make_tuple(B_, P_);
+    for (const nb::tuple& w : watched)
+      watched_.emplace_back(nb::cast<nb::dict>(w[0]), nb::cast<nb::str>(w[1]), nb::object(w[2]));
+  }
+
+  // x (B, I), or (I) where B is 1, to a new array of its kind, or to `out`.
+  nb::object step(nb::handle x, nb::handle out) {
+    if (stale_) fail_stale();
+    for (Watched& w : watched_)
+      if (const char* change = w.change()) {
+        stale_ = std::string(w.name()) + " " + change;
+        fail_stale();
+      }
+    Arrays arrays;
+    const Array in = arrays.read(x, "x");
+    check(in, "x", I_);
+    if (in.shape[in.ndim - 1] > 1 && in.stride[in.ndim - 1] != 1)
+      fail("x: expected the last axis to be contiguous; copy it first");
+    const i64 row = in.ndim == 2 ? in.stride[0] : 0;
+    const ExchangeTable* table = Arrays::exchange(Py_TYPE(x.ptr()));
+    if (table) refuse_unfit(x);
+    if (!out.is_none()) {
+      const Array to = arrays.read(out, "out");
+      check(to, "out", P_);
+      if (to.ndim != in.ndim) fail("out: expected as many axes as x has");
+      if (!to.contiguous() || to.read_only) fail("out: expected a contiguous, writable array");
+      run(in.data, row, to.data);
+      return nb::borrow(out);
+    }
+    if (table && table->to_python) {
+      Fresh* fresh = Fresh::make(in.ndim, B_, P_, bytes_);
+      run(in.data, row, fresh->numbers());
+      void* tensor = nullptr;
+      if (table->to_python(&fresh->owned, &tensor) != 0) throw nb::python_error();
+      return nb::steal(static_cast<PyObject*>(tensor));
+    }
+    PyObject* args[] = {nullptr, shapes_[in.ndim - 1].ptr(), dtype_.ptr()};
+    nb::object made = nb::steal(PyObject_Vectorcall(numpy_empty_.ptr(), args + 1,
+                                                    2 | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
+    if (!made.is_valid()) throw nb::python_error();
+    run(in.data, row, arrays.read(made, "out").data);
+    return made;
+  }
+
+  void reset() {
+    refuse_while_busy();
+    with([](auto& layers) { layers.reset(); });
+  }
+  void exchange(nb::handle h, nb::handle c, bool load) {
+    refuse_while_busy();
+    with([&](auto& layers) { layers.exchange(h, c, load); });
+  }
+  std::optional<std::string> stale() const { return stale_; }
+  nb::tuple sizes() const { return nb::make_tuple(L_, B_, H_, P_); }
+
+ private:
+  using Either = std::variant<Layers<float>, Layers<double>>;
+
+  template <class F>
+  void with(F f) {
+    layers_.index() == 0 ? f(*std::get_if<0>(&layers_)) : f(*std::get_if<1>(&layers_));
+  }
+
+  // Tensors that are more than their numbers: one that wants a gradient would silently get none.
+  void refuse_unfit(nb::handle x) const {
+    static PyObject* const attribute = PyUnicode_InternFromString("requires_grad");
+    const nb::object wanted = nb::steal(PyObject_GetAttr(x.ptr(), attribute));
+    if (!wanted.is_valid()) throw nb::python_error();
+    // -x of a complex part may be a view with a mark: its numbers in memory have the other sign.
+    static PyObject* const method = PyUnicode_InternFromString("is_neg");
+    PyObject* self[] = {x.ptr()};
+    const nb::object negative = nb::steal(
+        PyObject_VectorcallMethod(method, self, 1, nullptr));
+    if (!negative.is_valid()) throw nb::python_error();
+    if (negative.ptr() == Py_True) fail("x: a lazy negative; call .resolve_neg() first");
+    if (wanted.ptr() != Py_True || !nb::cast<bool>(is_recording_())) return;
+    PyErr_SetString(PyExc_PermissionError,
+                    "x: expected no gradient to be wanted, since none passes through a Stream. "
+                    "Give x.detach(), or call the module itself.");
+    throw nb::python_error();
+  }
+
+  void check(const Array& a, const char* name, i64 last) const {
+    const bool fits = a.present && (a.ndim == 2 ? a.shape[0] == B_ && a.shape[1] == last
+                                                : a.ndim == 1 && B_ == 1 && a.shape[0] == last);
+    const char* letter = name[0] == 'x' ? "I" : "P";
+    if (!fits) {
+      std::string shape = "(B = " + std::to_string(B_) + ", " + letter + " = " +
+                          std::to_string(last) + ")" + (B_ == 1 ? " or without B" : "");
+      fail(std::string(name) + ": expected shape " + shape + ", got " +
+           (a.present ? a.describe() : "None"));
+    }
+    if (!a.data) fail(std::string(name) + ": expected numbers in memory; call .clone() first");
+    if (a.code != kFloat || a.bytes != bytes_)
+      fail_type(std::string(name) + ": expected " + (bytes_ == 4 ? "float32" : "float64") +
+                ", as the weights are; convert it first");
+  }
+
+  void run(const char* x, i64 row, char* y) {
+    refuse_while_busy();
+    if (work_ < kHoldLock) {
+      with([&](auto& layers) { layers.step(x, row, y); });
+      return;
+    }
+    busy_ = true;
+    {
+      nb::gil_scoped_release release;
+      with([&](auto& layers) { layers.step(x, row, y); });
+    }
+    busy_ = false;
+  }
+
+  void refuse_while_busy() const {  // the flag changes under Python's lock alone
+    if (busy_)
+      throw std::runtime_error(
+          "Stream: another thread is in the middle of a step. Make one Stream for each thread.");
+  }
+  [[noreturn]] void fail_stale() const {
+    throw std::runtime_error("Stream: " + *stale_ +
+                             " since the weights were copied. Call .reload() to copy them again.");
+  }
+
+  Either layers_;
+  std::vector<Watched> watched_;
+  std::optional<std::string> stale_;
+  nb::object is_recording_, numpy_empty_, dtype_;
+  nb::tuple shapes_[2];
+  i64 I_ = 0, H_ = 0, P_ = 0, B_ = 0, L_ = 0, work_ = 0;
+  int bytes_;
+  bool busy_ = false;
+};
+
+}  // namespace
+
+void bind_stream(nb::module_& m) {
+  nb::class_<StreamCore>(m, "Stream", "Layers that run one step a call. gatewise.Stream wraps it.")
+      .def(nb::init<const std::string&, i64, bool, const std::vector<nb::tuple>&,
+                    const std::vector<nb::tuple>&, nb::object, nb::object, nb::object>(),
+           "cell"_a, "batch"_a, "f64"_a, "weights"_a, "watched"_a, "is_recording"_a,
+           "numpy_empty"_a, "dtype"_a,
+           "weights: (W_ih, W_hh, b_ih, b_hh, W_hr, peep) a layer. watched: (dict, key, tensor).")
+      .def("step", &StreamCore::step, "x"_a, "out"_a.none(), "One step of all layers.")
+      .def("reset", &StreamCore::reset, "All states to zero.")
+      .def("exchange", &StreamCore::exchange, "h"_a, "c"_a.none(), "load"_a,
+           "The states from (load) or into the arrays h (L, B, P) and c (L, B, H).")
+      .def("sizes", &StreamCore::sizes, "L, B, H, P.")
+      .def("stale", &StreamCore::stale, "What is wrong with the weights, once a step has seen it.");
+}
+
+}  // namespace gatewise

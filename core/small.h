@@ -1,0 +1,234 @@
+// The gradient of a single step of a small layer, with the weights read where they lie.
+//
+// Where there are few tokens, packing the weights and unpacking their gradients costs more than the
+// products. All of them are sums of rows that lie in memory as they are, R = G*H:
+//
+//   d_h (B, P) = d_z (B, R) W_hh (R, P)        d_W_hh (R, P) = d_z^T (R, B) h (B, P)
+//   d_x (B, I) = d_z (B, R) W_ih (R, I)        d_W_ih (R, I) = d_z^T (R, B) x (B, I)
+//
+// so the tile is that of tile.h but for its panel, whose lines are the rows of the matrix.
+#pragma once
+#include "backward.h"
+
+namespace gatewise::GATEWISE_ISA {
+
+inline constexpr i64 SMALL_ROWS = 32;               // most sequences
+inline constexpr i64 SMALL_WEIGHTS = i64(1) << 18;  // most numbers in the weights: they fit in L2
+
+template <class T>
+bool is_small(const BackwardCall<T>& call) {
+  const Dims& d = call.dims;
+  const i64 weights = CELLS[call.cell].cell.gates() * d.H * (d.I + d.P);
+  return d.T == 1 && d.D == 1 && d.B <= SMALL_ROWS && weights <= SMALL_WEIGHTS &&
+         !call.direction[0].w.W_hr;
+}
+
+// out[r][n] = sum over k of a[r][k] * b[k][n], for n in `last` lanes of the last of the vectors.
+template <class T, int rows, int vectors, bool whole>
+GATEWISE_INLINE void sum_of_lines(Lines<const T> a, i64 length, Lines<const T> b, int last,
+                                  Lines<T> out) {
+  constexpr int L = LANES<T>;
+  Vec<T> acc[rows][vectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; v++) acc[r][v] = set1(T(0));
+  for (i64 k = 0; k < length; k++) {
+    const T* line = b[k];
+    Vec<T> x[rows];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) x[r] = set1(a[r][k]);
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; v++) {
+      const Vec<T> w = whole || v + 1 < vectors ? load(line + v * L) : load(line + v * L, last);
+#pragma GCC unroll 8
+      for (int r = 0; r < rows; r++) acc[r][v] = fma(x[r], w, acc[r][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; v++)
+      whole || v + 1 < vectors ? store(out[r] + v * L, acc[r][v])
+                               : store(out[r] + v * L, acc[r][v], last);
+}
+
+template <class T, int rows, int vectors>
+__attribute__((noinline)) void lines_tile(Lines<const T> a, i64 length, Lines<const T> b, int last,
+                                          Lines<T> out) {
+  last == LANES<T> ? sum_of_lines<T, rows, vectors, true>(a, length, b, last, out)
+                   : sum_of_lines<T, rows, vectors, false>(a, length, b, last, out);
+}
+
+// out (rows, width) = a (rows, length) b (length, width).
+template <class T>
+void lines_product(i64 rows, i64 width, Lines<const T> a, i64 length, Lines<const T> b,
+                   Lines<T> out) {
+  constexpr int L = LANES<T>, R = 3;  // 3 x 4 accumulators fit any register file
+  using Tile = void (*)(Lines<const T>, i64, Lines<const T>, int, Lines<T>);
+  constexpr Tile tiles[R][NV] = {
+      {lines_tile<T, 1, 1>, lines_tile<T, 1, 2>, lines_tile<T, 1, 3>, lines_tile<T, 1, 4>},
+      {lines_tile<T, 2, 1>, lines_tile<T, 2, 2>, lines_tile<T, 2, 3>, lines_tile<T, 2, 4>},
+      {lines_tile<T, 3, 1>, lines_tile<T, 3, 2>, lines_tile<T, 3, 3>, lines_tile<T, 3, 4>}};
+  for (i64 n = 0; n < width;) {
+    const i64 left = ceil_div(width - n, L);
+    if (rows == 1 && left >= 8) {  // one row: twice the chains in flight
+      const i64 end = smaller(width, n + 8 * L);
+      lines_tile<T, 1, 8>(a, length, b.right(n), int(end - n - 7 * L), out.right(n));
+      n = end;
+      continue;
+    }
+    const int vectors = int(smaller(NV, left));
+    const i64 end = smaller(width, n + vectors * L);
+    const int last = int(end - n - (vectors - 1) * L);
+    for (i64 r = 0; r < rows; r += R)
+      tiles[smaller(R, rows - r) - 1][vectors - 1](a.from(r), length, b.right(n), last,
+                                                   out.from(r).right(n));
+    n = end;
+  }
+}
+
+template <class T>
+struct SmallSpace {
+  Units<T> u;
+  i64 R, padded;        // G*H; H in whole vectors
+  T *d_h, *d_c;         // (B, padded), (B, H)
+  T* panels;            // [J][B][W]: d_z as the cell writes it
+  T *d_z, *d_z_turned;  // (B, R), (R, B)
+  T *zeros, *ones;
+
+  SmallSpace(const BackwardCall<T>& call, Carver& carver)
+      : u(call.dims.H, CELLS[call.cell].cell.gates()),
+        R(u.G * u.H),
+        padded(round_up(u.H, LANES<T>)) {
+    const i64 B = call.dims.B;
+    d_h = carver.take<T>(B * padded);
+    d_c = carver.take<T>(B * u.H);
+    panels = carver.take<T>(u.K * B);
+    d_z = carver.take<T>(B * R);
+    d_z_turned = B == 1 ? d_z : carver.take<T>(R * B);
+    zeros = carver.take<T>(larger(padded, u.H));
+    ones = carver.take<T>(B);
+  }
+};
+
+template <class T>
+struct SmallBackward {
+  static constexpr int L = LANES<T>;
+  const BackwardCall<T>& call;
+  const typename BackwardCall<T>::Direction& dir;
+  const Pointwise<T> cell;
+  const SmallSpace<T> ws;
+  const Units<T>& u;
+  const i64 B, I, H, S;
+
+  SmallBackward(const BackwardCall<T>& call_, Carver& carver)
+      : call(call_),
+        dir(call_.direction[0]),
+        cell(pointwise_of<T>(call_.cell)),
+        ws(call_, carver),
+        u(ws.u),
+        B(call_.dims.B),
+        I(call_.dims.I),
+        H(call_.dims.H),
+        S(cell.cell.slots()) {}
+
+  void run() const {
+    start();
+    gates();
+    const Lines<const T> d_z{ws.d_z, ws.R}, turned{ws.d_z_turned, B}, x = lines(call.x);
+    const Lines<const T> h = dir.h0 ? Lines<const T>{dir.h0, H} : Lines<const T>{ws.zeros, 0};
+    if (call.d_x.data)
+      lines_product<T>(B, I, d_z, ws.R, Lines<const T>{dir.w.W_ih, I},
+                       {call.d_x.at(call.sequence, 0, 0), call.d_x.row});
+    if (dir.d_h0) lines_product<T>(B, H, d_z, ws.R, Lines<const T>{dir.w.W_hh, H}, {dir.d_h0, H});
+    if (dir.d_W_ih) lines_product<T>(ws.R, I, turned, B, x, {dir.d_W_ih, I});
+    if (dir.d_W_hh) lines_product<T>(ws.R, H, turned, B, h, {dir.d_W_hh, H});
+    if (dir.d_b) lines_product<T>(1, ws.R, Lines<const T>{ws.ones, 0}, B, d_z, {dir.d_b, 0});
+    if (dir.d_peep) peepholes();
+    if (dir.d_c0) __builtin_memcpy(dir.d_c0, ws.d_c, size_t(B * H) * sizeof(T));
+  }
+
+  Lines<const T> lines(const View<const T>& v) const { return {v.at(call.sequence, 0, 0), v.row}; }
+
+  void start() const {
+    for (i64 b = 0; b < B; b++) {
+      ws.ones[b] = T(1);
+      for (i64 n = 0; n < ws.padded; n++)
+        ws.d_h[b * ws.padded + n] = dir.d_h_n && n < H ? dir.d_h_n[b * H + n] : T(0);
+      for (i64 n = 0; n < H; n++) ws.d_c[b * H + n] = dir.d_c_n ? dir.d_c_n[b * H + n] : T(0);
+    }
+    for (i64 n = 0; n < ws.padded; n++) ws.zeros[n] = T(0);
+    if (!dir.g_h) return;
+    for (i64 b = 0; b < B; b++)
+      for (i64 n = 0; n < H; n++)
+        dir.g_h[b * H + n] =
+            ws.d_h[b * ws.padded + n] + (dir.d_y.data ? lines(dir.d_y)[b][n] : T(0));
+  }
+
+  // The cell, backwards; then d_z as a matrix and its transpose.
+  void gates() const {
+    const auto of_cell = dir.d_tape || dir.g_tape ? cell.backward_watched : cell.backward;
+    for (i64 j = 0; j < u.J; j++) {
+      const i64 unit = j * u.U;
+      BackwardRows<T> p{};
+      p.rows = B;
+      p.j = j;
+      p.peep = dir.w.peep;
+      p.tape = {dir.tape + unit, S * H};
+      if (dir.c0) p.c_before = {dir.c0 + unit, H};
+      p.d_h = {ws.d_h + unit, ws.padded};
+      if (dir.d_y.data) p.d_y = lines(dir.d_y).right(unit);
+      if (dir.d_tape) p.d_tape = {dir.d_tape + unit, S * H};
+      if (dir.g_tape) p.g_tape = {dir.g_tape + unit, S * H};
+      p.d_c = {ws.d_c + unit, H};
+      p.d_z = {ws.panels + j * B * u.W, u.W};
+      of_cell(u, p);
+      for (i64 b = 0; b < B; b++)
+        for (int q = 0; q < u.groups; q++)
+          for (int gate = 0; gate < u.G; gate++) {
+            const Vec<T> d = load(p.d_z[b] + (q * u.G + gate) * L);
+            T* to = ws.d_z + b * ws.R + gate * H + unit + q * L;
+            const int n = u.lanes(j, q);
+            n == L ? store(to, d) : store(to, d, n);
+          }
+    }
+    for (i64 r = 0; B > 1 && r < ws.R; r++)
+      for (i64 b = 0; b < B; b++) ws.d_z_turned[r * B + b] = ws.d_z[b * ws.R + r];
+  }
+
+  // Sums over tokens of d_z times the cell state that the gate looked at.
+  void peepholes() const {
+    const int slot[3] = {cell.cell.slot_i(), cell.cell.slot_f(), cell.cell.slot_o()};
+    for (int k = 0; k < 3; k++)
+      for (i64 n = 0; n < H; n++) {
+        T sum = T(0);
+        for (i64 b = 0; b < B && slot[k] >= 0; b++) {
+          const T seen = k == 2   ? dir.tape[(b * S + cell.cell.slot_c()) * H + n]
+                         : dir.c0 ? dir.c0[b * H + n]
+                                  : T(0);
+          sum += ws.d_z[b * ws.R + slot[k] * H + n] * seen;
+        }
+        dir.d_peep[k * H + n] = sum;
+      }
+  }
+};
+
+// The gradient by the route that suits its size. The size alone decides, so bits do not depend on
+// the number of workers.
+template <class T>
+i64 backward_bytes_of_any(const BackwardCall<T>& call, int threads) {
+  if (!is_small(call)) return backward_bytes(call, threads);
+  Carver carver{nullptr};
+  SmallSpace<T>(call, carver);
+  return carver.used;
+}
+
+template <class T>
+void backward_of_any(BackwardCall<T>& call, int id, int count) {
+  if (!is_small(call)) return backward(call, id, count);
+  Carver carver{call.workspace};
+  if (id == 0) SmallBackward<T>(call, carver).run();
+}
+
+}  // namespace gatewise::GATEWISE_ISA
