@@ -21,6 +21,11 @@ extern const Table table;
 namespace base {
 extern const Table table;
 }
+#if defined(GATEWISE_WIDE)
+namespace wide {
+extern const Table table;
+}
+#endif
 
 namespace {
 
@@ -48,6 +53,9 @@ std::vector<const Table*> find() {
   if (has(false)) found.push_back(&avx2::table);
 #endif
   found.push_back(&base::table);
+#if defined(GATEWISE_WIDE)
+  found.push_back(&wide::table);
+#endif
   return found;
 }
 
