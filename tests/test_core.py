@@ -272,10 +272,16 @@ def test_wide_layers(isa: str) -> None:
 
 @pytest.mark.parametrize("cell", ["lstm", "rnn", "peephole", "coupled"])
 def test_bits_do_not_depend_on_threads(isa: str, cell: str) -> None:
-    problems = (
-        Problem(T=40, B=1, I=9, H=70, cell=cell),
+    problems = (  # each with work enough to be shared by five
+        Problem(T=150, B=1, I=200, H=200, cell=cell),
         Problem(T=60, B=23, I=9, H=70, D=2, cell=cell),
-        Problem(lengths=(60, 52, 30), I=9, H=33, P=None if cell == "rnn" else 10, cell=cell),
+        Problem(
+            lengths=(60, 52, 44, 30, 22, 9, 9),
+            I=80,
+            H=130,
+            P=None if cell == "rnn" else 40,
+            cell=cell,
+        ),
     )
     for p in problems:
         given = make(p)
