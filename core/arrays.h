@@ -91,49 +91,59 @@ struct Array {
 class Arrays {
  public:
   ~Arrays() {
-    for (Py_buffer& buffer : buffers_) PyBuffer_Release(&buffer);
+    while (count_ > 0) PyBuffer_Release(&buffers_[--count_]);
   }
-  Arrays() = default;
+  Arrays() {}
   Arrays(const Arrays&) = delete;
   Arrays& operator=(const Arrays&) = delete;
 
   Array read(nb::handle object, const char* name) {
     Array a;
     if (object.is_none()) return a;
-    if (const ExchangeTable* table = exchange(Py_TYPE(object.ptr())))
-      from_exchange(*table, object, name, a);
-    else if (PyObject_CheckBuffer(object.ptr()))
+    if (PyObject_CheckBuffer(object.ptr()))
       from_buffer(object, name, a);
+    else if (const ExchangeTable* table = exchange(Py_TYPE(object.ptr())))
+      from_exchange(*table, object, name, a);
     else
       from_dlpack(object, name, a);
     a.present = true;
     return a;
   }
 
-  // The table of a type, looked up once. Types live as long as the interpreter's modules do.
+  // The table of a type, or null. The last types are remembered, with a reference, so that no new
+  // type can come to stand where one of them was: torch's Tensor and Parameter take turns.
   static const ExchangeTable* exchange(PyTypeObject* type) {
-    static PyTypeObject* known_type = nullptr;
-    static const ExchangeTable* known = nullptr;
-    if (type == known_type) return known;
-    if (!PyObject_HasAttrString(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__"))
-      return nullptr;
-    nb::object capsule =
-        nb::getattr(nb::handle(reinterpret_cast<PyObject*>(type)), "__dlpack_c_exchange_api__");
-    auto* table = static_cast<const ExchangeTable*>(
-        PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
-    if (!table) {
-      PyErr_Clear();
-      return nullptr;
-    }
-    if (table->major != 1 || !table->tensor_from_python) return nullptr;
+    struct Known {
+      PyTypeObject* type = nullptr;
+      const ExchangeTable* table = nullptr;
+    };
+    static Known known[4];
+    static unsigned next = 0;
+    for (const Known& k : known)
+      if (k.type == type) return k.table;
+    const ExchangeTable* table = ask_for_table(type);
+    Known& oldest = known[next++ % 4];
     Py_INCREF(type);
-    known_type = type;
-    return known = table;
+    Py_XDECREF(oldest.type);
+    oldest = {type, table};
+    return table;
   }
 
  private:
-  std::vector<Py_buffer> buffers_;
+  static constexpr int kBuffers = 64;  // a backward call has at most 50 arrays
+  Py_buffer buffers_[kBuffers];        // a Py_buffer must not move
+  int count_ = 0;
   std::vector<nb::ndarray<>> capsules_;
+
+  static const ExchangeTable* ask_for_table(PyTypeObject* type) {
+    auto* object = reinterpret_cast<PyObject*>(type);
+    if (!PyObject_HasAttrString(object, "__dlpack_c_exchange_api__")) return nullptr;
+    const nb::object capsule = nb::getattr(nb::handle(object), "__dlpack_c_exchange_api__");
+    auto* table = static_cast<const ExchangeTable*>(
+        PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+    if (!table) PyErr_Clear();
+    return table && table->major == 1 && table->tensor_from_python ? table : nullptr;
+  }
 
   static void fill(const PlainTensor& t, const char* name, Array& a) {
     if (t.device_type != kCpu) fail_type(std::string(name) + ": expected an array on the CPU");
@@ -161,21 +171,17 @@ class Arrays {
   }
 
   void from_buffer(nb::handle object, const char* name, Array& a) {
-    if (buffers_.capacity() == 0) buffers_.reserve(64);  // a Py_buffer must not move
-    Py_buffer& buffer = buffers_.emplace_back();
-    if (PyObject_GetBuffer(object.ptr(), &buffer, PyBUF_RECORDS_RO) != 0) {
-      buffers_.pop_back();
-      throw nb::python_error();
-    }
+    if (count_ == kBuffers) fail(std::string(name) + ": too many arrays in one call");
+    Py_buffer& buffer = buffers_[count_];
+    if (PyObject_GetBuffer(object.ptr(), &buffer, PyBUF_RECORDS_RO) != 0) throw nb::python_error();
+    count_++;
     if (buffer.ndim > Array::kAxes) fail(std::string(name) + ": expected at most 5 axes");
-    const std::string format = buffer.format ? buffer.format : "B";
-    const char last = format.back();
-    const bool native =
-        format.size() == 1 || (format.size() == 2 && (format[0] == '@' || format[0] == '='));
-    a.code = !native                      ? 255
-             : last == 'f' || last == 'd' ? kFloat
-             : last == 'l' || last == 'q' ? kInt
-                                          : 255;
+    const char* format = buffer.format ? buffer.format : "B";
+    if (format[0] == '@' || format[0] == '=') format++;
+    a.code = format[1] != 0                         ? 255
+             : format[0] == 'f' || format[0] == 'd' ? kFloat
+             : format[0] == 'l' || format[0] == 'q' ? kInt
+                                                    : 255;
     a.data = static_cast<char*>(buffer.buf);
     a.ndim = buffer.ndim;
     a.bytes = int(buffer.itemsize);

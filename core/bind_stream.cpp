@@ -4,6 +4,7 @@
 // found out beforehand is: shapes, kernels, and what to compare to see that the weights are those
 // that were packed.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -29,10 +30,10 @@ namespace {
 
 // --- whether a weight is as it was --------------------------------------------------------------
 
-// One tensor and the place in its module that held it. Seen at once: another tensor in its place,
-// other memory, and whatever torch's version counter counts. An edit behind torch's back (.data, a
-// numpy view, another process) shows in the numbers: each look compares one block of 64 bytes, in
-// turn.
+// One tensor and the place in its module that held it. Every look sees another tensor in its place
+// and other memory, and compares one block of 64 bytes, the next at each look: so it also finds, in
+// time, what changes the numbers behind torch's back (.data, a numpy view, another process).
+// torch's version counter, which is exact and costs as much as all that, is asked for in turn.
 class Watched {
  public:
   Watched(nb::dict holder, nb::str name, nb::object tensor)
@@ -43,14 +44,14 @@ class Watched {
     for (i64 k = 0; k < blocks(); k++) sums_.push_back(sum(k));
   }
 
-  const char* change() {
+  const char* change(bool ask_version) {
     PyObject* held = PyDict_GetItemWithError(holder_.ptr(), name_.ptr());
     if (held != tensor_.ptr()) return "was replaced";
-    if (version() != version_) return "was changed in place";
+    if (ask_version && version() != version_) return "was changed in place";
     i64 bytes = 0;
     if (read(&bytes) != data_ || bytes != bytes_) return "was moved to other memory";
     if (sums_.empty()) return nullptr;
-    if (sum(next_) != sums_[std::size_t(next_)]) return "was changed behind torch's back";
+    if (sum(next_) != sums_[std::size_t(next_)]) return "was changed in place";
     if (++next_ == blocks()) next_ = 0;
     __builtin_prefetch(data_ + next_ * kBlock);
     return nullptr;
@@ -252,9 +253,10 @@ class StreamCore {
   // x (B, I), or (I) where B is 1, to a new array of its kind, or to `out`.
   nb::object step(nb::handle x, nb::handle out) {
     if (stale_) fail_stale();
-    for (Watched& w : watched_)
-      if (const char* change = w.change()) {
-        stale_ = std::string(w.name()) + " " + change;
+    if (++turn_ >= watched_.size()) turn_ = 0;
+    for (std::size_t k = 0; k < watched_.size(); k++)
+      if (const char* change = watched_[k].change(k == turn_)) {
+        stale_ = std::string(watched_[k].name()) + " " + change;
         fail_stale();
       }
     Arrays arrays;
@@ -315,8 +317,7 @@ class StreamCore {
     // -x of a complex part may be a view with a mark: its numbers in memory have the other sign.
     static PyObject* const method = PyUnicode_InternFromString("is_neg");
     PyObject* self[] = {x.ptr()};
-    const nb::object negative = nb::steal(
-        PyObject_VectorcallMethod(method, self, 1, nullptr));
+    const nb::object negative = nb::steal(PyObject_VectorcallMethod(method, self, 1, nullptr));
     if (!negative.is_valid()) throw nb::python_error();
     if (negative.ptr() == Py_True) fail("x: a lazy negative; call .resolve_neg() first");
     if (wanted.ptr() != Py_True || !nb::cast<bool>(is_recording_())) return;
@@ -368,6 +369,7 @@ class StreamCore {
 
   Either layers_;
   std::vector<Watched> watched_;
+  std::size_t turn_ = 0;  // whose version counter is asked for
   std::optional<std::string> stale_;
   nb::object is_recording_, numpy_empty_, dtype_;
   nb::tuple shapes_[2];

@@ -1,6 +1,7 @@
 """gatewise: an LSTM for CPUs. Drop-in for torch.nn.LSTM, fast, every gate of every step in sight.
 
-Use:   gatewise.LSTM, RNN, LSTMCell, RNNCell in place of torch.nn's; gatewise.swap(model).
+Use:   gatewise.LSTM, RNN, LSTMCell, RNNCell in place of torch.nn's; gatewise.swap(model);
+       gatewise.Stream(lstm) to run one step at a time.
 See:   lstm.trace(x), gatewise.tracing(model), gatewise.patching(model, {...}).
 Prove: ``gatewise study``, ``gatewise bench``.
 
@@ -13,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from gatewise.about import Info, info
-from gatewise.errors import ArgumentError, DTypeError, GatewiseError, ShapeError
+from gatewise.errors import ArgumentError, DTypeError, GatewiseError, ShapeError, StaleError
 from gatewise.spec import CELLS, CellSpec
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from gatewise.lstm import LSTM, RNN
     from gatewise.recording import patching, tracing
     from gatewise.reference import Weights, sequence, step
+    from gatewise.stream import Stream
     from gatewise.swapping import Swapped, swap
     from gatewise.trace import Trace
 
@@ -32,6 +34,7 @@ _LAZY = {
     "LSTMCell": "cells",
     "RNN": "lstm",
     "RNNCell": "cells",
+    "Stream": "stream",
     "Swapped": "swapping",
     "Trace": "trace",
     "Weights": "reference",
@@ -54,6 +57,8 @@ __all__ = [
     "LSTMCell",
     "RNNCell",
     "ShapeError",
+    "StaleError",
+    "Stream",
     "Swapped",
     "Trace",
     "Weights",

@@ -21,3 +21,7 @@ class DTypeError(GatewiseError, ValueError, TypeError, RuntimeError):
 
 class ArgumentError(GatewiseError, ValueError, TypeError, RuntimeError):
     """A setting is out of its range or of the wrong kind."""
+
+
+class StaleError(GatewiseError, RuntimeError):
+    """A copy is no longer that of its original."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -185,6 +186,25 @@ def backward(
     if sink is not None and g_tape is not None and g_h is not None:
         sink.add(g_tape, g_h)
     return grads
+
+
+def stream(
+    cell: CellSpec,
+    batch: int,
+    layers: Sequence[Sequence[Tensor | None]],
+    watched: Sequence[tuple[dict[str, Any], str, Tensor]],
+) -> Any:
+    """Layers that run one step a call, the weights packed now.
+
+    Args:
+        layers: the fields of ``reference.Weights`` of each.
+        watched: the place of every parameter, as (dict, key, tensor), to see when it changes.
+    """
+    weights = [tuple(map(_dense, layer)) for layer in layers]
+    f64 = layers[0][W_HH].dtype == torch.float64  # type: ignore[union-attr]
+    dtype = np.dtype(np.float64 if f64 else np.float32)
+    recording = torch.is_grad_enabled
+    return _core.Stream(cell.name, batch, f64, weights, list(watched), recording, np.empty, dtype)
 
 
 def _by_direction(fields: list[Tensor | None]) -> tuple[tuple[Tensor | None, ...], ...]:
