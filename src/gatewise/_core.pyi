@@ -1,0 +1,61 @@
+"""
+The native kernels. gatewise.ops is the door that checks, differentiates and dispatches.
+"""
+
+from typing import Any
+
+from collections.abc import Sequence
+
+
+class Stream:
+    """Layers that run one step a call. gatewise.Stream wraps it."""
+
+    def __init__(self, cell: str, batch: int, f64: bool, weights: Sequence[tuple[Any, ...]], watched: Sequence[tuple[Any, ...]], is_recording: object, numpy_empty: object, dtype: object) -> None:
+        """
+        weights: (W_ih, W_hh, b_ih, b_hh, W_hr, peep) a layer. watched: (dict[str, Any], key, tensor).
+        """
+
+    def step(self, x: object, out: object | None) -> object:
+        """One step of all layers."""
+
+    def reset(self) -> None:
+        """All states to zero."""
+
+    def exchange(self, h: object, c: object | None, load: bool) -> None:
+        """The states from (load) or into the arrays h (L, B, P) and c (L, B, H)."""
+
+    def sizes(self) -> tuple[Any, ...]:
+        """L, B, H, P."""
+
+    def stale(self) -> str | None:
+        """What is wrong with the weights, once a step has seen it."""
+
+def forward(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], y: object | None, h_n: object, c_n: object | None, tape: object | None, threads: int) -> None:
+    """
+    Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. With x (B, I) it is one step: no array has the axes T and D, and y may be None.
+    """
+
+def backward(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], y: object | None, tape: object, d_y: object | None, d_h_n: object | None, d_c_n: object | None, d_tape: object | None, d_x: object | None, d_h0: object | None, d_c0: object | None, d_weights: tuple[Any, ...], g_tape: object | None, g_h: object | None, threads: int) -> None:
+    """
+    Run the layer's gradient; fills every output that is not None, and changes no input.
+    """
+
+def activations(x: object, sigmoid: object, tanh: object) -> None:
+    """The kernels' own sigmoid and tanh of a vector."""
+
+def probe(dtype: str, threads: int, seconds: float) -> float:
+    """
+    Multiply-adds a second, in floating-point operations, of the instruction set in use.
+    """
+
+def cells() -> dict[str, Any]:
+    """The kernels' table of cells, to be held against gatewise.CELLS."""
+
+def info() -> dict[str, Any]:
+    """Instruction sets found and in use, compiler, memory kept for reuse."""
+
+def select_isa(name: str) -> None:
+    """Use the kernels of this instruction set from now on."""
+
+def release() -> None:
+    """Give the scratch memory kept for reuse back to the system."""
