@@ -169,7 +169,7 @@ def _modules() -> list[Case]:
     cases = [
         Case("gates", 100, 32, H, H, entrants=others, quick=H == 64) for H in (64, 128, 256, 512)
     ]
-    one = ("gatewise.Stream", TORCH, OURS)
+    one = ("gatewise.Stream", OURS, TORCH)
     cases += [
         Case("step", 1, 1, H, H, "inference", what="step", entrants=one, quick=H == 64)
         for H in (32, 64, 128, 256, 512)

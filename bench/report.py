@@ -26,6 +26,7 @@ RESULT = ROOT / "bench" / "results" / "result.json"
 FIGURE = ROOT / "docs" / "figures" / "speed.svg"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md", ROOT / "docs" / "kernels.md")
 MARKS = re.compile(r"(<!-- bench ([\w ]+): begin[^\n]*-->\n).*?(<!-- bench \2: end -->)", re.DOTALL)
+MOST_NOISY = 0.1  # of the rows
 LOST, LOW, NOISY = "slower", "below aim", "noisy"
 
 
@@ -44,16 +45,23 @@ def heading(result: Json) -> str:
         for dtype, value in result["peak"].items()
         if result["own_instructions"][dtype]
     )
+    noisy = _noisy(result)
     missing = [d for d, own in result["own_instructions"].items() if not own]
     return "\n".join(
         (
-            f"{result['machine']}; {result['isa']} kernels, {result['threads']} threads",
+            f"{result['machine']}; {result['isa']} kernels, {result['threads']} threads"
+            + (f"; {noisy} of {len(result['rows'])} rows noisy" if noisy else ""),
             f"gatewise {result['version']} at {result['commit']}, {result['compiler']}; "
             f"torch {result['torch']}, Python {result['python']}; {result['when']}",
             f"peak, GFLOP/s: {peak}"
             + "".join(f"; {dtype} has no instructions here: float32's peak" for dtype in missing),
         )
     )
+
+
+def _noisy(result: Json) -> int:
+    """Rows in which too few rounds were quiet."""
+    return sum(row.get("noisy", False) for row in result["rows"])
 
 
 def row_text(row: Json, result: Json) -> str:
@@ -246,12 +254,27 @@ def main(arguments: list[str]) -> int:
     if result is None:
         print(f"bench: {RESULT} is not there; run make bench", file=sys.stderr)
         return 2
+    if why := unfit(result):
+        print(f"bench: not published: {why}", file=sys.stderr)
+        return 2
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.draw(result, FIGURE)
     for page in PAGES:
         page.write_text(fill(page.read_text(), result, link(page)))
     print(f"{FIGURE.relative_to(ROOT)}, " + ", ".join(str(p.relative_to(ROOT)) for p in PAGES))
     return 0
+
+
+def unfit(result: Json) -> str:
+    """Why a result must not stand in the pages, or nothing."""
+    noisy, rows = _noisy(result), len(result["rows"])
+    if result["quick"]:
+        return "a quick look, with few samples"
+    if noisy > MOST_NOISY * rows:
+        return f"{noisy} of {rows} rows were measured while something else was at work"
+    if set(GROUPS) - {"peers"} - {row["case"]["group"] for row in result["rows"]}:
+        return "some groups were not measured; run the rest with --only"
+    return ""
 
 
 def link(page: Path) -> str:

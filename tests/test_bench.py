@@ -259,6 +259,7 @@ def result() -> dict[str, Any]:
     return {
         "version": "0", "commit": "c0ffee", "when": "once", "machine": "a machine",
         "python": "3", "torch": "2", "compiler": "cc", "isa": "base", "threads": 2,
+        "quick": False,
         "peak": dict.fromkeys(("float32", "float64", "bfloat16"), work(fast) / 0.9),
         "own_instructions": {"float32": True, "float64": True, "bfloat16": False},
         "rows": [*rows, moved, kept],
@@ -321,6 +322,23 @@ def test_figure_carries_the_digest_of_its_rows(result: dict[str, Any], tmp_path:
     changed = copy.deepcopy(result)
     changed["rows"][0]["times"][OURS]["median"] *= 2
     assert figure.digest(changed) != figure.digest(result)
+
+
+def test_a_noisy_or_partial_result_is_not_published(
+    result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "some groups" in report.unfit(result)
+    assert "quick" in report.unfit(result | {"quick": True})
+    result["rows"] = [row(case, 1.0, 2.0) for case in ALL]
+    assert report.unfit(result) == ""
+    noisy = copy.deepcopy(result)
+    for each in noisy["rows"][: len(ALL) // 5]:
+        each["noisy"] = True
+    assert "something else" in report.unfit(noisy)
+    assert f"{len(ALL) // 5} of {len(ALL)} rows noisy" in report.heading(noisy)
+    run.save(noisy, tmp_path / "r.json")
+    assert report.main([str(tmp_path / "r.json")]) == 2
+    assert "not published" in capsys.readouterr().err
 
 
 def test_result_survives_json(result: dict[str, Any], tmp_path: Path) -> None:
