@@ -17,8 +17,8 @@
 
 namespace gatewise::GATEWISE_ISA {
 
-// GATEWISE_WIDE: the vectors and tiles of AVX-512 in plain C++. Slow; it is how their layout is tested
-// on a machine without AVX-512.
+// GATEWISE_WIDE: the vectors and tiles of AVX-512 in plain C++. Slow; it is how their layout is
+// tested on a machine without AVX-512.
 #if defined(__AVX512F__)
 inline constexpr int VECTOR_BYTES = 64, VECTOR_REGISTERS = 32;
 inline constexpr bool FUSED_MULTIPLY_ADD = true;
