@@ -1,0 +1,414 @@
+"""Stream: the bits of the whole sequence, the state, and weights that change under it."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import gatewise
+from gatewise import ArgumentError, DTypeError, ShapeError, StaleError, Stream, _core
+from gatewise.spec import CELLS
+
+
+@pytest.fixture(params=_core.info()["isas"])
+def isa(request):
+    before = _core.info()["isa"]
+    _core.select_isa(request.param)
+    yield request.param
+    _core.select_isa(before)
+
+
+def whole(lstm: Any, x: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
+    with torch.no_grad():
+        return lstm(x, hx)
+
+
+def equal(a: Any, b: Any) -> bool:
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(torch.equal, a, b))
+    return torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+@pytest.mark.parametrize("cell", list(CELLS))
+def test_the_bits_of_the_whole(isa, cell, dtype) -> None:
+    """Every cell; odd sizes; with projection and without; with biases and without."""
+    for B, I, H, P, L, bias in (
+        (1, 1, 1, 0, 1, True),
+        (1, 5, 19, 0, 2, True),
+        (1, 13, 70, 33, 2, False),
+        (2, 3, 9, 4, 3, True),
+        (7, 20, 33, 0, 1, True),
+        (50, 4, 17, 16, 1, True),
+    ):
+        lstm = gatewise.LSTM(I, H, L, bias=bias, proj_size=P, cell=cell, dtype=dtype)
+        stream, x = Stream(lstm, B), torch.randn(6, B, I, dtype=dtype)
+        want, state = whole(lstm, x)
+        for y, x_t in zip(want, x, strict=True):
+            assert torch.equal(stream.step(x_t), y), (B, I, H, P)
+        assert equal(stream.state, state)
+
+
+def test_a_plain_rnn_and_batch_first(isa) -> None:
+    rnn = gatewise.RNN(4, 9, nonlinearity="relu", batch_first=True)
+    stream, x = Stream(rnn, 3), torch.randn(3, 5, 4)
+    y, h_n = whole(rnn, x)
+    got = torch.stack([stream.step(x[:, t]) for t in range(5)], dim=1)
+    assert torch.equal(got, y)
+    assert torch.equal(stream.state, h_n)
+
+
+def test_other_kernels_do_not_disturb_a_stream() -> None:
+    """The weights were packed for the instruction set of then; the stream stays with it."""
+    lstm, before = gatewise.LSTM(3, 20), _core.info()["isa"]
+    stream, x = Stream(lstm), torch.randn(4, 1, 3)
+    want = whole(lstm, x)[0]
+    try:
+        for x_t, y, isa in zip(x, want, 2 * _core.info()["isas"], strict=False):
+            _core.select_isa(isa)
+            assert torch.equal(stream.step(x_t), y)
+    finally:
+        _core.select_isa(before)
+
+
+# --- arrays --------------------------------------------------------------------------------------
+
+
+def test_numpy_and_torch_get_their_own_kind() -> None:
+    lstm = gatewise.LSTM(3, 5)
+    a, b, x = Stream(lstm), Stream(lstm), torch.randn(4, 1, 3)
+    for x_t in x:
+        y, z = a.step(x_t), b.step(x_t.numpy())
+        assert type(y) is Tensor
+        assert type(z) is np.ndarray
+        assert z.dtype == np.float32
+        assert np.array_equal(y.numpy(), z)
+        assert not y.requires_grad
+
+
+def test_without_a_batch() -> None:
+    lstm = gatewise.LSTM(3, 5)
+    a, b, x = Stream(lstm), Stream(lstm), torch.randn(4, 3)
+    for x_t in x:
+        y = a.step(x_t)
+        assert y.shape == (5,)
+        assert torch.equal(y, b.step(x_t[None])[0])
+
+
+def test_a_result_is_fresh_and_out_is_used() -> None:
+    stream, x = Stream(gatewise.LSTM(3, 5), 2), torch.randn(2, 2, 3)
+    first = stream.step(x[0])
+    kept = first.clone()
+    out = torch.full((2, 5), float("nan"))
+    assert stream.step(x[1], out) is out
+    assert torch.equal(first, kept)
+    assert not torch.equal(out, first)
+    array = np.full((2, 5), np.nan, np.float32)
+    assert stream.step(x[1].numpy(), out=array) is array
+    assert not np.isnan(array).any()
+    assert stream.step(x[0]).resolve_neg().add_(1).shape == (2, 5)  # an ordinary tensor
+
+
+def test_strided_rows() -> None:
+    """A step of (B, T, I) is a view with gaps between its rows."""
+    lstm, x = gatewise.LSTM(3, 5, batch_first=True), torch.randn(4, 6, 3)
+    a, b, want = Stream(lstm, 4), Stream(lstm, 4), whole(lstm, x)[0]
+    for t in range(6):
+        assert torch.equal(a.step(x[:, t]), want[:, t])
+        assert np.array_equal(b.step(x.numpy()[:, t]), want[:, t].numpy())
+
+
+def test_what_does_not_fit() -> None:
+    stream = Stream(gatewise.LSTM(3, 5), 2)
+    x = torch.randn(2, 3)
+    for bad in (torch.randn(1, 3), torch.randn(2, 4), torch.randn(3), torch.randn(1, 2, 3)):
+        with pytest.raises(ShapeError, match=r"x: expected shape \(B = 2, I = 3\), got"):
+            stream.step(bad)
+    with pytest.raises(ShapeError, match="last axis"):
+        stream.step(torch.randn(3, 2).T)
+    with pytest.raises(DTypeError, match="expected float32"):
+        stream.step(x.double())
+    with pytest.raises(DTypeError, match="expected float32"):
+        stream.step(x.numpy().astype(np.float64))
+    for nothing in ([[1.0, 2.0, 3.0]] * 2, 3):
+        with pytest.raises((DTypeError, ShapeError), match="x: expected"):
+            stream.step(nothing)  # type: ignore[type-var]
+    with pytest.raises(ShapeError, match=r"out: expected shape \(B = 2, P = 5\)"):
+        stream.step(x, torch.empty(2, 4))
+    read_only = np.empty((2, 5), np.float32)
+    read_only.flags.writeable = False
+    with pytest.raises(ShapeError, match="writable"):
+        stream.step(x.numpy(), read_only)
+    assert stream.step(x).shape == (2, 5)  # and the stream goes on
+
+
+def test_a_lazy_negative_is_refused() -> None:
+    x = torch.randn(1, 1, dtype=torch.complex64).conj().imag
+    assert x.is_neg()
+    with pytest.raises(ShapeError, match="resolve_neg"):
+        Stream(gatewise.LSTM(1, 5)).step(x)
+
+
+def test_a_gradient_is_refused() -> None:
+    stream, x = Stream(gatewise.LSTM(3, 5)), torch.randn(1, 3, requires_grad=True)
+    with pytest.raises(ArgumentError, match="detach"):
+        stream.step(x)
+    with torch.no_grad():
+        assert not stream.step(x).requires_grad
+
+
+def test_what_cannot_be_a_stream() -> None:
+    with pytest.raises(ArgumentError, match="swap"):
+        Stream(torch.nn.LSTM(3, 5))  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="one direction"):
+        Stream(gatewise.LSTM(3, 5, bidirectional=True))
+    for batch in (0, -1, 1.0, True, "1"):
+        with pytest.raises(ArgumentError, match="batch"):
+            Stream(gatewise.LSTM(3, 5), batch)  # type: ignore[arg-type]
+    with pytest.raises(DTypeError, match="float32 or float64"):
+        Stream(gatewise.LSTM(3, 5, dtype=torch.bfloat16))
+    mixed = gatewise.LSTM(3, 5)
+    mixed.bias_hh_l0 = torch.nn.Parameter(mixed.bias_hh_l0.double())
+    with pytest.raises(DTypeError, match="one dtype"):
+        Stream(mixed)
+
+
+# --- state ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+@pytest.mark.parametrize("B", [1, 3])
+def test_state_round_trip(cell, B) -> None:
+    P = 4 if cell == "lstm" else 0
+    lstm, x = gatewise.LSTM(3, 5, 2, proj_size=P, cell=cell), torch.randn(6, B, 3)
+    stream = Stream(lstm, B)
+    for x_t in x[:3]:
+        stream.step(x_t)
+    state = stream.state
+    assert equal(state, whole(lstm, x[:3])[1])
+    end = [stream.step(x_t) for x_t in x[3:]]
+    assert not equal(state, stream.state), "the state that was got must be a copy"
+    stream.state = state
+    assert all(torch.equal(stream.step(x_t), y) for x_t, y in zip(x[3:], end, strict=True))
+    stream.state = tuple(s.numpy() for s in state) if cell == "lstm" else state.numpy()
+    assert torch.equal(stream.step(x[3]), end[0])
+    assert torch.equal(whole(lstm, x[3:4], state)[0][0], end[0])
+
+
+def test_reset() -> None:
+    stream, x = Stream(gatewise.LSTM(3, 5, 2), 2), torch.randn(2, 3)
+    first = stream.step(x)
+    assert not torch.equal(stream.step(x), first)
+    stream.reset()
+    assert all((s == 0).all() for s in stream.state)
+    assert torch.equal(stream.step(x), first)
+
+
+def test_a_state_that_does_not_fit() -> None:
+    stream = Stream(gatewise.LSTM(3, 5), 2)
+    h, c = stream.state
+    with pytest.raises(ShapeError, match=r"h \(L, B, P\) = \(1, 2, 5\), got \(1, 3, 5\)"):
+        stream.state = torch.zeros(1, 3, 5), c
+    with pytest.raises(ShapeError, match=r"c \(L, B, H\)"):
+        stream.state = h, torch.zeros(1, 2, 4)
+    with pytest.raises(ArgumentError, match=r"\(h, c\)"):
+        stream.state = h
+
+
+def test_nan_stays_in_its_sequence(isa) -> None:
+    stream, x = Stream(gatewise.LSTM(3, 20), 2), torch.randn(2, 3)
+    x[0, 1] = float("nan")
+    y = stream.step(x)
+    assert y[0].isnan().all()
+    assert not y[1].isnan().any()
+
+
+def test_denormals_are_zero_and_the_caller_keeps_his_own(isa) -> None:
+    """A cell that forgets runs towards zero and would stay among the slow, denormal numbers."""
+    lstm = gatewise.LSTM(1, 8)
+    with torch.no_grad():
+        for p in lstm.parameters():
+            p.zero_()
+        lstm.bias_ih_l0[8:16] = -3  # f = 0.05; nothing comes in: g = tanh(0)
+    stream, x = Stream(lstm), torch.zeros(1, 1)
+    stream.state = torch.zeros(1, 1, 8), torch.ones(1, 1, 8)
+    for _ in range(60):
+        stream.step(x)
+    assert (stream.state[1] == 0).all()
+    tiny = torch.tensor([1e-39]) * torch.tensor([0.5])
+    assert tiny.item() > 0, "the caller's own arithmetic must keep its denormals"
+
+
+# --- weights that change -------------------------------------------------------------------------
+
+
+def training_step(lstm: Any) -> None:
+    optimizer = torch.optim.SGD(lstm.parameters(), lr=0.1)
+    lstm(torch.randn(3, 1, 3))[0].sum().backward()
+    optimizer.step()
+
+
+def swap_weight(lstm: Any) -> None:
+    lstm.weight_hh_l1 = torch.nn.Parameter(lstm.weight_hh_l1.detach().clone())
+
+
+def fill_behind(lstm: Any) -> None:
+    for p in lstm.parameters():
+        p.data.mul_(1.5)
+
+
+def fill_by_numpy(lstm: Any) -> None:
+    lstm.weight_ih_l0.detach().numpy()[:] = 0.25
+
+
+def new_data(lstm: Any) -> None:
+    lstm.bias_hh_l1.data = lstm.bias_hh_l1.data.clone()
+
+
+AT_ONCE = {
+    "training": training_step,
+    "load_state_dict": lambda lstm: lstm.load_state_dict(gatewise.LSTM(3, 5, 2).state_dict()),
+    "assigned": lambda lstm: lstm.load_state_dict(
+        gatewise.LSTM(3, 5, 2).state_dict(), assign=True
+    ),
+    "another parameter": swap_weight,
+    ".data of all": fill_behind,
+    "numpy": fill_by_numpy,
+    ".data replaced": new_data,
+    "double": lambda lstm: lstm.double(),
+    "initialised": lambda lstm: lstm.reset_parameters(),
+}
+
+
+@pytest.mark.parametrize("change", AT_ONCE.values(), ids=AT_ONCE.keys())
+def test_changed_weights_raise_at_the_next_step(change) -> None:
+    lstm, x = gatewise.LSTM(3, 5, 2), torch.randn(1, 3)
+    stream = Stream(lstm)
+    stream.step(x)
+    state = stream.state
+    change(lstm)
+    for _ in range(2):  # and go on raising
+        with pytest.raises(StaleError, match=r"_l[01] .* \.reload\(\)"):
+            stream.step(x)
+    assert equal(stream.state, state)
+    stream.reload()
+    dtype = lstm.weight_ih_l0.dtype
+    hx = tuple(s.to(dtype) for s in state)
+    want = whole(lstm, x[None].to(dtype), hx)[0][0]
+    assert torch.equal(stream.step(x.to(dtype)), want)
+
+
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l1", "bias_hh_l0"])
+def test_one_changed_number_is_found(name) -> None:
+    """By torch's counter within as many steps as there are parameters; else block by block."""
+    lstm, x = gatewise.LSTM(3, 20, 2), torch.randn(1, 3)
+    p = getattr(lstm, name)
+    for edit, most in (
+        (lambda: p.detach().view(-1)[-1].add_(1), 8),
+        (lambda: p.data.view(-1)[-1].add_(1), -(-p.numel() * 4 // 64)),
+    ):
+        stream = Stream(lstm)
+        edit()
+        for step in range(most):
+            try:
+                stream.step(x)
+            except StaleError:
+                break
+        else:
+            pytest.fail(f"not found in {most} steps")
+        assert step < most
+
+
+def test_a_parametrized_module() -> None:
+    """The numbers come from elsewhere; what is watched is where they come from."""
+    lstm = gatewise.LSTM(3, 5)
+    torch.nn.utils.parametrizations.weight_norm(lstm, "weight_hh_l0")
+    stream, x = Stream(lstm), torch.randn(4, 1, 3)
+    want = whole(lstm, x)[0]
+    assert torch.equal(torch.stack([stream.step(x_t) for x_t in x]), want)
+    with torch.no_grad():
+        lstm.parametrizations.weight_hh_l0.original0.mul_(2)
+    with pytest.raises(StaleError, match="original0"):
+        stream.step(x[0])
+
+
+def test_reading_weights_is_no_change() -> None:
+    lstm, x = gatewise.LSTM(3, 5), torch.randn(1, 3)
+    stream = Stream(lstm)
+    lstm.state_dict()
+    copy.deepcopy(lstm)
+    lstm.eval().requires_grad_(False)
+    lstm.zero_grad()
+    for _ in range(300):
+        stream.step(x)
+
+
+# --- copies, threads, processes ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+def test_a_copy_goes_on_by_itself(again) -> None:
+    lstm, x = gatewise.LSTM(3, 5), torch.randn(3, 1, 3)
+    stream = Stream(lstm)
+    stream.step(x[0])
+    other = again(stream)
+    assert torch.equal(other.step(x[1]), stream.step(x[1]))
+    other.reset()
+    fill_behind(lstm)
+    other.step(x[2])  # its module is another one
+    with pytest.raises(StaleError):
+        stream.step(x[2])
+
+
+@pytest.mark.parametrize("H", [20, 700])  # the larger one works without Python's lock
+def test_streams_in_threads(H) -> None:
+    lstm, x = gatewise.LSTM(4, H, 2), torch.randn(8, 4, 1, 4)
+    want = [whole(lstm, x_s)[0] for x_s in x]
+
+    def run(x_s: Tensor) -> Tensor:
+        stream = Stream(lstm)
+        return torch.stack([stream.step(x_t) for x_t in x_s])
+
+    with ThreadPoolExecutor(4) as pool:
+        for got, y in zip(pool.map(run, x), want, strict=True):
+            assert torch.equal(got, y)
+
+
+def test_one_stream_in_two_threads_is_refused_or_in_turn() -> None:
+    """A step that releases Python's lock refuses a second one; none is ever mixed with another."""
+    stream, x = Stream(gatewise.LSTM(4, 1200)), torch.randn(1, 4)
+
+    def run(_: int) -> str | None:
+        try:
+            for _ in range(20):
+                stream.step(x)
+        except RuntimeError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(4) as pool:
+        errors = {error for error in pool.map(run, range(4)) if error}
+    assert all("another thread" in error for error in errors)
+    assert not stream.step(x).isnan().any()
+
+
+def test_after_a_fork() -> None:
+    lstm, x = gatewise.LSTM(4, 20), torch.randn(2, 1, 4)
+    stream = Stream(lstm)
+    stream.step(x[0])
+    want = copy.deepcopy(stream).step(x[1])
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os._exit(0 if torch.equal(stream.step(x[1]), want) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert torch.equal(stream.step(x[1]), want)
