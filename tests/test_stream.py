@@ -277,9 +277,7 @@ def new_data(lstm: Any) -> None:
 AT_ONCE = {
     "training": training_step,
     "load_state_dict": lambda lstm: lstm.load_state_dict(gatewise.LSTM(3, 5, 2).state_dict()),
-    "assigned": lambda lstm: lstm.load_state_dict(
-        gatewise.LSTM(3, 5, 2).state_dict(), assign=True
-    ),
+    "assigned": lambda lstm: lstm.load_state_dict(gatewise.LSTM(3, 5, 2).state_dict(), assign=True),
     "another parameter": swap_weight,
     ".data of all": fill_behind,
     "numpy": fill_by_numpy,
