@@ -316,14 +316,13 @@ def test_one_changed_number_is_found(name) -> None:
     ):
         stream = Stream(lstm)
         edit()
-        for step in range(most):
+        for _ in range(most):
             try:
                 stream.step(x)
             except StaleError:
                 break
         else:
             pytest.fail(f"not found in {most} steps")
-        assert step < most
 
 
 def test_a_parametrized_module() -> None:
