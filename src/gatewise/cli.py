@@ -66,7 +66,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Directory of models, results and page.")] = DEMO,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train again what is trained.")] = False,
     hidden_size: Annotated[int, typer.Option(help="Of all three models, each direction.")] = 128,
-    epochs: Annotated[int, typer.Option(help="Passes over the training text.")] = 2,
+    epochs: Annotated[int, typer.Option(help="Passes over the training text.")] = 1,
     letters: Annotated[int, typer.Option(help="Use the first N letters only; 0: all.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the weights and the batches.")] = 0,
 ) -> None:

@@ -50,7 +50,7 @@ class Settings:
 
     hidden_size: int = 128
     embedding_size: int = 32
-    epochs: int = 2
+    epochs: int = 1
     letters: int = 0
     batch: int = 64
     learning_rate: float = 4e-3
