@@ -258,10 +258,11 @@ def caption(results: Results) -> str:
     settings = results["settings"]
     batches = max(model["raced_batches"] for model in models)
     apart = max(model["loss_difference"] for model in models)
+    passes = "1 epoch" if settings["epochs"] == 1 else f"{settings['epochs']} epochs"
     return (
         f"F1 of the word ends in held-out sentences (every tenth chapter, of the {results['text']}:"
         f" {results['held_out_letters']:,} letters); hidden size {settings['hidden_size']} in each"
-        f" direction, {settings['epochs']} epochs of {results['training_letters']:,} letters."
+        f" direction, {passes} of {results['training_letters']:,} letters."
         f" Seconds per epoch: whole training steps on the same {batches} batches of packed"
         " sequences, gatewise and torch.nn in turn, scaled to an epoch (losses apart by at most"
         f" {apart:.0e})."
