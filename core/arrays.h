@@ -7,9 +7,10 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <cstdlib>
 #include <initializer_list>
+#include <new>
 #include <string>
-#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -153,12 +154,15 @@ class Arrays {
     a.ndim = t.ndim;
     a.code = t.code;
     a.bytes = t.bits * t.lanes / 8;
+    if (!t.data) a.data = nullptr;
     int64_t step = 1;
     for (int k = t.ndim - 1; k >= 0; k--) {
       a.shape[k] = t.shape[k];
       a.stride[k] = t.strides ? t.strides[k] : step;
       step *= t.shape[k];
     }
+    if (!a.data && step > 0)
+      fail(std::string(name) + ": expected numbers in memory; call .clone() first");
   }
 
   void from_exchange(const ExchangeTable& table, nb::handle object, const char* name, Array& a) {
@@ -219,6 +223,40 @@ class Arrays {
   }
 };
 
+// A fresh torch tensor on memory of ours, through torch's exchange table: half the price of
+// torch.empty. What torch does not do to memory of others, it does not do to it: resize_.
+struct alignas(64) Fresh {
+  OwnedTensor owned;
+  int64_t shape[Array::kAxes], strides[Array::kAxes];
+
+  char* numbers() { return reinterpret_cast<char*>(this + 1); }
+  template <class T>
+  T* as() {
+    return reinterpret_cast<T*>(numbers());
+  }
+
+  static Fresh* make(int bytes, std::initializer_list<int64_t> shape) {
+    int64_t size = bytes;
+    for (int64_t n : shape) size *= n;
+    auto* fresh = static_cast<Fresh*>(
+        std::aligned_alloc(64, sizeof(Fresh) + std::size_t((size + 63) / 64 * 64)));
+    if (!fresh) throw std::bad_alloc();
+    int ndim = 0;
+    for (int64_t n : shape) fresh->shape[ndim++] = n;
+    for (int64_t k = ndim, step = 1; k-- > 0; step *= fresh->shape[k]) fresh->strides[k] = step;
+    fresh->owned = {1, 0, nullptr, [](OwnedTensor* self) { std::free(self); }, 0, {}};
+    fresh->owned.tensor = {fresh->numbers(), kCpu,           0, ndim, kFloat, uint8_t(8 * bytes), 1,
+                           fresh->shape,     fresh->strides, 0};
+    return fresh;
+  }
+  // The tensor; it owns this from now on.
+  nb::object give(const ExchangeTable& table) {
+    void* tensor = nullptr;
+    if (table.to_python(&owned, &tensor) != 0) throw nb::python_error();
+    return nb::steal(static_cast<PyObject*>(tensor));
+  }
+};
+
 // --- checks -------------------------------------------------------------------------------------
 
 struct Axis {
@@ -233,15 +271,6 @@ struct Axes {
   Axes(const std::initializer_list<Axis>& axes) : count(int(axes.size())) { first = axes.begin(); }
   Axes(const std::vector<Axis>& axes) : first(axes.data()), count(int(axes.size())) {}
 
-  Axes(const Axis* axes, int n) : first(axes), count(n) {}
-
-  Axes without_time(Axis* kept) const {
-    int n = 0;
-    for (int k = 0; k < count; k++)
-      if (first[k].letter != std::string_view("T") && first[k].letter != std::string_view("D"))
-        kept[n++] = first[k];
-    return {kept, n};
-  }
   bool fit(const Array& a) const {
     bool fits = a.ndim == count;
     for (int k = 0; fits && k < count; k++) fits = a.shape[k] == first[k].size;
@@ -260,13 +289,10 @@ struct Axes {
 template <class T>
 class Reader {
  public:
-  // one_step: the arrays come without the axes T and D.
-  explicit Reader(Arrays& arrays, bool one_step = false) : arrays_(arrays), one_step_(one_step) {}
+  explicit Reader(Arrays& arrays) : arrays_(arrays) {}
 
-  Array any(nb::handle object, const char* name, const Axes& wanted, bool required) {
+  Array any(nb::handle object, const char* name, const Axes& axes, bool required) {
     const Array a = arrays_.read(object, name);
-    Axis of_step[Array::kAxes];
-    const Axes axes = one_step_ ? wanted.without_time(of_step) : wanted;
     if (!a.present) {
       if (required)
         fail_type(std::string(name) + ": expected an array of shape " + axes.describe() +
@@ -304,13 +330,11 @@ class Reader {
       fail(std::string(name) + ": expected the last axis to be contiguous; call .contiguous()");
     if constexpr (!std::is_const_v<U>)
       if (a.read_only) fail(std::string(name) + ": expected an array that may be written");
-    const int64_t row = a.stride[a.ndim - 2];
-    return {a.template as<U>(), a.ndim == 3 ? a.stride[0] : 0, row};
+    return {a.template as<U>(), packed ? 0 : a.stride[0], packed ? a.stride[0] : a.stride[1]};
   }
 
  private:
   Arrays& arrays_;
-  const bool one_step_;
 };
 
 inline int cell_index(const std::string& name) {
@@ -320,6 +344,25 @@ inline int cell_index(const std::string& name) {
     valid += std::string(k ? ", " : "") + CELLS[k].name;
   }
   fail("cell: expected one of " + valid + ", got '" + name + "'");
+}
+
+// The weights of one direction, a tuple in the order of reference.Weights.
+template <class T>
+Weights<T> read_weights(Reader<T>& r, nb::handle item, const Dims& d, int cell) {
+  const nb::tuple w = nb::cast<nb::tuple>(item);
+  if (w.size() != 6)
+    fail("weights: expected (W_ih, W_hh, b_ih, b_hh, W_hr, peep) for each direction");
+  const Axis rows{"G*H", CELLS[cell].cell.gates() * d.H};
+  const bool projected = !w[4].is_none(), peephole = CELLS[cell].cell.peephole;
+  if (!projected && d.P != d.H)
+    fail("W_hh: expected shape (G*H, H) where there is no W_hr, got P = " + std::to_string(d.P) +
+         ", H = " + std::to_string(d.H));
+  return {r.input(w[0], "W_ih", {rows, {"I", d.I}}, true),
+          r.input(w[1], "W_hh", {rows, {"P", d.P}}, true),
+          r.input(w[2], "b_ih", {rows}),
+          r.input(w[3], "b_hh", {rows}),
+          r.input(w[4], "W_hr", {{"P", d.P}, {"H", d.H}}),
+          r.input(w[5], "peep", {{"3", 3}, {"H", d.H}}, peephole)};
 }
 
 }  // namespace gatewise

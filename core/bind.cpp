@@ -20,6 +20,7 @@ using namespace nb::literals;
 
 namespace gatewise {
 
+void bind_step(nb::module_& m);    // bind_step.cpp
 void bind_stream(nb::module_& m);  // bind_stream.cpp
 
 namespace {
@@ -30,7 +31,6 @@ struct Problem {
   Sequence sequence{};
   std::vector<i64> offsets;
   bool packed = false;
-  bool one_step = false;  // x is (B, I), and no array has the axes T and D
   int G = 0, S = 0;
 };
 
@@ -38,13 +38,10 @@ Problem measure(const Array& x, const Array& lengths, nb::tuple weights, Arrays&
   Problem p;
   Dims& d = p.dims;
   p.packed = lengths.present;
-  p.one_step = !p.packed && x.ndim == 2;
-  if (!x.present || (x.ndim != 2 && (p.packed || x.ndim != 3)))
-    fail(std::string("x: expected shape ") +
-         (p.packed ? "(N, I) with batch_sizes" : "(T, B, I), or (B, I) for one step") + ", got " +
-         (x.present ? x.describe() : "None"));
+  if (!x.present || x.ndim != (p.packed ? 2 : 3))
+    fail(std::string("x: expected shape ") + (p.packed ? "(N, I) with batch_sizes" : "(T, B, I)") +
+         ", got " + (x.present ? x.describe() : "None"));
   d.D = i64(weights.size());
-  if (p.one_step && d.D != 1) fail("weights: expected 1 direction for one step, got 2");
   if (d.D != 1 && d.D != 2) fail("weights: expected 1 or 2 directions, got " + std::to_string(d.D));
   if (p.packed) {
     if (lengths.code != kInt || lengths.bytes != 8 || lengths.ndim != 1 || !lengths.contiguous())
@@ -64,8 +61,8 @@ Problem measure(const Array& x, const Array& lengths, nb::tuple weights, Arrays&
     d.B = d.T ? sizes[0] : 0;
     p.sequence = {sizes, p.offsets.data(), d.T, d.B};
   } else {
-    d.T = p.one_step ? 1 : x.shape[0];
-    d.B = x.shape[x.ndim - 2];
+    d.T = x.shape[0];
+    d.B = x.shape[1];
     d.N = d.T * d.B;
     p.sequence = {nullptr, nullptr, d.T, d.B};
   }
@@ -84,25 +81,6 @@ Problem measure(const Array& x, const Array& lengths, nb::tuple weights, Arrays&
   d.P = W_hh.shape[1];
   if (d.I == 0) fail("x: expected at least one number a token, I > 0");
   return p;
-}
-
-template <class T>
-Weights<T> read_weights(Reader<T>& r, nb::handle item, const Problem& p, int cell) {
-  const nb::tuple w = nb::cast<nb::tuple>(item);
-  if (w.size() != 6)
-    fail("weights: expected (W_ih, W_hh, b_ih, b_hh, W_hr, peep) for each direction");
-  const Dims& d = p.dims;
-  const Axis rows{"G*H", p.G * d.H};
-  const bool projected = !w[4].is_none(), peephole = CELLS[cell].cell.peephole;
-  if (!projected && d.P != d.H)
-    fail("W_hh: expected shape (G*H, H) where there is no W_hr, got P = " + std::to_string(d.P) +
-         ", H = " + std::to_string(d.H));
-  return {r.input(w[0], "W_ih", {rows, {"I", d.I}}, true),
-          r.input(w[1], "W_hh", {rows, {"P", d.P}}, true),
-          r.input(w[2], "b_ih", {rows}),
-          r.input(w[3], "b_hh", {rows}),
-          r.input(w[4], "W_hr", {{"P", d.P}, {"H", d.H}}),
-          r.input(w[5], "peep", {{"3", 3}, {"H", d.H}}, peephole)};
 }
 
 // A direction's part of an array whose first axis is D.
@@ -157,7 +135,7 @@ template <class T>
 void forward(Arrays& arrays, Problem& p, int cell, nb::handle x, nb::handle h0, nb::handle c0,
              nb::tuple weights, nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle tape,
              int threads) {
-  Reader<T> r(arrays, p.one_step);
+  Reader<T> r(arrays);
   const Dims& d = p.dims;
   const Axis D{"D", d.D}, B{"B", d.B}, H{"H", d.H}, P{"P", d.P};
   ForwardCall<T> call{};
@@ -165,7 +143,7 @@ void forward(Arrays& arrays, Problem& p, int cell, nb::handle x, nb::handle h0, 
   call.sequence = p.sequence;
   call.cell = cell;
   call.x = r.template tokens<const T>(x, "x", d, p.packed, {"I", d.I}, true);
-  const View<T> out = r.template tokens<T>(y, "y", d, p.packed, {"D*P", d.D * d.P}, !p.one_step);
+  const View<T> out = r.template tokens<T>(y, "y", d, p.packed, {"D*P", d.D * d.P}, true);
   const T* h = r.input(h0, "h0", {D, B, P});
   const T* c = r.input(c0, "c0", {D, B, H});
   T* hn = r.output(h_n, "h_n", {D, B, P}, true);
@@ -173,7 +151,7 @@ void forward(Arrays& arrays, Problem& p, int cell, nb::handle x, nb::handle h0, 
   T* kept = r.output(tape, "tape", tape_shape(p));
   for (int k = 0; k < d.D; k++) {
     auto& dir = call.direction[k];
-    dir.w = read_weights(r, weights[std::size_t(k)], p, cell);
+    dir.w = read_weights(r, weights[std::size_t(k)], d, cell);
     if (bool(dir.w.W_hr) != bool(call.direction[0].w.W_hr))
       fail("W_hr: expected for both directions or for none");
     dir.y = {out.data + k * d.P, out.step, out.row};
@@ -184,12 +162,6 @@ void forward(Arrays& arrays, Problem& p, int cell, nb::handle x, nb::handle h0, 
     dir.tape = part(kept, k, d.N * p.S * d.H);
   }
   if (d.N == 0) return;
-  std::optional<Workspace>
-      output;  // of one step: h_n is the output, a second one need not be given
-  if (!out.data) {
-    output.emplace(d.B * d.P * i64(sizeof(T)));
-    call.direction[0].y = {reinterpret_cast<T*>(output->data()), 0, d.P};
-  }
   threads = workers(p, threads, 1);
   nb::gil_scoped_release release;
   run(call, kernels<T>().forward, kernels<T>().forward_bytes, threads);
@@ -208,7 +180,7 @@ void clear(T* data, i64 n) {
 
 template <class T>
 void backward(Arrays& arrays, Problem& p, int cell, const BackwardArrays<T>& a, int threads) {
-  Reader<T> r(arrays, p.one_step);
+  Reader<T> r(arrays);
   const Dims& d = p.dims;
   const Axis D{"D", d.D}, B{"B", d.B}, I{"I", d.I}, H{"H", d.H}, P{"P", d.P},
       rows{"G*H", p.G * d.H};
@@ -219,7 +191,7 @@ void backward(Arrays& arrays, Problem& p, int cell, const BackwardArrays<T>& a, 
   call.x = r.template tokens<const T>(a.x, "x", d, p.packed, I, true);
   call.d_x = r.template tokens<T>(a.d_x, "d_x", d, p.packed, I, false);
   const Axis DP{"D*P", d.D * d.P};
-  const auto y = r.template tokens<const T>(a.y, "y", d, p.packed, DP, !p.one_step);
+  const auto y = r.template tokens<const T>(a.y, "y", d, p.packed, DP, true);
   const auto d_y = r.template tokens<const T>(a.d_y, "d_y", d, p.packed, DP, false);
   const T *h0 = r.input(a.h0, "h0", {D, B, P}), *c0 = r.input(a.c0, "c0", {D, B, H});
   const T *d_h_n = r.input(a.d_h_n, "d_h_n", {D, B, P}),
@@ -233,7 +205,7 @@ void backward(Arrays& arrays, Problem& p, int cell, const BackwardArrays<T>& a, 
   const i64 states = d.B * d.P, cells = d.B * d.H, slots = d.N * p.S * d.H;
   for (int k = 0; k < d.D; k++) {
     auto& dir = call.direction[k];
-    dir.w = read_weights(r, a.weights[std::size_t(k)], p, cell);
+    dir.w = read_weights(r, a.weights[std::size_t(k)], d, cell);
     if (bool(dir.w.W_hr) != bool(call.direction[0].w.W_hr))
       fail("W_hr: expected for both directions or for none");
     const nb::tuple w = nb::cast<nb::tuple>(a.d_weights[std::size_t(k)]);
@@ -400,16 +372,15 @@ double probe_any(const std::string& dtype, int threads, double seconds) {
 
 NB_MODULE(_core, m) {
   using namespace gatewise;
+  bind_step(m);
   bind_stream(m);
   m.doc() =
       "The native kernels. gatewise.ops is the door that checks, differentiates and dispatches.";
   m.def("forward", forward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(),
-        "c0"_a.none(), "weights"_a, "y"_a.none(), "h_n"_a, "c_n"_a.none(), "tape"_a.none(),
-        "threads"_a,
-        "Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. "
-        "With x (B, I) it is one step: no array has the axes T and D, and y may be None.");
+        "c0"_a.none(), "weights"_a, "y"_a, "h_n"_a, "c_n"_a.none(), "tape"_a.none(), "threads"_a,
+        "Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape.");
   m.def("backward", backward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(),
-        "c0"_a.none(), "weights"_a, "y"_a.none(), "tape"_a, "d_y"_a.none(), "d_h_n"_a.none(),
+        "c0"_a.none(), "weights"_a, "y"_a, "tape"_a, "d_y"_a.none(), "d_h_n"_a.none(),
         "d_c_n"_a.none(), "d_tape"_a.none(), "d_x"_a.none(), "d_h0"_a.none(), "d_c0"_a.none(),
         "d_weights"_a, "g_tape"_a.none(), "g_h"_a.none(), "threads"_a,
         "Run the layer's gradient; fills every output that is not None, and changes no input.");

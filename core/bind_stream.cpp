@@ -105,31 +105,6 @@ class Watched {
   std::vector<uint64_t> sums_;
 };
 
-// --- an output ----------------------------------------------------------------------------------
-
-// A fresh torch tensor (B, P) or (P) on memory of ours, through torch's exchange table: a third of
-// the price of torch.empty from Python.
-struct alignas(64) Fresh {
-  OwnedTensor owned;
-  int64_t shape[2], strides[2];
-  char* numbers() { return reinterpret_cast<char*>(this + 1); }
-
-  static Fresh* make(int ndim, i64 B, i64 P, int bytes) {
-    const std::size_t size = sizeof(Fresh) + std::size_t(B * P * bytes);
-    auto* fresh = static_cast<Fresh*>(std::aligned_alloc(64, (size + 63) / 64 * 64));
-    if (!fresh) throw std::bad_alloc();
-    fresh->shape[0] = ndim == 2 ? B : P;
-    fresh->shape[1] = P;
-    fresh->strides[0] = ndim == 2 ? P : 1;
-    fresh->strides[1] = 1;
-    const PlainTensor tensor{
-        fresh->numbers(), kCpu,           0, ndim, kFloat, uint8_t(8 * bytes), 1,
-        fresh->shape,     fresh->strides, 0};
-    fresh->owned = {1, 0, nullptr, [](OwnedTensor* self) { std::free(self); }, 0, tensor};
-    return fresh;
-  }
-};
-
 // --- the stream ---------------------------------------------------------------------------------
 
 template <class T>
@@ -276,11 +251,9 @@ class StreamCore {
       return nb::borrow(out);
     }
     if (table && table->to_python) {
-      Fresh* fresh = Fresh::make(in.ndim, B_, P_, bytes_);
+      Fresh* fresh = in.ndim == 2 ? Fresh::make(bytes_, {B_, P_}) : Fresh::make(bytes_, {P_});
       run(in.data, row, fresh->numbers());
-      void* tensor = nullptr;
-      if (table->to_python(&fresh->owned, &tensor) != 0) throw nb::python_error();
-      return nb::steal(static_cast<PyObject*>(tensor));
+      return fresh->give(*table);
     }
     PyObject* args[] = {nullptr, shapes_[in.ndim - 1].ptr(), dtype_.ptr()};
     nb::object made = nb::steal(PyObject_Vectorcall(numpy_empty_.ptr(), args + 1,
@@ -337,7 +310,6 @@ class StreamCore {
       fail(std::string(name) + ": expected shape " + shape + ", got " +
            (a.present ? a.describe() : "None"));
     }
-    if (!a.data) fail(std::string(name) + ": expected numbers in memory; call .clone() first");
     if (a.code != kFloat || a.bytes != bytes_)
       fail_type(std::string(name) + ": expected " + (bytes_ == 4 ? "float32" : "float64") +
                 ", as the weights are; convert it first");
@@ -387,7 +359,7 @@ void bind_stream(nb::module_& m) {
            "cell"_a, "batch"_a, "f64"_a, "weights"_a, "watched"_a, "is_recording"_a,
            "numpy_empty"_a, "dtype"_a,
            "weights: (W_ih, W_hh, b_ih, b_hh, W_hr, peep) a layer. watched: (dict, key, tensor).")
-      .def("step", &StreamCore::step, "x"_a, "out"_a.none(), "One step of all layers.")
+      .def("step", &StreamCore::step, "x"_a.none(), "out"_a.none(), "One step of all layers.")
       .def("reset", &StreamCore::reset, "All states to zero.")
       .def("exchange", &StreamCore::exchange, "h"_a, "c"_a.none(), "load"_a,
            "The states from (load) or into the arrays h (L, B, P) and c (L, B, H).")

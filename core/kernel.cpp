@@ -3,7 +3,6 @@
 // keeps for all.
 #include "kernel.h"
 
-#include "forward.h"
 #include "probe.h"
 #include "small.h"
 #include "stream.h"
@@ -22,8 +21,8 @@ void activations(const T* x, T* s, T* t, i64 n) {
 
 template <class T>
 constexpr Kernels<T> KERNELS = {
-    .forward_bytes = forward_bytes<T>,
-    .forward = forward<T>,
+    .forward_bytes = forward_bytes_of_any<T>,
+    .forward = forward_of_any<T>,
     .backward_bytes = backward_bytes_of_any<T>,
     .backward = backward_of_any<T>,
     .activations = activations<T>,

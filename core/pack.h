@@ -72,6 +72,7 @@ struct Axis {
 template <class T>
 GATEWISE_INLINE void transpose(Vec<T> (&row)[LANES<T>]) {
   constexpr int L = LANES<T>;
+  if (transpose_at_once(row)) return;
 #pragma GCC unroll 4
   for (int round = 1; round < L; round *= 2) {
     Vec<T> next[L];

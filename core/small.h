@@ -1,7 +1,10 @@
-// The gradient of a single step of a small layer, with the weights read where they lie.
+// A single step of a small layer, where handling the weights costs more than the products.
 //
-// Where there are few tokens, packing the weights and unpacking their gradients costs more than the
-// products. All of them are sums of rows that lie in memory as they are, R = G*H:
+// Forward, a panel of the weights is packed, used while it is in the first-level cache, and given
+// up for the next: the arithmetic is that of forward.h, to the bit.
+//
+// Backward, nothing is packed. All products are sums of rows that lie in memory as they are, R =
+// G*H:
 //
 //   d_h (B, P) = d_z (B, R) W_hh (R, P)        d_W_hh (R, P) = d_z^T (R, B) h (B, P)
 //   d_x (B, I) = d_z (B, R) W_ih (R, I)        d_W_ih (R, I) = d_z^T (R, B) x (B, I)
@@ -9,18 +12,67 @@
 // so the tile is that of tile.h but for its panel, whose lines are the rows of the matrix.
 #pragma once
 #include "backward.h"
+#include "forward.h"
 
 namespace gatewise::GATEWISE_ISA {
 
 inline constexpr i64 SMALL_ROWS = 32;               // most sequences
 inline constexpr i64 SMALL_WEIGHTS = i64(1) << 18;  // most numbers in the weights: they fit in L2
 
-template <class T>
-bool is_small(const BackwardCall<T>& call) {
+template <class Call>
+bool is_small(const Call& call) {
   const Dims& d = call.dims;
   const i64 weights = CELLS[call.cell].cell.gates() * d.H * (d.I + d.P);
   return d.T == 1 && d.D == 1 && d.B <= SMALL_ROWS && weights <= SMALL_WEIGHTS &&
          !call.direction[0].w.W_hr;
+}
+
+template <class T>
+struct SmallForwardSpace {
+  Units<T> u;
+  T *Wx, *Wh, *bias;  // one panel: [I][W], [P][W], [W]
+  T* zeros;           // a state that is not given
+
+  SmallForwardSpace(const ForwardCall<T>& call, Carver& carver)
+      : u(call.dims.H, CELLS[call.cell].cell.gates()) {
+    Wx = carver.take<T>(call.dims.I * u.W);
+    Wh = carver.take<T>(call.dims.P * u.W);
+    bias = carver.take<T>(u.W);
+    zeros = carver.take<T>(u.H);
+  }
+};
+
+template <class T>
+void small_forward(const ForwardCall<T>& call, Carver& carver) {
+  const SmallForwardSpace<T> ws(call, carver);
+  const Units<T>& u = ws.u;
+  const auto& dir = call.direction[0];
+  const Pointwise<T> cell = pointwise_of<T>(call.cell);
+  const i64 B = call.dims.B, I = call.dims.I, H = u.H, slots = cell.cell.slots() * H;
+  for (i64 n = 0; n < H; n++) ws.zeros[n] = T(0);
+  for (i64 n = 0; dir.c_n && n < B * H; n++) dir.c_n[n] = dir.c0 ? dir.c0[n] : T(0);
+  const Lines<const T> x{call.x.at(call.sequence, 0, 0), call.x.row};
+  const Lines<const T> h = dir.h0 ? Lines<const T>{dir.h0, H} : Lines<const T>{ws.zeros, 0};
+  const Lines<T> y{dir.y.at(call.sequence, 0, 0), dir.y.row};
+  alignas(64) T z[SMALL_ROWS * NV * LANES<T>];
+  for (i64 j = 0; j < u.J; j++) {
+    const i64 unit = j * u.U;
+    pack_gates(dir.w.W_ih, I, u, ws.Wx - j * I * u.W, j);
+    pack_gates(dir.w.W_hh, H, u, ws.Wh - j * H * u.W, j);
+    pack_bias(dir.w.b_ih, dir.w.b_hh, u, ws.bias - j * u.W, j);
+    product<T>(B, u.vectors, {{x, ws.Wx, I}, {h, ws.Wh, H}}, {}, {z, u.W});
+    ForwardRows<T> p{};
+    p.rows = B;
+    p.j = j;
+    p.z = {z, u.W};
+    p.bias = ws.bias;
+    p.peep = dir.w.peep;
+    if (dir.c_n) p.c = {dir.c_n + unit, H};
+    p.h = y.right(unit);
+    if (dir.tape) p.tape = {dir.tape + unit, slots};
+    cell.forward(u, p);
+  }
+  for (i64 b = 0; b < B; b++) __builtin_memcpy(dir.h_n + b * H, y[b], size_t(H) * sizeof(T));
 }
 
 // out[r][n] = sum over k of a[r][k] * b[k][n], for n in `last` lanes of the last of the vectors.
@@ -214,8 +266,23 @@ struct SmallBackward {
   }
 };
 
-// The gradient by the route that suits its size. The size alone decides, so bits do not depend on
-// the number of workers.
+// A call by the route that suits its size. The size alone decides, so bits do not depend on the
+// number of workers.
+template <class T>
+i64 forward_bytes_of_any(const ForwardCall<T>& call, int threads) {
+  if (!is_small(call)) return forward_bytes(call, threads);
+  Carver carver{nullptr};
+  SmallForwardSpace<T>(call, carver);
+  return carver.used;
+}
+
+template <class T>
+void forward_of_any(ForwardCall<T>& call, int id, int count) {
+  if (!is_small(call)) return forward(call, id, count);
+  Carver carver{call.workspace};
+  if (id == 0) small_forward(call, carver);
+}
+
 template <class T>
 i64 backward_bytes_of_any(const BackwardCall<T>& call, int threads) {
   if (!is_small(call)) return backward_bytes(call, threads);

@@ -257,6 +257,42 @@ def test_lengths(isa: str, lengths: tuple[int, ...], D: int) -> None:
     check(Problem(lengths=lengths, I=5, H=18, D=D, threads=2, states=False))
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_one_step(isa: str, size: int) -> None:
+    """Single steps go by a route of their own (small.h); more than 32 rows by the general one."""
+    for dtype in (torch.float32, torch.float64):
+        check(Problem(T=1, B=3, I=5, H=size, dtype=dtype))
+        check(Problem(T=1, B=1, I=size, H=9, dtype=dtype))
+    check(Problem(T=1, B=size, I=3, H=17, threads=3))
+    check(Problem(T=1, B=2, I=size, H=size, states=False, bias=False))
+
+
+@pytest.mark.parametrize("cell", list(CELLS))
+@pytest.mark.parametrize("H", [5, 19, 70])
+def test_one_step_of_every_cell(isa: str, cell: str, H: int) -> None:
+    for B in (1, 2, 7):
+        check(Problem(T=1, B=B, I=6, H=H, cell=cell))
+    check(Problem(T=1, B=4, I=6, H=H, cell=cell, states=False, dtype=torch.float64))
+    check(Problem(lengths=(1, 1, 1), I=6, H=H, cell=cell))
+
+
+def test_one_step_has_the_same_bits_on_both_routes(isa: str) -> None:
+    """Forward; 32 rows go by the one route, 33 by the other."""
+    for dtype in (torch.float32, torch.float64):
+        p = Problem(T=1, B=33, I=9, H=37, dtype=dtype)
+        given = make(p)
+        page = on_the_page(p, given)
+        many = on_the_core(p, given, page)
+        few = {k: v if v is None or k == "weights" else v[:, :32] for k, v in given.items()}
+        for k in ("h0", "c0", "d_h_n", "d_c_n", "d_tape"):
+            few[k] = (given[k][:, :, :32] if k == "d_tape" else given[k][:, :32]).contiguous()
+        q = replace(p, B=32)
+        some = on_the_core(q, few, on_the_page(q, few))
+        for name in ("y", "h_n", "c_n"):
+            assert torch.equal(some[name], many[name][:, :32])
+        assert torch.equal(some["tape"], many["tape"][:, :, :32])
+
+
 def test_many_chunks(isa: str) -> None:
     """Time long enough that backward walks it in several chunks, with states between them."""
     check(Problem(T=1100, B=1, I=3, H=20, threads=2))
@@ -323,8 +359,13 @@ def test_step_by_step_is_the_whole(isa: str) -> None:
 def test_exact_with_identity_and_integers(isa: str, D: int) -> None:
     """Small integers, no activations: every product, pack, tail and wire, to the last bit."""
     torch.manual_seed(3)
-    for I, H, B, P in ((3, 17, 5, None), (16, 5, 2, 3), (9, 33, 1, 20)):
-        p = Problem(T=2, B=B, I=I, H=H, P=P, D=D, cell="linear", states=True)
+    for T, I, H, B, P in (
+        (2, 3, 17, 5, None),
+        (2, 16, 5, 2, 3),
+        (2, 9, 33, 1, 20),
+        (1, 9, 33, 3, None),
+    ):
+        p = Problem(T=T, B=B, I=I, H=H, P=P, D=D, cell="linear", states=True)
         given = make(p)
         for key, value in given.items():
             if key == "weights":

@@ -218,7 +218,7 @@ def forbidden_includes(name: str, source: str) -> set[str]:
     found = set()
     for header in includes(source)[0]:
         if header.startswith("nanobind/") or header == "Python.h":
-            allowed = name in {"arrays.h", "bind.cpp", "bind_stream.cpp"}
+            allowed = name in {"arrays.h", "bind.cpp", "bind_step.cpp", "bind_stream.cpp"}
         elif header == "cpuid.h":
             allowed = name == "dispatch.cpp"
         elif INTRINSICS.match(header):

@@ -53,6 +53,15 @@ class Cell(Recurrent):
         self, cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """x (B, I), h and c (B, H), or without B for one, to the next h and c."""
+        own = self._parameters
+        try:
+            weights = own["weight_ih"], own["weight_hh"], own["bias_ih"], own["bias_hh"], None, None
+        except KeyError:  # a parametrization keeps it elsewhere
+            pass
+        else:
+            quick = ops.step(cell, x, h, c, weights) if isinstance(x, Tensor) else None
+            if quick is not None:
+                return quick
         w = Weights(*map(self._weight, FIELDS[:4]))
         if torch.is_autocast_enabled("cpu") and w.W_ih.dtype != torch.float64:
             return self._step_autocast(cell, x, h, c, w.W_ih.dtype)

@@ -188,6 +188,30 @@ def backward(
     return grads
 
 
+def step(
+    cell: CellSpec, keep_tape: bool, x: Tensor, h: Tensor | None, c: Tensor | None, weights: Flat
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Run one step of a small layer: x (B, I) to h (B, H), c (B, H), tape (B, S, H).
+
+    Raises:
+        ValueError, TypeError: what does not fit, does not lie in one piece, or is too large.
+    """
+    found: tuple[Tensor, Tensor | None, Tensor | None]
+    found = _core.step(cell.name, x, h, c, tuple(weights), keep_tape)
+    return found
+
+
+def step_gradient(
+    cell: CellSpec, wanted: Sequence[bool], flat: Flat, tape: Tensor, d_h_n: Any, d_c_n: Any
+) -> tuple[Tensor | None, ...]:
+    """The gradients of ``step`` by flat, which is x, h, c, *weights; None where not wanted."""
+    x, h, c, *weights = flat
+    found: tuple[Tensor | None, ...] = _core.step_gradient(
+        cell.name, tuple(wanted), x, h, c, tuple(weights), tape, _dense(d_h_n), _dense(d_c_n)
+    )
+    return found
+
+
 def stream(
     cell: CellSpec,
     batch: int,

@@ -91,6 +91,46 @@ def layer(
     return LayerResult(y, h_n, c_n, tape if keep_tape else None)
 
 
+def step(
+    cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None, weights: Sequence[Tensor | None]
+) -> tuple[Tensor, Tensor] | None:
+    """One step of a small layer, in as few calls as can be: h and c, or h twice where there is no
+    cell state; None where ``layer`` has to do it, since something is not plain or does not fit.
+
+    Args:
+        x: (B, I).
+        h, c: (B, H), or None for zeros.
+        weights: the fields of ``reference.Weights``.
+    """
+    flat = (x, h, c, *weights)
+    if (
+        torch.compiler.is_compiling()
+        or not _PLAIN.issuperset(map(type, flat))
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._is_any_autocast_enabled()
+        or autograd.may_be_forward()
+        or x.is_neg()
+        or (h is not None and h.is_neg())
+        or (c is not None and c.is_neg())
+    ):
+        return None
+    try:
+        if torch.is_grad_enabled() and _any_requires_grad(flat):
+            h_n, c_n = autograd.step(cell, *flat)
+        else:
+            h_n, c_n, _ = native.step(cell, False, x, h, c, weights)
+    except (TypeError, ValueError, RuntimeError):  # what does not fit, for the checks to say
+        return None
+    return h_n, h_n if c_n is None else c_n
+
+
+def _any_requires_grad(flat: Flat) -> bool:
+    for t in reversed(flat):  # noqa: SIM110 (half the time of any(), and a step pays for it)
+        if t is not None and t.requires_grad:
+            return True
+    return False
+
+
 def _result_dtype(x: Tensor) -> torch.dtype:
     """Autocast's, under autocast, for what is not float64."""
     if (x.dtype == torch.float32 or x.dtype in REDUCED) and _autocast(x):

@@ -1,0 +1,179 @@
+// One step of one small layer for Python: a cell in a loop, where the call costs more than the
+// arithmetic. Fewer arrays are read, results are made here, and Python's lock is kept.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+
+#include <memory>
+#include <string>
+
+#include "arrays.h"
+#include "cell.h"
+#include "dispatch.h"
+#include "kernel.h"
+#include "workspace.h"
+
+using namespace nb::literals;
+
+namespace gatewise {
+namespace {
+
+// From here on a second worker is worth its wake-up: that is for the general calls.
+constexpr double kMostWork = 4e6;  // floating-point operations
+
+// The arrays of a step: x (B, I), h and c (B, H), six weights, the last two None but for peepholes.
+struct Step {
+  const int cell;
+  const Cell& row;
+  Arrays arrays;
+  const ExchangeTable* table;  // makes the results
+  Array x;
+  Dims dims{};
+
+  Step(const std::string& name, nb::handle object, const nb::tuple& weights)
+      : cell(cell_index(name)), row(CELLS[cell].cell) {
+    table = Arrays::exchange(Py_TYPE(object.ptr()));
+    if (!table || !table->to_python) fail_type("x: expected a torch tensor");
+    x = arrays.read(object, "x");
+    const Array W_hh = weights.size() == 6 ? arrays.read(weights[1], "W_hh") : Array{};
+    if (x.ndim != 2 || W_hh.ndim != 2) fail("expected x (B, I) and W_hh (G*H, H)");
+    const i64 B = x.shape[0], I = x.shape[1], H = W_hh.shape[1];
+    if (B == 0 || I == 0 || H == 0) fail("expected B > 0, I > 0, H > 0");
+    if (I > 1 && x.stride[1] != 1) fail("x: expected the last axis to be contiguous");
+    if (x.code != kFloat || (x.bytes != 4 && x.bytes != 8)) fail_type("x: float32 or float64");
+    if (2.0 * double(B) * row.gates() * double(H) * double(I + H) > kMostWork)
+      fail("too large: expected a step that one worker does alone");
+    dims = {1, B, I, H, H, 1, B};
+  }
+
+  template <class T, template <class> class Call>
+  Call<T> call(Reader<T>& r, nb::handle h, nb::handle c, nb::handle weights) const {
+    Call<T> call{};
+    call.dims = dims;
+    call.sequence = {nullptr, nullptr, 1, dims.B};
+    call.cell = cell;
+    call.x = {x.as<const T>(), 0, x.stride[0]};
+    const Axis B{"B", dims.B}, H{"H", dims.H};
+    auto& dir = call.direction[0];
+    dir.w = read_weights(r, weights, dims, cell);
+    if (dir.w.W_hr) fail("W_hr: expected None");
+    dir.h0 = r.input(h, "h", {B, H});
+    dir.c0 = r.input(c, "c", {B, H});
+    return call;
+  }
+};
+
+template <class Call, class Kernel>
+void run(Call& call, Kernel kernel) {
+  struct Context {
+    Call& call;
+    Kernel kernel;
+  } context{call, kernel};
+  parallel(
+      1,
+      [](void* c, int, int) {
+        auto& context = *static_cast<Context*>(c);
+        context.kernel(context.call, 0, 1);
+      },
+      &context);
+}
+
+// A result in the making: freed if something fails before it is given away.
+class Result {
+ public:
+  template <class... Sizes>
+  Result(bool wanted, int bytes, Sizes... sizes)
+      : fresh_(wanted ? Fresh::make(bytes, {sizes...}) : nullptr) {}
+  template <class T>
+  T* as() const {
+    return fresh_ ? reinterpret_cast<T*>(fresh_->numbers()) : nullptr;
+  }
+  nb::object give(const Step& step) {
+    return fresh_ ? fresh_.release()->give(*step.table) : nb::none();
+  }
+
+ private:
+  struct Free {
+    void operator()(Fresh* fresh) const { std::free(fresh); }
+  };
+  std::unique_ptr<Fresh, Free> fresh_;
+};
+
+template <class T>
+nb::tuple forward(Step& s, nb::handle h, nb::handle c, nb::handle weights, bool keep_tape) {
+  Reader<T> r(s.arrays);
+  auto call = s.call<T, ForwardCall>(r, h, c, weights);
+  const auto [_, B, I, H, P, D, N] = s.dims;
+  constexpr int bytes = sizeof(T);
+  Result h_n(true, bytes, B, H), c_n(s.row.has_cell_state(), bytes, B, H),
+      tape(keep_tape, bytes, B, i64(s.row.slots()), H);
+  const i64 state = round_up(B * H * bytes, 64);  // the kernel's h_n: its output is ours
+  Workspace space(state + kernels<T>().forward_bytes(call, 1));
+  auto& dir = call.direction[0];
+  dir.y = {h_n.as<T>(), 0, H};
+  dir.h_n = reinterpret_cast<T*>(space.data());
+  dir.c_n = c_n.as<T>();
+  dir.tape = tape.as<T>();
+  call.workspace = space.data() + state;
+  run(call, kernels<T>().forward);
+  return nb::make_tuple(h_n.give(s), c_n.give(s), tape.give(s));
+}
+
+template <class T>
+nb::tuple backward(Step& s, nb::tuple wanted, nb::handle h, nb::handle c, nb::handle weights,
+                   nb::handle tape, nb::handle d_h_n, nb::handle d_c_n) {
+  Reader<T> r(s.arrays);
+  auto call = s.call<T, BackwardCall>(r, h, c, weights);
+  const auto [_, B, I, H, P, D, N] = s.dims;
+  const i64 rows = s.row.gates() * H, S = s.row.slots();
+  constexpr int bytes = sizeof(T);
+  auto& dir = call.direction[0];
+  dir.tape = r.input(tape, "tape", {{"B", B}, {"S", S}, {"H", H}}, true);
+  dir.d_h_n = r.input(d_h_n, "d_h_n", {{"B", B}, {"H", H}});
+  dir.d_c_n = r.input(d_c_n, "d_c_n", {{"B", B}, {"H", H}});
+  if (wanted.size() != 9) fail("wanted: expected nine");
+  const auto want = [&](int k) { return wanted[std::size_t(k)].ptr() == Py_True; };
+  Result d_x(want(0), bytes, B, I), d_h(want(1) && dir.h0, bytes, B, H),
+      d_c(want(2) && dir.c0, bytes, B, H), d_W_ih(want(3), bytes, rows, I),
+      d_W_hh(want(4), bytes, rows, H), d_b(want(5) || want(6), bytes, rows),
+      d_peep(want(8) && dir.w.peep, bytes, i64(3), H);
+  call.d_x = {d_x.as<T>(), 0, I};
+  dir.d_h0 = d_h.as<T>(), dir.d_c0 = d_c.as<T>();
+  dir.d_W_ih = d_W_ih.as<T>(), dir.d_W_hh = d_W_hh.as<T>(), dir.d_b = d_b.as<T>();
+  dir.d_peep = d_peep.as<T>();
+  Workspace space(kernels<T>().backward_bytes(call, 1));
+  call.workspace = space.data();
+  run(call, kernels<T>().backward);
+  const nb::object bias = d_b.give(s);  // one gradient for the two of them
+  return nb::make_tuple(d_x.give(s), d_h.give(s), d_c.give(s), d_W_ih.give(s), d_W_hh.give(s),
+                        want(5) ? bias : nb::none(), want(6) ? bias : nb::none(), nb::none(),
+                        d_peep.give(s));
+}
+
+nb::tuple step(const std::string& cell, nb::handle x, nb::handle h, nb::handle c, nb::tuple weights,
+               bool keep_tape) {
+  Step s(cell, x, weights);
+  return s.x.bytes == 4 ? forward<float>(s, h, c, weights, keep_tape)
+                        : forward<double>(s, h, c, weights, keep_tape);
+}
+
+nb::tuple step_gradient(const std::string& cell, nb::tuple wanted, nb::handle x, nb::handle h,
+                        nb::handle c, nb::tuple weights, nb::handle tape, nb::handle d_h_n,
+                        nb::handle d_c_n) {
+  Step s(cell, x, weights);
+  return s.x.bytes == 4 ? backward<float>(s, wanted, h, c, weights, tape, d_h_n, d_c_n)
+                        : backward<double>(s, wanted, h, c, weights, tape, d_h_n, d_c_n);
+}
+
+}  // namespace
+
+void bind_step(nb::module_& m) {
+  m.def(
+      "step", step, "cell"_a, "x"_a, "h"_a.none(), "c"_a.none(), "weights"_a, "keep_tape"_a,
+      "One step of a small layer of one direction, on torch tensors: (h, c or None, tape or None)."
+      " What does not fit, is not contiguous or is too large raises TypeError or ValueError.");
+  m.def("step_gradient", step_gradient, "cell"_a, "wanted"_a, "x"_a, "h"_a.none(), "c"_a.none(),
+        "weights"_a, "tape"_a, "d_h_n"_a.none(), "d_c_n"_a.none(),
+        "The gradients by x, h, c and the weights: nine, None where they are not wanted.");
+}
+
+}  // namespace gatewise
