@@ -7,6 +7,16 @@ from typing import Any
 from collections.abc import Sequence
 
 
+def step(cell: str, x: object, h: object | None, c: object | None, weights: tuple[Any, ...], keep_tape: bool) -> tuple[Any, ...]:
+    """
+    One step of a small layer of one direction, on torch tensors: (h, c or None, tape or None). What does not fit, is not contiguous or is too large raises TypeError or ValueError.
+    """
+
+def step_gradient(cell: str, wanted: tuple[Any, ...], x: object, h: object | None, c: object | None, weights: tuple[Any, ...], tape: object, d_h_n: object | None, d_c_n: object | None) -> tuple[Any, ...]:
+    """
+    The gradients by x, h, c and the weights: nine, None where they are not wanted.
+    """
+
 class Stream:
     """Layers that run one step a call. gatewise.Stream wraps it."""
 
@@ -15,7 +25,7 @@ class Stream:
         weights: (W_ih, W_hh, b_ih, b_hh, W_hr, peep) a layer. watched: (dict[str, Any], key, tensor).
         """
 
-    def step(self, x: object, out: object | None) -> object:
+    def step(self, x: object | None, out: object | None) -> object:
         """One step of all layers."""
 
     def reset(self) -> None:
@@ -30,12 +40,12 @@ class Stream:
     def stale(self) -> str | None:
         """What is wrong with the weights, once a step has seen it."""
 
-def forward(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], y: object | None, h_n: object, c_n: object | None, tape: object | None, threads: int) -> None:
+def forward(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], y: object, h_n: object, c_n: object | None, tape: object | None, threads: int) -> None:
     """
-    Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. With x (B, I) it is one step: no array has the axes T and D, and y may be None.
+    Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape.
     """
 
-def backward(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], y: object | None, tape: object, d_y: object | None, d_h_n: object | None, d_c_n: object | None, d_tape: object | None, d_x: object | None, d_h0: object | None, d_c0: object | None, d_weights: tuple[Any, ...], g_tape: object | None, g_h: object | None, threads: int) -> None:
+def backward(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], y: object, tape: object, d_y: object | None, d_h_n: object | None, d_c_n: object | None, d_tape: object | None, d_x: object | None, d_h0: object | None, d_c0: object | None, d_weights: tuple[Any, ...], g_tape: object | None, g_h: object | None, threads: int) -> None:
     """
     Run the layer's gradient; fills every output that is not None, and changes no input.
     """

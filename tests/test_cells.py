@@ -1,0 +1,168 @@
+"""The thin route of a cell's step: against the page and against the route of whole layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import gatewise
+from gatewise import ops, reference
+from gatewise.reference import Weights
+from gatewise.spec import CELLS
+
+F64 = torch.float64
+CASES = [("lstm", gatewise.LSTMCell, {}), ("rnn", gatewise.RNNCell, {}),
+         ("rnn_relu", gatewise.RNNCell, {"nonlinearity": "relu"})]  # fmt: skip
+
+
+@pytest.fixture
+def thin(monkeypatch):
+    """How many steps took the thin route."""
+    taken = []
+    step = ops.step
+
+    def counted(*args: Any) -> Any:
+        found = step(*args)
+        taken.append(found is not None)
+        return found
+
+    monkeypatch.setattr(ops, "step", counted)
+    return taken
+
+
+def run(module: Any, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    if isinstance(module, gatewise.LSTMCell):
+        return module(x, (h, c))
+    out = module(x, h)
+    return out, out
+
+
+@pytest.mark.parametrize(("name", "cls", "more"), CASES, ids=[case[0] for case in CASES])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("B", [1, 3, 40])
+def test_values_and_gradients_are_the_pages(thin, name, cls, more, bias, B) -> None:
+    for I, H in ((1, 1), (5, 7), (9, 33)):
+        module = cls(I, H, bias=bias, dtype=F64, **more)
+        leaves = [torch.randn(B, n, dtype=F64, requires_grad=True) for n in (I, H, H)]
+        leaves += module.parameters()
+        h, c = run(module, *leaves[:3])
+        w = Weights(
+            *[getattr(module, n, None) for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+        )
+        page = reference.step(CELLS[name], *leaves[:3], w)
+        assert torch.allclose(h, page.h, atol=1e-14)
+        d = torch.randn(B, H, dtype=F64)
+        used = leaves if name == "lstm" else leaves[:2] + leaves[3:]
+        loss, want = (h * d).sum(), (page.h * d).sum()
+        if name == "lstm":
+            loss, want = loss + (c * c).sum(), want + (page.c * page.c).sum()
+        found = torch.autograd.grad(loss, used, retain_graph=True)
+        for a, b in zip(found, torch.autograd.grad(want, used), strict=True):
+            assert torch.allclose(a, b, atol=1e-13)
+        again = torch.autograd.grad(loss, used)
+        assert all(map(torch.equal, found, again)), "the first backward spoiled what it saved"
+    assert all(thin)
+
+
+def test_in_inference_it_is_the_same(thin) -> None:
+    cell = gatewise.LSTMCell(5, 20)
+    x, h, c = torch.randn(3, 5), torch.randn(3, 20), torch.randn(3, 20)
+    with torch.no_grad():
+        bare = cell(x, (h, c))
+    assert all(map(torch.equal, bare, cell(x, (h, c))))
+    assert not bare[0].requires_grad
+    assert all(thin)
+    with torch.no_grad():
+        lstm = gatewise.LSTM(5, 20)
+        lstm.load_state_dict({f"{name}_l0": p for name, p in cell.named_parameters()})
+        assert torch.equal(lstm(x[None], (h[None], c[None]))[0][0], bare[0])
+        from_zero = cell(x)
+        assert torch.equal(lstm(x[None])[0][0], from_zero[0])
+
+
+@pytest.mark.parametrize("of", range(5))
+def test_only_what_is_wanted(of) -> None:
+    cell = gatewise.LSTMCell(5, 7, dtype=F64).requires_grad_(False)
+    x, h, c = (torch.randn(2, n, dtype=F64) for n in (5, 7, 7))
+    leaf = [x, h, c, cell.weight_hh, cell.bias_hh][of].requires_grad_()
+    (d,) = torch.autograd.grad(sum(t.sum() for t in cell(x, (h, c))), leaf)
+    for p in (x, h, c, *cell.parameters()):
+        p.requires_grad_()
+    assert torch.equal(d, torch.autograd.grad(sum(t.sum() for t in cell(x, (h, c))), leaf)[0])
+
+
+def test_derivatives_beyond_the_first(thin) -> None:
+    for name, cls, more in CASES[:2]:
+        cell = cls(2, 3, dtype=F64, **more)
+        args = [torch.randn(2, n, dtype=F64, requires_grad=True) for n in (2, 3, 3)]
+        args = args if name == "lstm" else args[:2]
+
+        def f(x: Tensor, h: Tensor, *c: Tensor, cell: Any = cell) -> Any:
+            return cell(x, (h, *c) if c else h)
+
+        assert torch.autograd.gradcheck(f, args)
+        assert torch.autograd.gradgradcheck(f, args)
+        assert torch.autograd.gradcheck(f, args, check_batched_grad=True)
+    assert all(thin)
+
+
+def test_the_gradient_of_a_loop() -> None:
+    ours, theirs = gatewise.LSTMCell(4, 9, dtype=F64), torch.nn.LSTMCell(4, 9, dtype=F64)
+    ours.load_state_dict(theirs.state_dict())
+    x, state = torch.randn(12, 3, 4, dtype=F64), (torch.zeros(3, 9, dtype=F64),) * 2
+    for cell in (ours, theirs):
+        s = state
+        for x_t in x:
+            s = cell(x_t, s)
+        (s[0] * s[1]).sum().backward()
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(p.grad, q.grad, atol=1e-13)
+    assert ours.bias_ih.grad.data_ptr() != ours.bias_hh.grad.data_ptr(), "one buffer for two"
+
+
+def test_a_changed_input_is_noticed() -> None:
+    cell, x = gatewise.LSTMCell(4, 5), torch.randn(2, 4)
+    h, _ = cell(x)
+    x.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        h.sum().backward()
+
+
+def test_what_is_not_plain_goes_the_other_way(thin) -> None:
+    """Views with gaps, lazy negatives, parametrizations, large steps: by the route of layers."""
+    cell, theirs = gatewise.LSTMCell(4, 6), torch.nn.LSTMCell(4, 6)
+    theirs.load_state_dict(cell.state_dict())
+    h = torch.randn(6, 2).T
+    x = torch.randn(2, 4, dtype=torch.complex64).conj().imag
+    for args in ((torch.randn(2, 4), (h, h)), (x, None), (torch.randn(4, 2).T, None)):
+        assert torch.allclose(cell(*args)[0], theirs(*args)[0], atol=1e-6)
+    assert not any(thin)
+    big, theirs = gatewise.LSTMCell(300, 300), torch.nn.LSTMCell(300, 300)
+    theirs.load_state_dict(big.state_dict())
+    x = torch.randn(20, 300)
+    assert torch.allclose(big(x)[0], theirs(x)[0], atol=1e-6)
+    assert not any(thin)
+    bias = cell.bias_ih.detach().clone()
+    torch.nn.utils.parametrize.register_parametrization(cell, "bias_ih", torch.nn.Tanh())
+    with torch.no_grad():
+        theirs = torch.nn.LSTMCell(4, 6)
+        theirs.load_state_dict(
+            {k: v for k, v in cell.state_dict().items() if k in dict(theirs.named_parameters())},
+            strict=False,
+        )
+        theirs.bias_ih.copy_(bias.tanh())
+        assert torch.allclose(cell(torch.ones(2, 4))[0], theirs(torch.ones(2, 4))[0], atol=1e-6)
+
+
+def test_results_are_ordinary_tensors() -> None:
+    with torch.no_grad():
+        h, c = gatewise.LSTMCell(4, 6)(torch.randn(2, 4))
+    assert h.is_contiguous()
+    assert h.storage_offset() == 0
+    assert (h + 1).add_(c).shape == (2, 6)
+    h.add_(1)
+    del c
+    assert torch.equal(h.clone(), h)
