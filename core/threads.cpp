@@ -1,11 +1,18 @@
-// The pool of workers behind parallel(). Everything that starts, wakes, parks or awaits is here.
+// The workers behind parallel(). Everything that starts, wakes, parks or awaits is here.
 //
-// A worker is a mailbox of one word. The caller puts `offered` there; whoever takes it out runs
-// that share of the job: the worker, or the caller itself once its own share is done and the worker
-// has not woken yet. So a sleeping or preempted worker costs at most the time of doing its share
-// here. That holds with a Barrier in the task too: whom the caller waits for, a woken worker runs.
+// torch runs its own operators on the workers of an OpenMP library, and those spin for milliseconds
+// after each of them. Workers of ours would fight them for the cores, and did: a training loop ran
+// at half its speed. So where the process has such a library, its workers are ours too. Elsewhere,
+// and in a forked child, which no OpenMP library survives, there is a pool of our own.
+//
+// A worker of that pool is a mailbox of one word. The caller puts `offered` there; whoever takes it
+// out runs that share of the job: the worker, or the caller itself once its own share is done and
+// the worker has not woken yet. So a sleeping or preempted worker costs at most the time of doing
+// its share here. That holds with a Barrier in the task too: whom the caller waits for, a woken
+// worker runs.
 #include "threads.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -78,7 +85,7 @@ bool spin(Microseconds most, Done done) {
   return done();
 }
 
-// --- the pool -----------------------------------------------------------------------------------
+// --- a job --------------------------------------------------------------------------------------
 
 struct Job {
   void (*task)(void* context, int id, int count) = nullptr;
@@ -88,6 +95,55 @@ struct Job {
 
   void share(int id) const noexcept { task(context, id, count); }  // a task must not throw
 };
+
+// --- the workers of OpenMP ----------------------------------------------------------------------
+
+// Found by name among what the process has loaded for all to see (torch loads it so): GNU's
+// library, or another that answers to its names.
+struct OpenMP {
+  void (*run)(void (*share)(void* context), void* context, unsigned threads, unsigned flags);
+  int (*most)();   // the threads a region would get now: torch.get_num_threads()
+  int (*count)();  // in a region: the threads it got
+  int (*id)();
+
+  OpenMP() {
+    find("GOMP_parallel", run);
+    find("omp_get_max_threads", most);
+    find("omp_get_num_threads", count);
+    find("omp_get_thread_num", id);
+  }
+  template <class F>
+  static void find(const char* name, F*& to) {
+    to = reinterpret_cast<F*>(dlsym(RTLD_DEFAULT, name));
+  }
+  // The library ends the process when it cannot start as many threads as it is asked for, so it is
+  // asked for no more than what torch asks for.
+  bool has(int threads) const { return run && most && count && id && threads <= most(); }
+};
+
+const OpenMP& openmp() {
+  static const OpenMP found;
+  return found;
+}
+
+// A region of another size than the one before makes the library end threads, or start them: they
+// all come, and those beyond job.count go.
+void run_on_openmp(Job job) noexcept {
+  openmp().run(
+      [](void* context) {
+        Job mine = *static_cast<const Job*>(context);
+        const int id = openmp().id(), came = openmp().count();
+        if (came < mine.count) mine.count = came;
+        if (id >= mine.count) return;
+        const Control before = control();
+        set_control(mine.word);
+        mine.share(id);
+        set_control(before);
+      },
+      &job, static_cast<unsigned>(openmp().most()), 0);
+}
+
+// --- a pool of our own --------------------------------------------------------------------------
 
 enum Mail : int32_t { empty, offered, asleep };  // asleep: empty, and the worker must be woken
 
@@ -118,7 +174,7 @@ struct Pool {
   bool refused = false;  // the system would start no more threads; it is not asked again
 
   void grow(size_t most) noexcept;
-  void run(int threads, Job job) noexcept;
+  void run(Job job) noexcept;
   [[noreturn]] void work(Worker& mine, int id) noexcept;
 };
 
@@ -157,8 +213,8 @@ void Pool::grow(size_t most) noexcept {
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
-void Pool::run(int threads, Job next) noexcept {
-  const int wanted = threads < kMostThreads ? threads : kMostThreads;
+void Pool::run(Job next) noexcept {
+  const int wanted = next.count < kMostThreads ? next.count : kMostThreads;
   grow(static_cast<size_t>(wanted - 1));
   const int ready = static_cast<int>(workers.size()) + 1;
   next.count = wanted < ready ? wanted : ready;
@@ -175,14 +231,17 @@ void Pool::run(int threads, Job next) noexcept {
   while (int32_t left = unfinished.load()) unfinished.wait(left);
 }
 
-// Whoever sets `held` owns `pool`; there is no lock to inherit in a forked child or to queue at.
+// Whoever sets `held` owns the workers; there is no lock to inherit in a forked child or to queue
+// at.
 std::atomic<bool> held{false};
 Pool* pool = nullptr;
+bool forked = false;
 
 // The workers stay behind in the parent. Their pool is left as it is, perhaps in the middle of
 // another thread's job, and the child makes its own when it needs one.
 void forget_pool_in_child() {
   pool = nullptr;
+  forked = true;
   held.store(false);
 }
 [[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, forget_pool_in_child);
@@ -209,13 +268,18 @@ void Barrier::wait(int32_t count) {
 
 void parallel(int threads, void (*task)(void* context, int id, int count), void* context) {
   const Control before = control();
-  const Job job{task, context, 1, flushing(before)};
+  Job job{task, context, threads, flushing(before)};
   set_control(job.word);
   if (threads > 1 && !held.exchange(true)) {
-    if (pool == nullptr) pool = new Pool;
-    pool->run(threads, job);
+    if (!forked && openmp().has(threads)) {
+      run_on_openmp(job);
+    } else {
+      if (pool == nullptr) pool = new Pool;
+      pool->run(job);
+    }
     held.store(false);
   } else {
+    job.count = 1;
     job.share(0);
   }
   set_control(before);

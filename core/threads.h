@@ -16,9 +16,9 @@ struct alignas(64) Barrier {
 };
 
 // Runs task(context, id, count) for id = 0 .. count-1 and returns when all have ended. The caller
-// is worker 0. count <= threads: it is 1 while another Python thread holds the pool, so a task
+// is worker 0. count <= threads: it is 1 while another Python thread holds the workers, so a task
 // takes its share from the `count` it is given and never from a number fixed beforehand. Safe in a
-// child forked after the parent used the pool. Denormals are flushed to zero in every worker.
+// child forked after the parent used workers. Denormals are flushed to zero in every worker.
 void parallel(int threads, void (*task)(void* context, int id, int count), void* context);
 
 }  // namespace gatewise

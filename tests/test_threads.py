@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,39 @@ def test_every_check_is_run(program: Path) -> None:
 @pytest.mark.parametrize("check", CHECKS)
 def test_threads(program: Path, check: str) -> None:
     passes(program, check)
+
+
+@pytest.fixture(scope="module")
+def on_openmp(checks: Path) -> Path:
+    try:
+        to = checks.parent / "on_openmp"
+        return compiled(SOURCE, to, str(checks), "-Wl,--no-as-needed", "-lgomp")
+    except subprocess.CalledProcessError:
+        pytest.skip("this compiler has no GNU OpenMP library")
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_threads_on_openmp(on_openmp: Path, check: str) -> None:
+    if check == "refused_threads":
+        pytest.skip("GNU's OpenMP library ends a process that is refused a thread")
+    passes(on_openmp, check)
+
+
+def test_torch_and_gatewise_share_workers() -> None:
+    code = """
+import os, torch, gatewise
+torch.set_num_threads(2)
+torch.randn(1_000_000).exp()
+before = len(os.listdir("/proc/self/task"))
+with torch.no_grad():
+    gatewise.LSTM(64, 64)(torch.randn(100, 32, 64))
+print(before, len(os.listdir("/proc/self/task")))
+"""
+    if not Path("/proc/self/task").exists():
+        pytest.skip("the system does not list threads")
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    before, after = map(int, out.stdout.split())
+    assert before == after >= 2
 
 
 @pytest.mark.parametrize("check", SANITIZED)
