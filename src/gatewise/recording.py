@@ -1,54 +1,30 @@
 """Watching a model run, and stepping in: LSTM.trace, gatewise.tracing, gatewise.patching.
 
-Every computation of a gatewise layer passes ``_run_layer``. A ``Watch`` stands there while somebody
-records or patches, and goes when the last of them leaves.
+These are the words for people; ``watching`` is how it is done.
 """
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from gatewise import ops
-from gatewise.errors import ArgumentError, ShapeError
-from gatewise.fields import DIRECTIONS, Packing
-from gatewise.ops import LayerResult
-from gatewise.reference import Weights
+from gatewise.cells import Cell
+from gatewise.errors import ArgumentError
+from gatewise.fields import DIRECTIONS
+from gatewise.lstm import Layers
 from gatewise.spec import CellSpec
-from gatewise.trace import GradSink, LayerRecord, Trace
-
-
-class Where(NamedTuple):
-    """Where a value stands that a patch may change.
-
-    Args:
-        name: i, f, g, o, c or h.
-        t: the step of the input.
-        rows: (n,) which of the caller's sequences the n rows of the value belong to. For packed
-            input, n falls as sequences end.
-    """
-
-    name: str
-    t: int
-    rows: Tensor
-
-
-#: Takes a value (n, H), or (n, P) for h, and gives the one to go on with.
-Patch = Callable[[Tensor, Where], Tensor]
+from gatewise.trace import LayerRecord, Trace
+from gatewise.watching import CellRun, Patch, Watch, Where
 
 _KEY = re.compile(r"(?:(?P<module>.+)\.)?l(?P<layer>\d+)\.(?P<way>fwd|reverse)\.(?P<name>\w+)")
-
-
-# --- for people -----------------------------------------------------------------------------------
 
 
 def record(module: nn.Module, x: Tensor | PackedSequence, hx: Any = None) -> Trace:
@@ -78,11 +54,12 @@ class Traces(Mapping[str, Trace]):
 
     def __init__(self, keep: int | None, max_bytes: int | None) -> None:
         self._keep, self._max_bytes = keep, max_bytes
-        self._kept: dict[str, deque[Trace]] = {}
+        self._batchings = _batchings()
+        self._kept: dict[str, deque[Trace | CellRun]] = {}
 
     def all(self, name: str) -> tuple[Trace, ...]:
         """The runs of one layer that were kept, oldest first."""
-        return tuple(self._kept.get(name, ()))
+        return tuple(map(_as_trace, self._kept.get(name, ())))
 
     @property
     def nbytes(self) -> int:
@@ -93,7 +70,7 @@ class Traces(Mapping[str, Trace]):
         if name not in list(self):
             known = ", ".join(map(repr, self)) or "nothing, for no layer has run yet"
             raise KeyError(f"{name!r}: no run has this name; recorded: {known}")
-        return self._kept[name][-1]
+        return _as_trace(self._kept[name][-1])
 
     def __iter__(self) -> Iterator[str]:
         return (name for name, kept in self._kept.items() if kept)
@@ -105,6 +82,11 @@ class Traces(Mapping[str, Trace]):
         return "\n".join(f"{name!r}: {self[name]!r}" for name in self) or "Traces(none yet)"
 
     def _begin(self, name: str) -> None:
+        if _batchings() > self._batchings:
+            raise ArgumentError(
+                f"tracing: layer {name!r} runs under torch.vmap, whose values end with it; give "
+                "the layer its batch as axis B, or trace inside the function that vmap takes"
+            )
         kept = self._kept.setdefault(name, deque())
         if len(kept) == self._keep:
             kept.popleft()
@@ -118,8 +100,26 @@ class Traces(Mapping[str, Trace]):
                 "shorten the input, or raise max_bytes"
             )
 
-    def _end(self, name: str, trace: Trace) -> None:
+    def _end(self, name: str, trace: Trace | CellRun) -> None:
         self._kept[name].append(trace)
+
+    def _run_after(self, name: str, h: Tensor | None, c: Tensor | None) -> CellRun | None:
+        """The run of a cell that goes on from this state; None, and room for one, if none does."""
+        for run in reversed(self._kept.get(name, ())):
+            if isinstance(run, CellRun) and run.ends_in(h, c):
+                return run
+        self._begin(name)
+        return None
+
+    def _add_step(self, name: str, run: CellRun | None, cell: CellSpec, step: LayerRecord) -> None:
+        if run is None:
+            run = CellRun(cell)
+            self._end(name, run)
+        run.add(step)
+
+
+def _as_trace(kept: Trace | CellRun) -> Trace:
+    return kept.trace() if isinstance(kept, CellRun) else kept
 
 
 @contextmanager
@@ -131,7 +131,15 @@ def tracing(
     max_bytes: int | None = 2**30,
     z: bool = False,
 ) -> Iterator[Traces]:
-    """Record every run of every gatewise layer in a model, in training and in eval.
+    """Record every run of every gatewise layer and cell in a model, in training and in eval.
+
+    Calls of an ``LSTMCell`` or ``RNNCell`` become a run too, T = how many: each call whose state is
+    the one that an earlier call gave is that run's next step, any other begins a new run. So a loop
+    over a cell has the trace of a layer; where the loop changes h between steps (dropout, say),
+    each step is a run of its own, which ``keep=None`` keeps.
+
+    Layers of a compiled model are recorded while Python runs them, between the compiled parts; a
+    model compiled with ``fullgraph=True`` says that it cannot be.
 
     Args:
         model: holds gatewise layers, or is one (its name is then "").
@@ -147,7 +155,8 @@ def tracing(
 
     Raises:
         ArgumentError: the model has no gatewise layer, or none by these names; or, when a layer
-            runs, the trace would pass max_bytes.
+            runs, the trace would pass max_bytes, or the values would end with a torch.vmap.
+        RuntimeError: the model is exported inside the block.
 
     Example:
         >>> import torch, gatewise
@@ -157,7 +166,7 @@ def tracing(
         >>> traces["0"]
         Trace(rnn, L=1 D=1 T=5 B=2 H=4 P=4, welded i f o)
     """
-    layers = _layers(model)
+    layers = _modules(model, (Layers, Cell), "LSTM, RNN, LSTMCell or RNNCell")
     wanted = [names] if isinstance(names, str) else list(names)
     for pattern in wanted:
         if not any(fnmatchcase(name, pattern) for name in layers):
@@ -186,7 +195,8 @@ def patching(model: nn.Module, patches: Mapping[str, Patch]) -> Iterator[None]:
 
     A layer with a patch runs by the page (``reference.sequence``), one step after another: exact,
     with gradients through everything, and slow. Other layers run as ever. Traces show the values as
-    patched. Patches of the same value apply in the order in which they were entered.
+    patched. Patches of the same value apply in the order in which they were entered. In a compiled
+    model it is as with ``tracing``. Cells need no patches: who loops over a cell holds its states.
 
     Args:
         model: holds gatewise layers, or is one.
@@ -205,7 +215,7 @@ def patching(model: nn.Module, patches: Mapping[str, Patch]) -> Iterator[None]:
         >>> trace["l0.fwd.f"][2, 0, 1].item()
         0.0
     """
-    layers = _layers(model)
+    layers = _modules(model, (Layers,), "LSTM or RNN")
     by_module: dict[str, dict[tuple[int, int, str], Patch]] = {}
     for key, fn in patches.items():
         found = _KEY.fullmatch(key)
@@ -249,126 +259,23 @@ def put(
     return patch
 
 
-# --- how it is done -------------------------------------------------------------------------------
+# --- the layers of a model ------------------------------------------------------------------------
 
 
-class Watch:
-    """Stands in a layer's ``_run_layer`` for all who record or patch that layer."""
-
-    def __init__(self, module: Any) -> None:
-        self.module = module
-        self.recorders: list[tuple[str, Traces, bool]] = []
-        self.patches: list[dict[tuple[int, int, str], Patch]] = []
-        self.records: list[LayerRecord] = []
-        self.packing: Packing | None = None
-        self.hooks: tuple[Any, ...] = ()
-        module.__dict__["_run_layer"] = self.run_layer
-
-    @classmethod
-    def on(cls, module: nn.Module) -> Watch:
-        """The watch on a module: the one that stands there, else a new one."""
-        standing = module.__dict__.get("_run_layer")
-        return cls(module) if standing is None else standing.__self__
-
-    def follow_calls(self) -> Watch:
-        """See each call of the module begin and end."""
-        self.hooks = self.hooks or (
-            self.module.register_forward_pre_hook(self.begin, with_kwargs=True),
-            self.module.register_forward_hook(self.end),
-        )
-        return self
-
-    def leave(self) -> None:
-        """Go, unless somebody still needs this watch."""
-        if not self.recorders and not self.patches:
-            del self.module.__dict__["_run_layer"]
-            for hook in self.hooks:
-                hook.remove()
-
-    def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A call of the module begins: drop what an unfinished one left."""
-        self.records, self.packing = [], None
-        given = args[0] if args else kwargs.get("input")
-        if isinstance(given, PackedSequence) and len(given.batch_sizes):
-            unsorted = given.unsorted_indices
-            columns = torch.arange(int(given.batch_sizes[0])) if unsorted is None else unsorted
-            self.packing = Packing(given.batch_sizes.numpy(), columns.cpu().numpy())
-        for name, traces, _ in self.recorders:
-            traces._begin(name)
-
-    def end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """A call of the module is complete."""
-        if not self.recorders:
-            return
-        trace = Trace(self.module.cell, tuple(self.records), self.packing)
-        self.records = []
-        if any(z for _, _, z in self.recorders):
-            trace.keep_z()
-        for name, traces, _ in self.recorders:
-            traces._end(name, trace)
-
-    def run_layer(
-        self,
-        k: int,
-        x: Tensor,
-        h0: Tensor | None,
-        c0: Tensor | None,
-        batch_sizes: Tensor | None,
-        keep_tape: bool = False,
-    ) -> LayerResult:
-        """Layer k, in place of the module's own."""
-        cell: CellSpec = self.module.cell
-        weights: list[Weights] = self.module._weights(k)
-        D, (rows, P) = len(weights), weights[0].W_hh.shape
-        H = rows // len(cell.gates)
-        B = x.shape[1] if batch_sizes is None else int(batch_sizes[0])
-        coming = D * x.shape[:-1].numel() * (len(cell.slots) * H + P) * x.element_size()
-        for name, traces, _ in self.recorders:
-            traces._check_room(name, coming + sum(record.nbytes for record in self.records))
-
-        sink = GradSink() if self.recorders else None
-        patched = any(layer == k for group in self.patches for layer, _, _ in group)
-        result = ops.layer(
-            cell, x, h0, c0, weights, batch_sizes,
-            keep_tape=keep_tape or sink is not None,
-            sink=sink if torch.is_grad_enabled() else None,
-            taps=[partial(self._tap, k, d) for d in range(D)] if patched else None,
-        )  # fmt: skip
-        if sink is not None:
-            h0 = x.new_zeros(D, B, P) if h0 is None else h0
-            c0 = (x.new_zeros(D, B, H) if c0 is None else c0) if cell.has_cell_state else h0
-            given = [w for lane in weights for w in lane if w is not None]
-            named = [{n: w for n, w in lane._asdict().items() if w is not None} for lane in weights]
-            frozen = any(w.is_inference() for w in given)
-            versions = None if frozen else [w._version for w in given]
-            self.records.append(LayerRecord(x, h0, c0, *result, named, sink, versions))
-        return result
-
-    def _tap(self, k: int, d: int, name: str, value: Tensor, t: int = 0) -> Tensor:
-        for group in self.patches:
-            fn = group.get((k, d, name))
-            if fn is None:
-                continue
-            rows = torch.arange(len(value))
-            if self.packing is not None:  # longest first
-                rows = torch.as_tensor(self.packing.unsorted).argsort()[: len(value)]
-            new = fn(value, Where(name, t, rows))
-            if new.shape != value.shape:
-                raise ShapeError(
-                    f"patches: expected l{k}.{DIRECTIONS[d]}.{name} at step {t} to stay "
-                    f"{tuple(value.shape)} (n, {'P' if name == 'h' else 'H'}), got "
-                    f"{tuple(new.shape)} from the function"
-                )
-            value = new
-        return value
+def _batchings() -> int:
+    """How many torch.vmap stand around this call."""
+    if not torch._C._are_functorch_transforms_active():
+        return 0
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    return sum(level.key() == torch._C._functorch.TransformType.Vmap for level in stack)
 
 
-def _layers(model: nn.Module) -> dict[str, Any]:
-    """Every gatewise layer of a model by its qualified name."""
-    layers = {name: m for name, m in model.named_modules() if hasattr(m, "_run_layer")}
+def _modules(model: nn.Module, kinds: tuple[type[nn.Module], ...], one: str) -> dict[str, Any]:
+    """Every module of these kinds in a model, by its qualified name."""
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
     if not layers:
         raise ArgumentError(
-            f"model: expected at least one gatewise.LSTM or RNN in it, got none in "
+            f"model: expected at least one gatewise.{one} in it, got none in "
             f"{type(model).__name__}; gatewise.swap(model) puts them in place of torch's"
         )
     return layers

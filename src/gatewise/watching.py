@@ -1,0 +1,330 @@
+"""What stands in a layer or a cell while somebody records or patches it.
+
+Every computation of a layer passes its ``_run_layer``, every step of a cell its ``_step``. A watch
+takes that place, and goes when the last who needs it leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from gatewise import checks, ops
+from gatewise.cells import Cell
+from gatewise.errors import ShapeError
+from gatewise.fields import DIRECTIONS, Packing
+from gatewise.lstm import FIELDS
+from gatewise.ops import LayerResult
+from gatewise.reference import Weights
+from gatewise.spec import CellSpec
+from gatewise.trace import GradSink, LayerRecord, Trace
+
+if TYPE_CHECKING:
+    from gatewise.recording import Traces
+
+
+class Where(NamedTuple):
+    """Where a value stands that a patch may change.
+
+    Args:
+        name: i, f, g, o, c or h.
+        t: the step of the input.
+        rows: (n,) which of the caller's sequences the n rows of the value belong to. For packed
+            input, n falls as sequences end.
+    """
+
+    name: str
+    t: int
+    rows: Tensor
+
+
+#: Takes a value (n, H), or (n, P) for h, and gives the one to go on with.
+Patch = Callable[[Tensor, Where], Tensor]
+
+
+def _in_plain_sight(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, run by Python even where a compiler reads the model.
+
+    A compiled model then runs in pieces around the watched layers, and what is seen is what ran.
+    """
+
+    @wraps(method)
+    def run(self: Watch, *args: Any, **kwargs: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            return method(self, *args, **kwargs)
+        if torch.compiler.is_exporting():
+            raise RuntimeError(
+                "gatewise.tracing, patching: expected a model that runs, got one that is exported; "
+                "export it outside the block. An exported program has no layers left to watch"
+            )
+        torch._dynamo.graph_break(msg=_IN_PIECES)  # with fullgraph=True this is the error
+        return torch.compiler.disable(method)(self, *args, **kwargs)
+
+    return run
+
+
+_IN_PIECES = (
+    "gatewise.tracing and patching watch layers while Python runs them: watch the model itself in "
+    "place of the compiled one, or compile it without fullgraph=True"
+)
+
+
+class Watch:
+    """Stands in a layer's ``_run_layer`` for all who record or patch that layer."""
+
+    place: ClassVar[str] = "_run_layer"
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.recorders: list[tuple[str, Traces, bool]] = []
+        self.patches: list[dict[tuple[int, int, str], Patch]] = []
+        self.records: list[LayerRecord] = []
+        self.packing: Packing | None = None
+        self.hooks: tuple[Any, ...] = ()
+        module.__dict__[self.place] = self.stand_in()
+
+    @staticmethod
+    def on(module: nn.Module) -> Watch:
+        """The watch on a layer or a cell: the one that stands there, else a new one."""
+        kind = CellWatch if isinstance(module, Cell) else Watch
+        standing = module.__dict__.get(kind.place)
+        return kind(module) if standing is None else standing.__self__
+
+    def stand_in(self) -> Callable[..., Any]:
+        """What takes the module's place."""
+        return self.run_layer
+
+    def follow_calls(self) -> Watch:
+        """See each call of the module begin and end."""
+        self.hooks = self.hooks or (
+            self.module.register_forward_pre_hook(self.begin, with_kwargs=True),
+            self.module.register_forward_hook(self.end),
+        )
+        return self
+
+    def leave(self) -> None:
+        """Go, unless somebody still needs this watch."""
+        if not self.recorders and not self.patches:
+            del self.module.__dict__[self.place]
+            for hook in self.hooks:
+                hook.remove()
+
+    @_in_plain_sight
+    def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A call of the module begins: drop what an unfinished one left."""
+        self.records, self.packing = [], None
+        given = args[0] if args else kwargs.get("input")
+        if isinstance(given, PackedSequence) and len(given.batch_sizes):
+            unsorted = given.unsorted_indices
+            columns = torch.arange(int(given.batch_sizes[0])) if unsorted is None else unsorted
+            self.packing = Packing(given.batch_sizes.numpy(), columns.cpu().numpy())
+        for name, traces, _ in self.recorders:
+            traces._begin(name)
+
+    @_in_plain_sight
+    def end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """A call of the module is complete."""
+        if not self.recorders:
+            return
+        trace = Trace(self.module.cell, tuple(self.records), self.packing)
+        self.records = []
+        if any(z for _, _, z in self.recorders):
+            trace.keep_z()
+        for name, traces, _ in self.recorders:
+            traces._end(name, trace)
+
+    @_in_plain_sight
+    def run_layer(
+        self,
+        k: int,
+        x: Tensor,
+        h0: Tensor | None,
+        c0: Tensor | None,
+        batch_sizes: Tensor | None,
+        keep_tape: bool = False,
+    ) -> LayerResult:
+        """Layer k, in place of the module's own."""
+        cell: CellSpec = self.module.cell
+        weights: list[Weights] = self.module._weights(k)
+        D, (rows, P) = len(weights), weights[0].W_hh.shape
+        H = rows // len(cell.gates)
+        B = x.shape[1] if batch_sizes is None else int(batch_sizes[0])
+        coming = D * x.shape[:-1].numel() * (len(cell.slots) * H + P) * x.element_size()
+        for name, traces, _ in self.recorders:
+            traces._check_room(name, coming + sum(record.nbytes for record in self.records))
+
+        sink = GradSink() if self.recorders else None
+        patched = any(layer == k for group in self.patches for layer, _, _ in group)
+        result = ops.layer(
+            cell, x, h0, c0, weights, batch_sizes,
+            keep_tape=keep_tape or sink is not None,
+            sink=sink if torch.is_grad_enabled() else None,
+            taps=[partial(self._tap, k, d) for d in range(D)] if patched else None,
+        )  # fmt: skip
+        if sink is not None:
+            self.records.append(_record(cell, x, h0, c0, weights, result, sink, B))
+        return result
+
+    def _tap(self, k: int, d: int, name: str, value: Tensor, t: int = 0) -> Tensor:
+        for group in self.patches:
+            fn = group.get((k, d, name))
+            if fn is None:
+                continue
+            rows = torch.arange(len(value))
+            if self.packing is not None:  # longest first
+                rows = torch.as_tensor(self.packing.unsorted).argsort()[: len(value)]
+            new = fn(value, Where(name, t, rows))
+            if new.shape != value.shape:
+                raise ShapeError(
+                    f"patches: expected l{k}.{DIRECTIONS[d]}.{name} at step {t} to stay "
+                    f"{tuple(value.shape)} (n, {'P' if name == 'h' else 'H'}), got "
+                    f"{tuple(new.shape)} from the function"
+                )
+            value = new
+        return value
+
+
+class CellWatch(Watch):
+    """Stands in the ``_step`` of an LSTMCell or RNNCell for all who record that cell."""
+
+    place = "_step"
+
+    def stand_in(self) -> Callable[..., Any]:
+        return self.step
+
+    def follow_calls(self) -> Watch:
+        return self  # a step is a call
+
+    @_in_plain_sight
+    def step(
+        self, cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """One step, in place of the module's own, which says what the arguments are."""
+        module = self.module
+        w = Weights(*map(module._weight, FIELDS[:4]))
+        if torch.is_autocast_enabled("cpu") and w.W_ih.dtype != torch.float64:
+            found: tuple[Tensor, Tensor] = type(module)._step(module, cell, x, h, c)
+            return found  # by way of a step without autocast, which comes here again
+        checks.cell_ranks(cell, x, h, c)
+        if single := x.dim() == 1:
+            x, h, c = (None if t is None else t.unsqueeze(0) for t in (x, h, c))  # type: ignore[assignment]
+        checks.cell_fits(x, h, c, w.W_ih, module.input_size, module.hidden_size)
+        runs = [traces._run_after(name, h, c) for name, traces, _ in self.recorders]
+        coming = x.shape[0] * (len(cell.slots) + 1) * module.hidden_size * x.element_size()
+        for name, traces, _ in self.recorders:
+            traces._check_room(name, coming)
+
+        x, h, c = (None if t is None else t.unsqueeze(0) for t in (x, h, c))  # type: ignore[assignment]
+        sink = GradSink()
+        result = ops.layer(
+            cell, x, h, c, (w,), keep_tape=True, sink=sink if torch.is_grad_enabled() else None
+        )
+        record = _record(cell, x, h, c, [w], result, sink, x.shape[1])
+        if any(z for _, _, z in self.recorders):
+            Trace(cell, (record,)).keep_z()
+        for run, (name, traces, _) in zip(runs, self.recorders, strict=True):
+            traces._add_step(name, run, cell, record)
+        h, c = result.h_n.squeeze(0), result.c_n.squeeze(0)
+        return (h.squeeze(0), c.squeeze(0)) if single else (h, c)
+
+
+class CellRun:
+    """Steps of a cell, each from the state that the one before gave: a sequence, as a layer's."""
+
+    def __init__(self, cell: CellSpec) -> None:
+        self.cell = cell
+        self.steps: list[LayerRecord] = []
+        self._trace: Trace | None = None
+
+    def add(self, step: LayerRecord) -> None:
+        """One more step; a trace that was given out keeps the steps it has."""
+        self.steps.append(step)
+        self._trace = None
+
+    def ends_in(self, h: Tensor | None, c: Tensor | None) -> bool:
+        """Whether (h, c), each (B, H), is the state after the last step."""
+        last = self.steps[-1]
+        return (
+            h is not None
+            and _is(h, last.h_n[0])
+            and (c is None) == (not self.cell.has_cell_state)
+            and (c is None or _is(c, last.c_n[0]))
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of tape and output."""
+        return sum(step.nbytes for step in self.steps)
+
+    def trace(self) -> Trace:
+        """The steps so far as a Trace of one layer and one direction."""
+        if self._trace is None:
+            steps, first, last = tuple(self.steps), self.steps[0], self.steps[-1]
+            zs = [step.z for step in steps if step.z is not None]
+            joined = LayerRecord(
+                torch.cat([step.x for step in steps]), first.h0, first.c0,
+                torch.cat([step.output for step in steps]), last.h_n, last.c_n,
+                torch.cat([step.tape for step in steps], 1),
+                first.weights, _Gathered(steps), first.versions,
+                [torch.cat([z[0] for z in zs])] if zs else None,
+            )  # fmt: skip
+            self._trace = Trace(self.cell, (joined,))
+        return self._trace
+
+
+class _Gathered(GradSink):
+    """The gradients of many steps, each of which has a sink of its own."""
+
+    def __init__(self, steps: Sequence[LayerRecord]) -> None:
+        self._steps = steps
+
+    @property
+    def tape(self) -> Tensor | None:  # type: ignore[override]
+        if all(step.grad.tape is None for step in self._steps):
+            return None
+        tapes = [(step.tape, step.grad.tape) for step in self._steps]
+        return torch.cat([torch.zeros_like(v) if g is None else g for v, g in tapes], 1)
+
+    @property
+    def h(self) -> Tensor | None:  # type: ignore[override]
+        if all(step.grad.h is None for step in self._steps):
+            return None
+        outputs = [(step.output[None], step.grad.h) for step in self._steps]
+        return torch.cat([torch.zeros_like(v) if g is None else g for v, g in outputs], 1)
+
+
+def _is(given: Tensor, made: Tensor) -> bool:
+    """Whether a state is the one that a step made: itself, or its numbers, as autocast rounds."""
+    if given.shape != made.shape:
+        return False
+    shorts = (made.dtype, torch.bfloat16, torch.float16)
+    return any(torch.equal(given, made.to(short).to(made.dtype)) for short in shorts)
+
+
+def _record(
+    cell: CellSpec,
+    x: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    weights: Sequence[Weights],
+    result: LayerResult,
+    sink: GradSink,
+    B: int,
+) -> LayerRecord:
+    """What a run of one layer left, with zeros where it began from none."""
+    D, (rows, P) = len(weights), weights[0].W_hh.shape
+    h0 = x.new_zeros(D, B, P) if h0 is None else h0
+    if not cell.has_cell_state:
+        c0 = h0
+    elif c0 is None:
+        c0 = x.new_zeros(D, B, rows // len(cell.gates))
+    named = [{n: w for n, w in lane._asdict().items() if w is not None} for lane in weights]
+    given = [w for lane in named for w in lane.values()]
+    frozen = any(w.is_inference() for w in given)
+    versions = None if frozen else [w._version for w in given]
+    return LayerRecord(x, h0, c0, *result, named, sink, versions)
