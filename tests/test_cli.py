@@ -170,6 +170,7 @@ def test_explain_refuses(here: Path) -> None:
     refused(ask("explain", "--text", "a", "--model", "no.safetensors"), "no.safetensors: No such")
     refused(ask("explain", "--text", "a", "--model", "a.pt"), "a.pt: not a tagger")
     refused(ask("explain", "--text", "a", "--model", bilstm, "--cell", "rnn"), "--input only")
+    refused(ask("explain", "--text", "a", "--model", bilstm, "--batch", "1"), "--input only")
     refused(ask("explain", "--input", "a.npy"), "expected --model FILE")
     refused(ask("explain", "--input", "no.csv", "--model", "a.pt"), "no.csv: No such file")
     refused(ask("explain", "--input", "a.csv", "--model", "a.pt"), "line 2", "got 'oops'")

@@ -16,6 +16,7 @@ RUNS: dict[str, tuple[tuple[str, ...], str]] = {
     "cell_states.py": ((), r"longest memory of a unit: \d+\.\d steps"),
     "explorer.py": (("--out", "page.html"), r"wrote page\.html"),
     "memory_cell.py": (("--rounds", "300"), r"mean squared error 0\.00\d+; always saying 0 gives"),
+    "streaming.py": ((), r"same bits as the whole sequence: True(.|\n)*first answer again: True"),
     "swap_model.py": ((), r"difference in an answer: \d\.\de-0[6-9](.|\n)*still trains it: True"),
 }
 

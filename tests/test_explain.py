@@ -160,10 +160,23 @@ def test_npy(shape: tuple[int, ...], dtype: str, tmp_path: Path) -> None:
     assert np.array_equal(series, array.reshape(5, -1).astype("f4"))
 
 
+def test_one_sequence_of_a_batch(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).standard_normal((5, 3, 2)).astype("f4")
+    np.save(tmp_path / "a.npy", array)
+    assert np.array_equal(read_series(tmp_path / "a.npy", batch=2), array[:, 2])
+    for wrong in (3, -1):
+        with pytest.raises(ArgumentError, match=rf"--batch 0 to 2, got {wrong}"):
+            read_series(tmp_path / "a.npy", batch=wrong)
+    np.save(tmp_path / "a.npy", array[:, 0])
+    with pytest.raises(ArgumentError, match=r"one sequence, no --batch but 0, got 1"):
+        read_series(tmp_path / "a.npy", batch=1)
+
+
 def test_npy_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     for array, wrong in (
-        (np.zeros((4, 2, 3)), r"got shape \(4, 2, 3\)"),
+        (np.zeros((4, 2, 3)), r"2 sequences.*choose one with --batch 0 to 1"),
+        (np.zeros((4, 2, 3, 1)), r"got shape \(4, 2, 3, 1\)"),
         (np.zeros((0, 3)), r"got shape \(0, 3\)"),
         (np.array(1.0), r"got shape \(\)"),
         (np.zeros(3, complex), "one array of real numbers"),

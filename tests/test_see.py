@@ -15,7 +15,7 @@ import torch
 from torch.nn.utils.rnn import pack_sequence
 
 import gatewise
-from gatewise import see
+from gatewise import ArgumentError, see
 from gatewise.see import numbers, page
 
 
@@ -259,6 +259,10 @@ def test_sizes_are_bounded(monkeypatch) -> None:
     trace = traced(gatewise.LSTM(4, 5), torch.randn(50, 3, 4))
     assert read(see.html(trace))[0]["batch"] == [0, 1, 2]
     assert read(see.html(trace, batch=-1))[0]["batch"] == [2]
+    assert read(see.html(trace, batch=np.int64(1)))[0]["batch"] == [1]
+    for wrong in (3, -4, [0, 3], [], 1.5, [1.5], "x"):
+        with pytest.raises(ArgumentError, match=r"batch: expected places .* B = 3, got"):
+            see.html(trace, batch=wrong)
     monkeypatch.setattr(numbers, "SEVERAL_BYTES", 2 * 4 * 50 * 5 * 6 * 2 + 1)
     assert read(see.html(trace))[0]["batch"] == [0, 1]
     monkeypatch.setattr(numbers, "LARGE_BYTES", 1e4)

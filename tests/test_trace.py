@@ -434,7 +434,6 @@ def test_explore_writes_a_page(tmp_path: Path) -> None:
 
 
 def test_xarray_names_its_dimensions() -> None:
-    pytest.importorskip("xarray", reason="xarray is not installed")
     trace = make(bidirectional=True, num_layers=2).trace(packed())
     data = trace.to_xarray()
     assert data.f.dims == ("layer", "direction", "step", "batch", "unit")

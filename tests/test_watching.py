@@ -15,9 +15,7 @@ from gatewise.recording import put
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),  # torch's make_dual
-    pytest.mark.filterwarnings(
-        "ignore:The .grad attribute of a Tensor:UserWarning"
-    ),  # Dynamo
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),  # Dynamo
 ]
 
 T, B, I, H = 6, 3, 2, 4

@@ -110,6 +110,9 @@ def explain(
     cell: Annotated[
         str | None, typer.Option(help="Which cell, where the weights leave it open.")
     ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Which sequence of an array (T, B, I); the first is 0.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="The page.")] = Path("gatewise-explain.html"),
 ) -> None:
     """Write one page that shows every gate of every step of a model on your own input.
@@ -128,8 +131,10 @@ def explain(
         from gatewise.training import load
 
         if text is not None:
-            if layer or cell:
-                raise ArgumentError("--layer and --cell: expected with --input only, got --text")
+            if layer or cell or batch is not None:
+                raise ArgumentError(
+                    "--layer, --cell and --batch: expected with --input only, got --text"
+                )
             if model is None:
                 model, known = DEMO / "bilstm.safetensors", DEMO / "rnn.safetensors"
                 if not model.is_file():
@@ -141,7 +146,7 @@ def explain(
         elif input is not None:
             if model is None:
                 raise ArgumentError("--input: expected --model FILE, a state_dict, got none")
-            series = job.read_series(input)
+            series = job.read_series(input, batch)
             first = job.read_layer(model, layer, cell)
             second = job.read_layer(beside, layer, cell) if beside else None
             job.series_page(out, first, series, f"{model.name} reads {input.name}", second)

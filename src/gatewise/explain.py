@@ -99,10 +99,13 @@ def series_page(
     return path
 
 
-def read_series(path: Path) -> NDArray[np.float32]:
-    """A series from a .csv file, a row a step, or from a .npy array (T,), (T, I) or (T, 1, I).
+def read_series(path: Path, batch: int | None = None) -> NDArray[np.float32]:
+    """A series from a .csv file, a row a step, or from a .npy array (T,), (T, I) or (T, B, I).
 
     A first row of a CSV without any number in it is taken as the names of the columns.
+
+    Args:
+        batch: which of B sequences; None where there is one.
 
     Returns:
         (T, I) float32, all finite.
@@ -119,8 +122,10 @@ def read_series(path: Path) -> NDArray[np.float32]:
         raise ArgumentError(f"{path}: expected a .csv or a .npy file")
     if series.ndim == 1:
         series = series[:, None]
-    if series.ndim == 3 and series.shape[1] == 1:
-        series = series[:, 0]
+    if series.ndim == 2:
+        series = series[:, None]
+    if series.ndim == 3:
+        series = series[:, _place(path, series.shape[1], batch)]
     if series.ndim != 2 or 0 in series.shape:
         raise ArgumentError(f"{path}: expected one series (T,) or (T, I), got shape {series.shape}")
     with np.errstate(over="ignore"):  # what is too large for float32 is refused below
@@ -132,6 +137,19 @@ def read_series(path: Path) -> NDArray[np.float32]:
             f"{path}: expected finite numbers, got {values[t, k]} at step {t}, column {k}"
         )
     return values
+
+
+def _place(path: Path, B: int, batch: int | None) -> int:
+    """Which of B sequences."""
+    if B == 1 and batch:
+        raise ArgumentError(f"{path}: holds one sequence, no --batch but 0, got {batch}")
+    if B > 1 and batch is None:
+        raise ArgumentError(
+            f"{path}: {B} sequences (T, B, I): choose one with --batch 0 to {B - 1}"
+        )
+    if batch is not None and not 0 <= batch < B:
+        raise ArgumentError(f"{path}: expected --batch 0 to {B - 1}, got {batch}")
+    return batch or 0
 
 
 def _from_npy(path: Path) -> NDArray[np.generic]:

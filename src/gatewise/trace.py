@@ -481,15 +481,22 @@ class Trace(Fields):
         tokens: Sequence[Any] | None = None,
         title: str | None = None,
         beside: Trace | None = None,
-        **how: Any,
+        *,
+        batch: int | Sequence[int] | None = None,
     ) -> Path:
         """Write the explorer, one HTML page of this run (and of `beside` on the same input).
 
-        ``gatewise.see.write`` says what the arguments are.
+        Args:
+            path: the file to write.
+            tokens: what stands at each step: a string, words or numbers; None draws the input.
+            title: what the page is called.
+            beside: a second trace on the same sequence, such as a plain RNN's.
+            batch: which sequences of the batch, one place or several; None: the first ones, at
+                most 8. ``gatewise.see.write`` says more.
         """
         from gatewise import see
 
-        return see.write(self, path, tokens=tokens, title=title, beside=beside, **how)
+        return see.write(self, path, tokens=tokens, title=title, beside=beside, batch=batch)
 
     def __repr__(self) -> str:
         record = self.records[0]

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,7 +105,10 @@ def _chosen(
     if B == 0 or max(lengths) == 0:
         raise ArgumentError("trace: expected at least one sequence of at least one step, got none")
     if batch is not None:
-        chosen = [batch] if isinstance(batch, int) else list(batch)
+        try:
+            chosen = [index(b) for b in (batch if isinstance(batch, Iterable) else [batch])]
+        except TypeError:  # no whole numbers
+            chosen = []
         if not chosen or any(not -B <= b < B for b in chosen):
             raise ArgumentError(f"batch: expected places in a batch of B = {B}, got {batch!r}")
         return [b % B for b in chosen]
