@@ -2,13 +2,14 @@
 #   make demo    the main job on real text          make test [ARGS="-k swap"]
 #   make lint    style, types, symbols, line count  make format   make bench    make studies
 #   make mutations    breaks the code on purpose; the tests must notice
+#   make emulate      the tests of the kernels over AVX-512, emulated
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 CORE := CMakeLists.txt $(wildcard core/*)
 CPP := $(wildcard core/*.h core/*.cpp tests/core/*.cpp)
 
-.PHONY: setup demo test lint format bench studies mutations clean
+.PHONY: setup demo test lint format bench studies mutations emulate clean
 
 setup: .venv/built
 
@@ -40,6 +41,9 @@ studies: setup
 mutations: setup
 	@$(BIN)/python tools/mutations.py $(ARGS)
 
+emulate: setup
+	@$(BIN)/python tools/emulate.py $(ARGS)
+
 clean:
 	rm -rf .venv build
 
@@ -50,6 +54,8 @@ clean:
 	@$(PYTHON) -m venv .venv
 	@$(PIP) install --constraint constraints.txt pip
 	@$(PIP) install --constraint constraints.txt --group dev
+	@$(PIP) install --constraint constraints.txt --no-deps --only-binary :all: bochscpu-python 2>/dev/null || \
+		echo "no emulator for this machine: the AVX-512 kernels are tested where it has AVX-512"
 	@touch $@
 
 # The package itself: Python is used in place, the core is built into build/ and rebuilt when it changes.

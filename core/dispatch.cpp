@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <cstring>
 #include <stdexcept>
 
 #if defined(__x86_64__)
@@ -91,5 +92,15 @@ const Table& active() {
 void select(const std::string& name) {
   chosen.store(by_name(name, "isa"), std::memory_order_release);
 }
+
+#if defined(GATEWISE_WIDE)
+// For tools/emulate.py: a table by name, whether or not this machine has the instructions.
+extern "C" __attribute__((visibility("default"))) const Table* gatewise_table(const char* isa) {
+#if defined(__x86_64__)
+  if (!std::strcmp(isa, avx512::table.isa)) return &avx512::table;
+#endif
+  return by_name(isa, "isa");
+}
+#endif
 
 }  // namespace gatewise
