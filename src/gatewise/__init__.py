@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from gatewise.about import Info, info
+from gatewise.about import Info, info, release_workspaces
 from gatewise.errors import ArgumentError, DTypeError, GatewiseError, ShapeError, StaleError
 from gatewise.spec import CELLS, CellSpec
 
@@ -64,6 +64,7 @@ __all__ = [
     "Weights",
     "info",
     "patching",
+    "release_workspaces",
     "sequence",
     "step",
     "swap",

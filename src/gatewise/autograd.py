@@ -25,7 +25,7 @@ def layer(cell: CellSpec, sink: GradSink | None, *flat: Tensor | None) -> Tensor
     """A layer that every derivative may be taken of."""
     if _nested_forward_mode():
         return formulas.layer(cell, *flat)  # type: ignore[arg-type]
-    results: Tensors = _apply(Layer, cell, sink, *flat)
+    results: Tensors = apply(Layer, cell, sink, *flat)
     return results
 
 
@@ -35,11 +35,11 @@ def step(cell: CellSpec, *flat: Tensor | None) -> tuple[Tensor, Tensor | None]:
     Raises:
         ValueError, TypeError: as ``native.step``.
     """
-    results: tuple[Tensor, Tensor | None] = _apply(Step, cell, *flat)
+    results: tuple[Tensor, Tensor | None] = apply(Step, cell, *flat)
     return results
 
 
-def _apply(function: type[Function], *args: Any) -> Any:
+def apply(function: type[Function], *args: Any) -> Any:
     """``function.apply``, without its 10 us of book-keeping for torch.func where that is idle."""
     if torch._C._are_functorch_transforms_active():
         return function.apply(*args)
@@ -111,11 +111,7 @@ class Layer(Function):
         wanted = ctx.needs_input_grad[2:]
         args = (*ctx.saved_tensors, *d_results)
         if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
-            if _nested_forward_mode():
-                found = iter(formulas.gradient(ctx.cell, wanted, *args))
-            else:
-                found = iter(_apply(LayerGradient, ctx.cell, wanted, ctx.sink, *args))
-            return None, None, *(next(found) if want else None for want in wanted)
+            return None, None, *gradient(ctx.cell, wanted, ctx.sink, *args)
         return None, None, *native.backward(ctx.cell, wanted, ctx.sink, *args)
 
     @staticmethod
@@ -128,11 +124,22 @@ class Layer(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], cell: CellSpec, sink: Any, *flat: Any) -> Any:
         return batching.layer(
-            lambda *unbatched: _apply(Layer, cell, None, *unbatched),
+            lambda *unbatched: apply(Layer, cell, None, *unbatched),
             info.batch_size,
             in_dims[2:],
             flat,
         )
+
+
+def gradient(
+    cell: CellSpec, wanted: Sequence[bool], sink: GradSink | None, *args: Tensor | None
+) -> Gradients:
+    """A layer's gradients, by its inputs, that every derivative may be taken of."""
+    if _nested_forward_mode():
+        found = iter(formulas.gradient(cell, wanted, *args))
+    else:
+        found = iter(apply(LayerGradient, cell, wanted, sink, *args))
+    return tuple(next(found) if want else None for want in wanted)
 
 
 class LayerGradient(Function):
@@ -162,7 +169,7 @@ class LayerGradient(Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, cell: CellSpec, wanted: Any, sink: Any, *args: Any) -> Any:
         return batching.gradient(
-            lambda *unbatched: _apply(LayerGradient, cell, wanted, None, *unbatched),
+            lambda *unbatched: apply(LayerGradient, cell, wanted, None, *unbatched),
             info.batch_size,
             in_dims[3:],
             any(wanted[4:]),
@@ -195,7 +202,7 @@ class Step(Function):
         h, c, y, d_h, d_c = states
         of_layer = wanted[0], False, *wanted[1:]
         args = x.unsqueeze(0), None, h, c, *flat[3:], y, tape[None, None], None, d_h, d_c, None
-        found = iter(_apply(LayerGradient, ctx.cell, of_layer, None, *args))
+        found = iter(apply(LayerGradient, ctx.cell, of_layer, None, *args))
         grads = [next(found) if want else None for want in wanted]
         return None, *(None if d is None else d.squeeze(0) for d in grads[:3]), *grads[3:]
 

@@ -62,6 +62,16 @@ def settings(
         )
 
 
+def checkpoint(every: object) -> None:
+    """How many steps lie between two states that are kept."""
+    if every is None or every is True or (type(every) is int and every >= 1):
+        return
+    raise ArgumentError(
+        "checkpoint should be None (keep all gates), True (the states of every ceil(sqrt(T)) "
+        f"steps) or k >= 1 of type int (of every k steps), got {every!r}"
+    )
+
+
 def integer(name: str, value: object) -> None:
     """A size is a Python int."""
     if not isinstance(value, int):

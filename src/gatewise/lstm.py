@@ -75,6 +75,7 @@ class Layers(Recurrent):
     dropout: float
     bidirectional: bool
     proj_size: int
+    checkpoint: bool | int | None
 
     def __init__(
         self,
@@ -89,11 +90,13 @@ class Layers(Recurrent):
         proj_size: int,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
+        checkpoint: bool | int | None,
     ) -> None:
         super().__init__()
         if cell not in CELLS:
             raise ArgumentError(f"Unknown cell {cell!r}. Select from {', '.join(CELLS)}.")
         checks.settings(input_size, hidden_size, num_layers, bias, batch_first, dropout, proj_size)
+        checks.checkpoint(checkpoint)
         self.cell = CELLS[cell]
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -103,6 +106,7 @@ class Layers(Recurrent):
         self.dropout = float(dropout)
         self.bidirectional = bidirectional
         self.proj_size = proj_size
+        self.checkpoint = checkpoint
         self._names = self._name_weights()
 
         rows, P = len(self.cell.gates) * hidden_size, proj_size or hidden_size
@@ -172,6 +176,7 @@ class Layers(Recurrent):
         if "cell" not in state:
             self.cell = CELLS[MODES[state["mode"]]]
         self.__dict__.setdefault("proj_size", 0)  # torch had none before 1.8
+        self.__dict__.setdefault("checkpoint", None)
         for computed in ("mode", "all_weights", "_all_weights", "_flat_weights",
                          "_flat_weights_names", "_flat_weight_refs"):  # fmt: skip
             self.__dict__.pop(computed, None)
@@ -180,7 +185,7 @@ class Layers(Recurrent):
     def extra_repr(self) -> str:
         shown = [str(self.input_size), str(self.hidden_size)]
         usual = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False,
-                 "dropout": 0, "bidirectional": False}  # fmt: skip
+                 "dropout": 0, "bidirectional": False, "checkpoint": None}  # fmt: skip
         shown += [f"{k}={getattr(self, k)}" for k, v in usual.items() if getattr(self, k) != v]
         if self.mode not in MODES:
             shown.append(f"cell={self.cell.name}")
@@ -307,7 +312,11 @@ class Layers(Recurrent):
         keep_tape: bool = False,
     ) -> ops.LayerResult:
         """Layer k alone. Every computation of this module passes here, so tracing wraps this."""
-        return ops.layer(self.cell, x, h0, c0, self._weights(k), batch_sizes, keep_tape=keep_tape)
+        checks.checkpoint(self.checkpoint)
+        return ops.layer(
+            self.cell, x, h0, c0, self._weights(k), batch_sizes,
+            keep_tape=keep_tape, checkpoint=self.checkpoint,
+        )  # fmt: skip
 
     def trace(self, x: Tensor | PackedSequence, hx: State | None = None) -> Trace:
         """Run once and return every gate, cell and hidden state of every step as a ``Trace``.
@@ -337,6 +346,14 @@ class LSTM(Layers):
         cell: the name of a row of ``gatewise.CELLS``. Weights then have G*H rows for the G gates
             that the row computes, and a row with peepholes adds ``weight_peep_l{k}`` (3, H), the
             weights of i, f and o. A row without a cell state takes and returns h alone.
+        checkpoint: what a training step keeps for backward. None: every gate of every step. k: the
+            states of every k steps, from which backward computes the gates again; True: k =
+            ceil(sqrt(T)), so that memory beyond input and output grows with sqrt(T). Outputs are
+            the same to the bit, gradients to rounding. It holds for ``backward`` and
+            ``torch.autograd.grad`` in eager mode. Under ``torch.compile``, ``torch.export`` and the
+            transforms of ``torch.func``, in forward mode and while somebody traces, all gates are
+            kept; with ``create_graph=True`` they are all computed again at once. It may be changed
+            later, as ``lstm.checkpoint``.
 
     Raises:
         ArgumentError: an argument is out of its range or of the wrong kind.
@@ -365,10 +382,11 @@ class LSTM(Layers):
         dtype: torch.dtype | None = None,
         *,
         cell: str = "lstm",
+        checkpoint: bool | int | None = None,
     ) -> None:
         super().__init__(
             cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
-            proj_size, device, dtype,
+            proj_size, device, dtype, checkpoint,
         )  # fmt: skip
 
 
@@ -406,6 +424,7 @@ class RNN(Layers):
         *,
         cell: str | None = None,
         proj_size: int = 0,
+        checkpoint: bool | int | None = None,
     ) -> None:
         if proj_size:
             raise ArgumentError(
@@ -414,7 +433,7 @@ class RNN(Layers):
             )
         super().__init__(
             cell or row_of(nonlinearity), input_size, hidden_size, num_layers, bias,
-            batch_first, dropout, bidirectional, 0, device, dtype,
+            batch_first, dropout, bidirectional, 0, device, dtype, checkpoint,
         )  # fmt: skip
         self.nonlinearity = nonlinearity
 

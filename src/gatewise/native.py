@@ -36,7 +36,7 @@ _DETACH = not hasattr(Tensor, "__dlpack_c_exchange_api__")
 
 #: Fields of a direction's Weights.
 FIELDS = 6
-W_HH, B_IH, B_HH = 1, 2, 3
+W_HH, B_IH = 1, 2
 
 Flat = Sequence[Tensor | None]
 Results = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
@@ -110,6 +110,14 @@ def forward(
 ) -> Results:
     """Run a layer: y, h_n, c_n, tape."""
     results = empty_results(cell, keep_tape, x, batch_sizes, h0, weights)
+    fill(cell, results, (x, batch_sizes, h0, c0, *weights))
+    return results
+
+
+def fill(cell: CellSpec, results: Results, inputs: Flat) -> None:
+    """Run a layer into the results, of which y may have any outer strides."""
+    x, batch_sizes, h0, c0, *weights = inputs
+    assert x is not None
     _core.forward(
         cell.name,
         _unit_stride(x),
@@ -120,7 +128,6 @@ def forward(
         *results,
         torch.get_num_threads(),
     )
-    return results
 
 
 def backward(
@@ -145,20 +152,54 @@ def backward(
     *weights, y, tape, d_y, d_h_n, d_c_n, d_tape = rest
     assert y is not None
     assert tape is not None
-    if not is_there(tape):  # an exported program keeps none: run again
-        *_, tape = tensors(forward(cell, True, x, batch_sizes, h0, c0, *weights))
-    D, _, _, P = sizes(cell, x, batch_sizes, h0, weights)
-    grads = [
-        x.new_empty(t.shape) if t is not None and want else None
-        for t, want in zip((x, batch_sizes, h0, c0, *weights), wanted, strict=True)
+    if not is_there(tape):  # whoever exported, or keeps states alone, has none: run again
+        y, *_, tape = tensors(forward(cell, True, x, batch_sizes, h0, c0, *weights))
+    inputs = (x, batch_sizes, h0, c0, *weights)
+    grads = empty_gradients(inputs, wanted)
+    g_tape = g_h = None
+    if sink is not None:
+        D, _, _, P = sizes(cell, x, batch_sizes, h0, weights)
+        g_tape, g_h = torch.empty_like(tape), x.new_empty(D, *x.shape[:-1], P)
+    fill_gradients(cell, grads, inputs, y, tape, (d_y, d_h_n, d_c_n, d_tape), g_tape, g_h)
+    if sink is not None and g_tape is not None and g_h is not None:
+        sink.add(g_tape, g_h)
+    return grads
+
+
+def empty_gradients(inputs: Flat, wanted: Sequence[bool]) -> list[Tensor | None]:
+    """The buffers for the gradients of a run."""
+    return [
+        t.new_empty(t.shape) if t is not None and want else None
+        for t, want in zip(inputs, wanted, strict=True)
     ]
+
+
+def fill_gradients(
+    cell: CellSpec,
+    grads: Flat,
+    inputs: Flat,
+    y: Tensor,
+    tape: Tensor,
+    cotangents: Flat,
+    g_tape: Tensor | None = None,
+    g_h: Tensor | None = None,
+) -> None:
+    """Run a layer's gradient into grads, of which that of x may have any outer strides.
+
+    Args:
+        grads: one for each of the inputs, None where it is not wanted.
+        cotangents: d_y, d_h_n, d_c_n, d_tape.
+        g_tape, g_h: for the total gradients, like the tape and (D, T, B, P) or (D, N, P).
+    """
+    x, batch_sizes, h0, c0, *weights = inputs
+    assert x is not None
     d_x, _, d_h0, d_c0, *d_weights = grads
+    d_y, d_h_n, d_c_n, d_tape = cotangents
+    biases = []
     for b in range(B_IH, len(weights), FIELDS):  # the two biases have one gradient: one buffer
         d_ih, d_hh = d_weights[b : b + 2]
         d_weights[b : b + 2] = [d_hh if d_ih is None else d_ih, None]
-    g_tape = g_h = None
-    if sink is not None:
-        g_tape, g_h = torch.empty_like(tape), x.new_empty(D, *x.shape[:-1], P)
+        biases.append((d_ih, d_hh))
     _core.backward(
         cell.name,
         _unit_stride(x),
@@ -180,12 +221,9 @@ def backward(
         g_h,
         torch.get_num_threads(),
     )
-    for d_ih, d_hh in zip(grads[4 + B_IH :: FIELDS], grads[4 + B_HH :: FIELDS], strict=True):
+    for d_ih, d_hh in biases:
         if d_ih is not None and d_hh is not None:
             d_hh.copy_(d_ih)
-    if sink is not None and g_tape is not None and g_h is not None:
-        sink.add(g_tape, g_h)
-    return grads
 
 
 def step(

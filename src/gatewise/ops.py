@@ -2,10 +2,11 @@
 
 ``layer`` chooses the route, here and nowhere else:
 
-    operators  compiled, exported, fake or meta tensors     one node of the graph
-    autograd   somebody may want a derivative               an autograd.Function
-    native     nobody does                                  the core at once
-    formulas   a device, dtype or cell without a kernel     the page; says so once
+    operators      compiled, exported, fake or meta tensors     one node of the graph
+    autograd       somebody may want a derivative               an autograd.Function
+    checkpointing  the gradient alone, in little memory         another
+    native         nobody does                                  the core at once
+    formulas       a device, dtype or cell without a kernel     the page; says so once
 
 each in the module of its name. All but the last run the native core.
 """
@@ -19,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gatewise import autograd, formulas, native, operators
+from gatewise import autograd, checkpointing, formulas, native, operators
 from gatewise.errors import DTypeError
 from gatewise.native import Flat, GradSink, Results
 from gatewise.reference import Weights
@@ -53,6 +54,7 @@ def layer(
     keep_tape: bool = False,
     sink: GradSink | None = None,
     taps: Sequence[Callable[..., Tensor]] | None = None,
+    checkpoint: bool | int | None = None,
 ) -> LayerResult:
     """Run the D directions of one layer.
 
@@ -66,6 +68,8 @@ def layer(
         sink: gets the total gradient of every slot and hidden state from each eager backward pass.
         taps: one per direction, to see and replace values (``reference.untouched`` says how); the
             layer then runs by the page.
+        checkpoint: for the gradient, keep the states of every k steps in place of the gates; True
+            for k = ceil(sqrt(T)). Only eager, without tape, sink and taps; else it means nothing.
 
     Returns:
         LayerResult, in the dtype of x (under autocast, in autocast's); a tape is never rounded.
@@ -83,7 +87,7 @@ def layer(
     dtype = _result_dtype(x)
     if dtype in REDUCED:
         flat = _widened(flat, dtype)
-    y, h_n, c_n, tape = _run(cell, keep_tape, sink, taps, flat)
+    y, h_n, c_n, tape = _run(cell, keep_tape, sink, taps, checkpoint, flat)
     if c_n is None or not native.is_there(c_n):
         c_n = h_n
     if dtype in REDUCED:
@@ -163,6 +167,7 @@ def _run(
     keep_tape: bool,
     sink: GradSink | None,
     taps: Sequence[Callable[..., Tensor]] | None,
+    checkpoint: bool | int | None,
     flat: Flat,
 ) -> Results:
     """Choose the route."""
@@ -183,6 +188,8 @@ def _run(
             "gatewise does not support TorchScript: use torch.compile, or torch.export in place of "
             "torch.jit.trace"
         )
+    if checkpoint and _wants_grad(flat) and not (keep_tape or sink or autograd.may_be_forward()):
+        return checkpointing.layer(cell, checkpoint, *flat)
     if sink is not None or _wants_derivative(flat):
         return autograd.layer(cell, sink, *flat)
     return native.forward(cell, keep_tape, *flat)  # type: ignore[arg-type]
