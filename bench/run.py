@@ -16,7 +16,7 @@ import platform
 import subprocess
 import sys
 import warnings
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def begin(given: argparse.Namespace, threads: int, others: dict[str, str]) -> Js
         "version": info.version,
         "build": green.build(),
         "commit": commit(),
-        "when": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": info.machine,
         "python": platform.python_version(),
         "torch": str(torch.__version__),

@@ -395,6 +395,12 @@ def test_quick_run(name: str, quick: Path) -> None:
     assert result.figure.stat().st_size > 5000
     if name == "gradient-reach":
         _directions_of_reach(result.data["summary"])
+    if name == "long-lag":
+        errors = {r["network"]: r["error"] for r in result.data["summary"]["rows"] if r["T"] == 12}
+        assert errors["LSTM, forget bias 1"] < errors["RNN tanh"]  # adding over 12 steps
+    if name == "gate-by-gate":
+        rows = [r for r in result.data["summary"]["rows"] if r["task"] == "vowels"]
+        assert all(r["error"] < r["baseline"] / 2 for r in rows)
     if name == "both-directions":
         assert result.data["predictions"][0]["held"]
     if name == "cost-of-seeing":
@@ -419,6 +425,21 @@ def _directions_of_reach(summary: Json) -> None:
 def test_the_lesson_says_what_the_results_say() -> None:
     page = (LEARN / "strengths-and-price.md").read_text(encoding="utf-8")
     assert page == lesson.render(LEARN / "results", "results"), "run: make studies"
+
+
+def test_make_studies_writes_what_the_page_is_made_of() -> None:
+    recipe = (LEARN.parents[1] / "Makefile").read_text().split("\nstudies: ")[1].split("\n\n")[0]
+    assert "gatewise study --all --out docs/learn/results" in recipe
+    assert "studies.lesson docs/learn/results docs/learn/strengths-and-price.md" in recipe
+
+
+def test_a_figure_is_drawn_from_the_result_alone() -> None:
+    """The literature in a figure is what the file says, not what the code says by now."""
+    study = studies.load("long-lag")
+    data = json.loads((LEARN / "results" / "long-lag" / "result.json").read_text("utf-8"))
+    data["published"] = [p | {"value": 123.0, "key": "adding 12"} for p in data["published"][:1]]
+    left = study.draw(data).axes[0]
+    assert 123.0 in [x for line in left.lines for x in line.get_xdata()]
 
 
 @pytest.mark.parametrize("name", studies.names())

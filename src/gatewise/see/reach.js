@@ -157,7 +157,7 @@ export function reaching(host, app) {
         context.arc(xOf(t + 0.5), yOf(norm[t]), name === "c" ? 5 : 3, 0, 7);
         context.fill();
       }
-      const end = yOf(norm[T - 1]);
+      const end = yOf(norm.findLast((n) => n > 0) ?? 0); // where the curve is last seen
       labels.push({
         y: Number.isFinite(end) ? end : 10 + tall,
         ink: inks[m],

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from gatewise.files import whole
-from gatewise.studies import both_directions, gate_by_gate, long_lag, names, price, tasks
+from gatewise.studies import both_directions, gate_by_gate, names, price, tasks
 from gatewise.studies.frame import Json
 
 _HELD = {True: "yes", False: "**no**", None: "not asked in this run"}
@@ -42,7 +42,7 @@ def render(results: Path, link: str) -> str:
     }
     parts = [_opening(found)]
     for name, (title, explain) in _SECTIONS.items():
-        parts += [f"## {title}", explain(found[name]["summary"]), _evidence(found[name], link)]
+        parts += [f"## {title}", explain(found[name]), _evidence(found[name], link)]
     parts += ["## When an LSTM is the wrong choice", _wrong_choice(found), _losses(found)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -90,7 +90,8 @@ question again on your machine, `make studies` asks all of them and writes this 
 """
 
 
-def _vanishing(summary: Json) -> str:
+def _vanishing(run: Json) -> str:
+    summary = run["summary"]
     slopes = summary["slopes"]
     rows = [
         [
@@ -141,7 +142,8 @@ clipping and {cut["lost"]} of {cut["seeds"]} with it.
 """
 
 
-def _memory(summary: Json) -> str:
+def _memory(run: Json) -> str:
+    summary = run["summary"]
     rows = []
     for row in summary["rows"]:
         when = f"{row['sequences'][1]:,}" if row["sequences"] else f"not in {row['most']:,}"
@@ -166,7 +168,7 @@ def _memory(summary: Json) -> str:
             for change, runs in summary["why"].items()
         ],
     )
-    bai = next(p for p in long_lag.PUBLISHED if p.key == "bai")
+    bai = next(p["value"] for p in run["published"] if p["key"] == "bai")
     head = ["task", "network", "solved", "sequences until then (median)", "error", "parameters"]
     return f"""
 A gradient that reaches back is worth something only if the network learns from it. Four classical
@@ -176,14 +178,15 @@ but one repeats the second. All networks have as many parameters as the LSTM.
 
 {table(head, rows)}
 
-Bai et al. 2018 report an LSTM that fails at adding over 600 steps: a squared error of {bai.value},
+Bai et al. 2018 report an LSTM that fails at adding over 600 steps: a squared error of {bai},
 where who always answers 1 has {tasks.adding(600).baseline:.4f}. The same task, one change a row:
 
 {why}
 """
 
 
-def _gates(summary: Json) -> str:
+def _gates(run: Json) -> str:
+    summary = run["summary"]
     rows = []
     for cell, words in gate_by_gate.CELLS_SHOWN.items():
         errors = [
@@ -201,7 +204,8 @@ the plain RNN. Lower is better; mean and 95 % interval over the seeds.
 """
 
 
-def _directions(summary: Json) -> str:
+def _directions(run: Json) -> str:
+    summary = run["summary"]
     rows = [
         [
             row["task"],
@@ -224,7 +228,8 @@ input still runs.
 """
 
 
-def _price(summary: Json) -> str:
+def _price(run: Json) -> str:
+    summary = run["summary"]
     layers = list(price.LAYERS) + [name + price.LOW for name in price.LAYERS]
     head = ["H", *layers]
     parts = []
@@ -298,7 +303,8 @@ def _same_loss(found: Json) -> str:
     )
 
 
-def _seeing(summary: Json) -> str:
+def _seeing(run: Json) -> str:
+    summary = run["summary"]
     rows = [
         [
             f"({row['T']}, {row['B']}, {row['H']})",
