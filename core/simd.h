@@ -88,6 +88,17 @@ GATEWISE_INLINE void store(T* p, Vec<T> v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
 
+// The same vector, in a register: the compiler may not load it a second time instead.
+template <class V>
+GATEWISE_INLINE V held(V v) {
+#if defined(__x86_64__) && !defined(GATEWISE_WIDE)
+  asm("" : "+x"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+  return v;
+}
+
 // The first n lanes only (0 <= n <= lanes); the others load as zero and are not touched by a store.
 #if defined(__AVX512F__)
 GATEWISE_INLINE FloatV load(const float* p, int n) {

@@ -33,38 +33,41 @@ struct Stretch {
 template <class T, int rows, int vectors, int panels>
 GATEWISE_INLINE void accumulate(const Stretch<T>& s, Vec<T> (&acc)[rows][panels * vectors]) {
   constexpr int L = LANES<T>;
-  const T* a[rows];
-#pragma GCC unroll 8
-  for (int r = 0; r < rows; r++) a[r] = s.rows[r];
-  const T* b = s.panel;
-  for (i64 block = 0; block < s.blocks; block++) {
-    for (i64 k = 0; k < s.length; k++) {
-      if constexpr (VECTOR_REGISTERS >= 32 || rows == 1) {
-        Vec<T> w[panels * vectors];
+  const i64 apart = s.rows.stride;
+  const T *first = s.rows.data, *b = s.panel;
+  for (i64 block = 0; block < s.blocks; block++, first += s.jump) {
+    const T* const end = first + s.length;
+    // Unrolled, with one moving pointer a side: where another tenant shares the core, instructions
+    // are short and not multiply-adds.
+#pragma GCC unroll 4
+    for (const T* a = first; a != end; a++, b += vectors * L) {
+      if constexpr (rows == 1) {
+        const Vec<T> x = set1(*a);
 #pragma GCC unroll 8
         for (int v = 0; v < panels * vectors; v++)
-          w[v] = load(b + (v / vectors) * s.next + (v % vectors) * L);
+          acc[0][v] = fma(x, load(b + (v / vectors) * s.next + (v % vectors) * L), acc[0][v]);
+      } else if constexpr (VECTOR_REGISTERS >= 32) {
+        Vec<T> w[vectors];
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++) w[v] = held(load(b + v * L));
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
-          const Vec<T> x = set1(a[r][k]);
+          const Vec<T> x = held(set1(a[r * apart]));
 #pragma GCC unroll 8
-          for (int v = 0; v < panels * vectors; v++) acc[r][v] = fma(x, w[v], acc[r][v]);
+          for (int v = 0; v < vectors; v++) acc[r][v] = fma(x, w[v], acc[r][v]);
         }
       } else {
         Vec<T> x[rows];
 #pragma GCC unroll 8
-        for (int r = 0; r < rows; r++) x[r] = set1(a[r][k]);
+        for (int r = 0; r < rows; r++) x[r] = held(set1(a[r * apart]));
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) {
-          const Vec<T> w = load(b + v * L);
+          const Vec<T> w = held(load(b + v * L));
 #pragma GCC unroll 8
           for (int r = 0; r < rows; r++) acc[r][v] = fma(x[r], w, acc[r][v]);
         }
       }
-      b += vectors * L;
     }
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; r++) a[r] += s.jump;
   }
 }
 
