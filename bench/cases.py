@@ -17,6 +17,7 @@ What = Literal["layer", "step", "cells", "trace", "model", "contention", "memory
 
 OURS, TORCH = "gatewise.LSTM", "torch.nn.LSTM"
 PAIR = (OURS, TORCH)
+CHECKPOINT = OURS + " checkpoint"  # keeps states every ceil(sqrt(T)) steps instead of the gates
 BF16 = " bf16"  # behind an entrant's name: it runs under bfloat16 autocast
 
 GROUPS = {
@@ -196,12 +197,30 @@ def _modules() -> list[Case]:
 
 def _growth() -> list[Case]:
     cases = [
-        Case("growth", T, 1, 64, 64, axis="T", quick=T <= 1000)
-        for T in (10, 100, 1000, 10_000, 100_000)
+        Case("growth", T, 1, 64, 64, axis="T", quick=T <= 1000) for T in (10, 100, 1000, 10_000)
     ]
+    cases.append(Case("growth", 100_000, 1, 64, 64, axis="T", entrants=(*PAIR, CHECKPOINT)))
+    cases.append(Case("growth", 10_000, 8, 128, 128, entrants=(*PAIR, CHECKPOINT)))
     cases += [Case("growth", 50, 2**k, 128, 128, axis="B", quick=4 <= k <= 6) for k in range(10)]
     cases += [Case("growth", 50, 32, 2**k, 2**k, axis="H", quick=k <= 7) for k in range(4, 11)]
     return cases
+
+
+def _memory() -> list[Case]:
+    three = (*PAIR, CHECKPOINT)
+    cases = [
+        Case("memory", T, B, H, H, D=D, shortest=shortest, what="memory", entrants=three,
+             quick=(T, H) == (100, 64))
+        for T, B, H, D, shortest in (
+            (100, 32, 64, 1, 0), (100, 32, 256, 1, 0), (100, 32, 512, 1, 0), (1000, 16, 64, 1, 0),
+            (50, 64, 1024, 1, 0), (100, 32, 256, 2, 0), (100, 32, 256, 1, 10),
+            (100_000, 1, 64, 1, 0),
+        )
+    ]  # fmt: skip
+    return cases + [
+        Case("memory", T, 16, 64, 64, axis="T", what="memory", entrants=(OURS, CHECKPOINT))
+        for T in (1000, 8000, 64_000)
+    ]
 
 
 def cases(isas: Sequence[str] = (), threads: int = 1, peers: Sequence[str] = ()) -> list[Case]:
@@ -224,12 +243,7 @@ def cases(isas: Sequence[str] = (), threads: int = 1, peers: Sequence[str] = ())
     found += _growth()
     for H, B in ((64, 32), (256, 32), (256, 1)):
         found.append(Case("contention", 100, B, H, H, what="contention", quick=(H, B) == (64, 32)))
-    for T, B, H, D, shortest in (
-        (100, 32, 64, 1, 0), (100, 32, 256, 1, 0), (1000, 16, 64, 1, 0), (50, 64, 1024, 1, 0),
-        (100, 32, 256, 2, 0), (100, 32, 256, 1, 10), (100_000, 1, 64, 1, 0),
-    ):  # fmt: skip
-        quick = (T, H) == (100, 64)
-        found.append(Case("memory", T, B, H, H, D=D, shortest=shortest, what="memory", quick=quick))
+    found += _memory()
     if peers:
         for T, B, H in (
             (100, 32, 64),

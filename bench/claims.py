@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import Any
 
-from bench.cases import BF16, OURS, PAIR, TORCH, Case, work
+from bench.cases import BF16, CHECKPOINT, OURS, PAIR, TORCH, Case, work
 from bench.timing import exponent
 
 Json = dict[str, Any]
@@ -58,7 +58,8 @@ def fits(result: Json) -> dict[tuple[str, str], float]:
     found = {}
     for axis in "TBH":
         for name in (OURS, TORCH):
-            rows = [r for r in result["rows"] if r["case"]["axis"] == axis and name in r["times"]]
+            rows = [r for r in _of(result["rows"], "growth") if r["case"]["axis"] == axis]
+            rows = [row for row in rows if name in row["times"]]
             rows.sort(key=lambda row: row["case"][axis])
             upper = rows[-max(2, (len(rows) + 1) // 2) :]
             if len(upper) < 2:
@@ -178,9 +179,33 @@ def _contention(rows: list[Json], _: Json) -> Iterator[Verdict]:
 
 
 def _memory(rows: list[Json]) -> Iterator[Verdict]:
-    if found := [row for row in _of(rows, "memory") if len(row["times"]) == len(PAIR)]:
-        worst = max(row["times"][OURS]["bytes"] / row["times"][TORCH]["bytes"] for row in found)
+    beside = [row for row in _of(rows, "memory") if row["times"].keys() >= set(PAIR)]
+    if beside:
+        worst = max(row["times"][OURS]["bytes"] / row["times"][TORCH]["bytes"] for row in beside)
         yield _at_most("peak memory of a training step over torch's, largest", 1.0, worst, "x")
+    if (power := checkpoint_power(rows)) is not None:
+        yield _at_most("exponent of memory in T with checkpoint=True, beyond output and gradient "
+                       "of the input", 0.55, power)  # fmt: skip
+    checked = [row for row in _of(rows, "growth") if CHECKPOINT in row["times"]]
+    if checked:
+        worst = max(row["ratios"][CHECKPOINT][0] for row in checked)
+        yield _at_most("training step with checkpoint=True over one without, largest", 1.4, worst,
+                       "x")  # fmt: skip
+
+
+def beyond(row: Json, name: str) -> int:
+    """Bytes beyond what every layer has to fill: the output, and the gradient of the input."""
+    case = case_of(row)
+    filled = 4 * case.tokens * (case.D * (case.P or case.H) + case.I)
+    return int(row["times"][name]["bytes"]) - filled
+
+
+def checkpoint_power(rows: list[Json]) -> float | None:
+    """The exponent of memory in T with checkpoint=True, by rows that differ in T alone."""
+    grown = [r for r in _of(rows, "memory") if r["case"]["axis"] and CHECKPOINT in r["times"]]
+    if len(grown) < 2:
+        return None
+    return exponent([r["case"]["T"] for r in grown], [beyond(r, CHECKPOINT) for r in grown])
 
 
 def _growth(result: Json) -> Iterator[Verdict]:

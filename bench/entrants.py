@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import gatewise
 from bench import peers
-from bench.cases import BF16, Case
+from bench.cases import BF16, CHECKPOINT, Case
 from bench.timing import Entrant
 
 _core: Any = importlib.import_module("gatewise._core")
@@ -95,6 +95,8 @@ def _layer(name: str, problem: Problem) -> Entrant:
     module_name, _, how = name.partition(" ")
     module = problem.module(_source(name), module_name.rpartition(".")[2])
     low = problem.case.dtype == "bfloat16" or how == BF16.strip()
+    if name == CHECKPOINT:
+        module.checkpoint = True  # type: ignore[assignment]
     run = _run_layer(module, problem, low)
     if how in _core.info()["isas"]:
         return _forced(how, run)

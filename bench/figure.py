@@ -60,7 +60,10 @@ def _shares(axes: Any, result: Json) -> None:
 
 
 def _growth(axes: Any, axis: str, result: Json) -> None:
-    rows = [row for row in result["rows"] if row["case"]["axis"] == axis and row["times"]]
+    rows = [
+        r for r in result["rows"] if (r["case"]["group"], r["case"]["axis"]) == ("growth", axis)
+    ]
+    rows = [row for row in rows if row["times"]]
     powers = fits(result)
     for name in (OURS, TORCH):
         timed = [row for row in rows if name in row["times"]]

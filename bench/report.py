@@ -19,7 +19,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(ROOT)
 
 from bench import claims  # noqa: E402
-from bench.cases import GROUPS, OURS, PAIR, TORCH  # noqa: E402
+from bench.cases import CHECKPOINT, GROUPS, OURS, PAIR, TORCH  # noqa: E402
 from bench.claims import Json, case_of, share  # noqa: E402
 
 RESULT = ROOT / "bench" / "results" / "result.json"
@@ -158,16 +158,21 @@ def _cell(row: Json, name: str, result: Json) -> str:
 
 
 def _memory_table(rows: list[Json]) -> str:
-    lines = [["T, B, I, H", f"`{OURS}`", f"`{TORCH}`", "ours over torch's"]]
+    names = (OURS, CHECKPOINT, TORCH)
+    lines = [["T, B, I, H", *(f"`{name}`" for name in names), "ours over torch's"]]
     for row in rows:
-        label = case_of(row).label
-        if len(row["times"]) < len(PAIR):
-            lines.append([label, "-", "-", "; ".join(_absent(row))])
-            continue
-        ours, torch = (row["times"][name]["bytes"] for name in PAIR)
-        mark = " more" if ours > torch else ""
-        lines.append([label, _bytes(ours), _bytes(torch), f"{ours / torch:.2f}x{mark}"])
-    return _markdown(lines)
+        taken = {name: time["bytes"] for name, time in row["times"].items()}
+        cells = [_bytes(taken[name]) if name in taken else "-" for name in names]
+        note = "; ".join(_absent(row))
+        if taken.keys() >= set(PAIR):
+            mark = " more" if taken[OURS] > taken[TORCH] else ""
+            note = f"{taken[OURS] / taken[TORCH]:.2f}x{mark}"
+        lines.append([case_of(row).label, *cells, note])
+    text = _markdown(lines)
+    if (power := claims.checkpoint_power(rows)) is not None:
+        text += f"\nMemory of `{CHECKPOINT}`, beyond output and gradient of the input, grows as "
+        text += f"T^{power:.2f}.\n"
+    return text
 
 
 def _contention_table(rows: list[Json]) -> str:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench import claims, figure, green, peers, report, run, timing  # noqa: E402
-from bench.cases import GROUPS, OURS, PAIR, TORCH, Case, cases, work  # noqa: E402
+from bench.cases import CHECKPOINT, GROUPS, OURS, PAIR, TORCH, Case, cases, work  # noqa: E402
 from bench.entrants import Missing, Problem, build, disagreement  # noqa: E402
 from bench.probe import Probe, by_isa  # noqa: E402
 from gatewise import _core  # noqa: E402
@@ -144,6 +144,7 @@ SMALL = [
     Case("trace", 4, 2, 6, 6, "inference", what="trace",
          entrants=("gatewise.LSTM.trace", "gatewise.LSTM forward", "torch.nn.LSTMCell loop")),
     Case("isas", 4, 2, 3, 6, entrants=(f"{OURS} base", TORCH)),
+    Case("growth", 5, 2, 3, 6, entrants=(*PAIR, CHECKPOINT)),
 ]  # fmt: skip
 
 
@@ -289,6 +290,27 @@ def test_verdicts(result: dict[str, Any]) -> None:
     assert claims.fits(result)["T", TORCH] == pytest.approx(2.0)
     late = found["training step while another process takes a core, over calm"]
     assert (late.measured, late.holds) == ("3.00x", False)
+
+
+def test_what_is_said_of_checkpoint(result: dict[str, Any]) -> None:
+    slow = row(Case("growth", 9, 2, 8, 8, entrants=(OURS, CHECKPOINT)), 1.0, 1.25)
+    grown = []
+    for T, root in ((100, 10), (10_000, 100)):
+        names = (OURS, CHECKPOINT)
+        case = Case("memory", T, 2, 8, 8, axis="T", what="memory", entrants=names)
+        grown.append(row(case, 1, 1))
+        for name, time in grown[-1]["times"].items():
+            time["bytes"] = 4 * T * 2 * 16 + (2**20 * root if name == CHECKPOINT else 2**20 * T)
+    result["rows"] += [slow, *grown]
+    found = {verdict.claim: verdict for verdict in claims.verdicts(result)}
+    name = "exponent of memory in T with checkpoint=True, beyond output and gradient of the input"
+    assert (found[name].measured, found[name].holds) == ("0.50", True)
+    name = "training step with checkpoint=True over one without, largest"
+    assert (found[name].measured, found[name].holds) == ("1.25x", True)
+    assert claims.fits(result)["T", OURS] == pytest.approx(1.0)  # of time, as before
+    text = report.table(result, "memory")
+    assert "grows as T^0.50" in text
+    assert "| (100, 2, 8, 8) | 100.0 MB | 10.0 MB | - |" in text
 
 
 def test_every_row_can_be_told(result: dict[str, Any]) -> None:
