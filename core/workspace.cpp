@@ -48,20 +48,27 @@ Block fresh(int64_t bytes) {
 
 Workspace::Workspace(int64_t bytes) {
   bytes = bytes < 64 ? 64 : bytes;
+  Block found{nullptr, 0};
   {
     const std::lock_guard lock(shelf.mutex);
-    std::size_t best = shelf.blocks.size();
-    for (std::size_t k = 0; k < shelf.blocks.size(); k++)
-      if (shelf.blocks[k].size >= bytes &&
-          (best == shelf.blocks.size() || shelf.blocks[k].size < shelf.blocks[best].size))
-        best = k;
-    if (best < shelf.blocks.size()) {
-      data_ = shelf.blocks[best].data;
-      size_ = shelf.blocks[best].size;
+    // The smallest that is large enough. Else the largest goes: what needs less takes the new one,
+    // so that a thread ends with one block, the size of its largest call.
+    std::size_t best = 0;
+    for (std::size_t k = 1; k < shelf.blocks.size(); k++) {
+      const int64_t size = shelf.blocks[k].size, so_far = shelf.blocks[best].size;
+      if (so_far < bytes ? size > so_far : size >= bytes && size < so_far) best = k;
+    }
+    if (!shelf.blocks.empty()) {
+      found = shelf.blocks[best];
       shelf.blocks.erase(shelf.blocks.begin() + std::ptrdiff_t(best));
-      return;
     }
   }
+  if (found.size >= bytes) {
+    data_ = found.data;
+    size_ = found.size;
+    return;
+  }
+  std::free(found.data);
   const Block block = fresh(bytes);
   data_ = block.data;
   size_ = block.size;

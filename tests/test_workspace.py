@@ -45,6 +45,17 @@ def test_used_again_and_given_back() -> None:
     assert all(torch.equal(a, b) for a, b in zip(again, first, strict=True))
 
 
+def test_a_larger_block_takes_the_place_of_a_smaller() -> None:
+    lstm = gatewise.LSTM(8, 16)
+    for T in (1, 10, 100):
+        x = torch.randn(T, 200, 8)
+        step(lstm, x)
+        grown = held()
+        gatewise.release_workspaces()
+        torch.autograd.grad(lstm(x)[0].sum(), list(lstm.parameters()))  # as it would be by itself
+        assert held() == grown
+
+
 def test_of_many_threads_a_few_blocks_stay() -> None:
     lstm, x = gatewise.LSTM(8, 16), torch.randn(50, 3, 8)
     step(lstm, x)
