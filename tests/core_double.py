@@ -49,31 +49,10 @@ def forward(
             tape.copy_(_tape(spec, runs, batch_sizes))
 
 
-def backward(
-    cell: str,
-    x: Tensor,
-    batch_sizes: Tensor | None,
-    h0: Tensor | None,
-    c0: Tensor | None,
-    weights: tuple[tuple[Tensor | None, ...], ...],
-    y: Tensor,
-    tape: Tensor,
-    d_y: Tensor | None,
-    d_h_n: Tensor | None,
-    d_c_n: Tensor | None,
-    d_tape: Tensor | None,
-    d_x: Tensor | None,
-    d_h0: Tensor | None,
-    d_c0: Tensor | None,
-    d_weights: tuple[tuple[Tensor | None, ...], ...],
-    g_tape: Tensor | None,
-    g_h: Tensor | None,
-    threads: int,
-) -> None:
-    """Fill the gradients that have a buffer."""
-    given = locals()
+def backward(*given: Any) -> None:
+    """Fill the gradients that have a buffer; the arguments are those of ``_backward``."""
     with ThreadPoolExecutor(1) as fresh:  # inside an operator autograd is off: not in a new thread
-        fresh.submit(_backward, **given).result()
+        fresh.submit(_backward, *given).result()
 
 
 def _backward(

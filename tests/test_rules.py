@@ -192,6 +192,14 @@ def test_torch_would_be_seen() -> None:
     assert "torch" in modules_after("import gatewise.reference")
 
 
+def test_without_torch_the_remedy_is_said() -> None:
+    code = "import sys; sys.modules['torch'] = None; import gatewise; gatewise.LSTM"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    said = run.stderr.strip().splitlines()[-1]
+    assert said.endswith("gatewise.LSTM: expected torch, got none installed; "
+                         "pip install 'gatewise[torch]'")  # fmt: skip
+
+
 # --- what the core includes ---------------------------------------------------
 
 

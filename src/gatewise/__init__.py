@@ -75,7 +75,15 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    try:
+        value = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    except ModuleNotFoundError as missing:
+        if missing.name != "torch":
+            raise
+        raise ModuleNotFoundError(
+            f"gatewise.{name}: expected torch, got none installed; pip install 'gatewise[torch]'",
+            name="torch",
+        ) from None
     globals()[name] = value  # from now on found without this function
     return value
 

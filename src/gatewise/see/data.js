@@ -24,6 +24,10 @@ export const model = (page, s) => page.meta.models[s.model];
 export const run = (page, s) => model(page, s).runs[s.batch];
 export const lane = (page, s) => run(page, s).lanes[s.layer][s.dir];
 
+// What the values on show depend on, as the key of a drawing that is kept.
+export const shown = (s, ...more) =>
+  [s.model, s.batch, s.layer, s.dir, s.field, s.grad, ...more].join();
+
 // Where a lane reads and writes at step t: a reverse lane comes from t + 1.
 export const before = (s, t) => (s.dir === 1 ? t + 1 : t - 1);
 

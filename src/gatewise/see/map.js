@@ -2,7 +2,7 @@
 
 import { colour, palette } from "./colour.js";
 import { names, show } from "./cell.js";
-import { before, field, lane, order, run } from "./data.js";
+import { before, field, lane, order, run, shown } from "./data.js";
 import { axis, el, fit, heat, store, visible } from "./paint.js";
 
 const LEFT = 46;
@@ -185,19 +185,7 @@ export function map(host, app) {
     const height = rows.length * tall > 400 ? 380 : rows.length * tall;
     const scaled = app.scale();
     const style = app.style();
-    const key = [
-      s.model,
-      s.batch,
-      s.layer,
-      s.dir,
-      s.field,
-      s.grad,
-      s.sort,
-      a,
-      b,
-      app.theme(),
-      width,
-    ].join();
+    const key = shown(s, s.sort, a, b, app.theme(), width);
     const same = drawn !== null && drawn.key === key;
     drawn = { key, a, b, rows, width, height, values, scaled, s: { ...s }, words: app.words() };
     if (same) {

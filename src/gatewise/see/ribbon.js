@@ -2,7 +2,7 @@
 
 import { colour, inkOn } from "./colour.js";
 import { show } from "./cell.js";
-import { run, series, windowAround } from "./data.js";
+import { run, series, shown, windowAround } from "./data.js";
 import { curve, el, fit, heat, store, visible } from "./paint.js";
 
 export function ribbon(host, app) {
@@ -24,7 +24,7 @@ export function ribbon(host, app) {
   };
   canvas.addEventListener("pointerdown", scrub);
   canvas.addEventListener("pointermove", scrub);
-  let shown = [0, 0];
+  let span = [0, 0];
   const kept = store(6);
 
   function drawSeries(s, T) {
@@ -59,17 +59,7 @@ export function ribbon(host, app) {
     }
     const values = app.field(s, s.field, s.grad);
     if (values !== null) {
-      const key = [
-        s.model,
-        s.batch,
-        s.layer,
-        s.dir,
-        s.field,
-        s.grad,
-        app.row(),
-        app.theme(),
-        width,
-      ].join();
+      const key = shown(s, app.row(), app.theme(), width);
       context.drawImage(
         kept(key, () => heat(values, [app.row()], 0, T, app.scale(), app.theme(), width, 10)),
         0,
@@ -105,11 +95,11 @@ export function ribbon(host, app) {
     const longest = Math.min(12, Math.max(...words.map((w) => w.length)));
     const least = longest <= 2 ? 30 : 9 * longest + 16;
     const fits = Math.max(3, Math.floor(host.clientWidth / least));
-    shown = windowAround(shown, fits, s.t, T);
+    span = windowAround(span, fits, s.t, T);
     const values = series(app.page, s, s.field, app.row(), s.grad);
     const scaled = app.scale();
     const theme = app.theme();
-    const [a, b] = shown;
+    const [a, b] = span;
     while (cells.children.length > b - a) cells.lastChild.remove();
     while (cells.children.length < b - a)
       cells.append(el("span", { className: "cell" }, el("b"), el("i")));
