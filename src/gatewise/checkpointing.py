@@ -161,18 +161,28 @@ def forward(cell: CellSpec, every: int, flat: Flat) -> tuple[Results, Tensor, Te
         half = y[..., d * P : (d + 1) * P]
         h, c = _row(h0, d), _row(c0, d)
         for s in stretches:
-            out, h_end = way.room(half, s), x.new_empty(1, s.rows, P)
-            c_end = None if c_n is None else x.new_empty(1, s.rows, H)
+            out, h_end = way.room(half, s), _room(kept_h, s, d)
+            c_end = None if c_n is None else _room(kept_c, s, d)
             inputs = (way.take(x, s), s.sizes, h, c, *_of_direction(weights, d))
             native.fill(cell, (out, h_end, c_end, None), inputs)
             way.put(half, s, out)
-            h = _keep(h_end, s, kept_h, h_n, d)
-            c = None if c_end is None or c_n is None else _keep(c_end, s, kept_c, c_n, d)
+            h = _going(h_end, s, kept_h, h_n, d)
+            c = None if c_end is None or c_n is None else _going(c_end, s, kept_c, c_n, d)
     return results, kept_h, kept_c
 
 
-def _keep(ends: Tensor, s: Stretch, kept: Tensor, last: Tensor, d: int) -> Tensor:
-    """States at the end of a stretch: some are a sequence's last; the others, given back, go on."""
+def _room(kept: Tensor, s: Stretch, d: int) -> Tensor:
+    """For the states at the end of a stretch: where they are kept, if all of them go on."""
+    if s.going < s.rows:
+        return kept.new_empty(1, s.rows, kept.shape[2])
+    at = s.at + s.rows
+    return kept[d : d + 1, at : at + s.rows]
+
+
+def _going(ends: Tensor, s: Stretch, kept: Tensor, last: Tensor, d: int) -> Tensor:
+    """The states that go on, which are kept; the others are the last of their sequence."""
+    if s.going == s.rows:
+        return ends
     at = s.at + s.rows
     kept[d, at : at + s.going] = ends[0, : s.going]
     last[d, s.going : s.rows] = ends[0, s.going :]
