@@ -80,6 +80,20 @@ def test_backward_again_gives_the_same_bits_and_changes_nothing() -> None:
     assert_same([t.detach() for t in (*layer.leaves, *results)], before, atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["dense", "packed"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_at_most_six_numbers_a_unit_and_token_are_kept(cell: str, packed: bool) -> None:
+    layer = random_layer(cell, D=2, H=7, packed=packed)
+    given = {t.data_ptr() for t in (*layer.leaves, layer.c0)}
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        layer.run(keep_tape=False)
+    ours = [t for t in kept if t.is_floating_point() and t.data_ptr() not in given]
+    tokens = layer.x.shape[:-1].numel()
+    assert sum(t.numel() for t in ours) == 2 * tokens * 7 * (len(layer.cell.slots) + 1)
+    assert len(layer.cell.slots) <= 5
+
+
 def test_the_two_biases_get_two_gradients() -> None:
     layer = random_layer()
     bias, other = layer.weights[0].b_ih, layer.weights[0].b_hh
