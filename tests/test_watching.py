@@ -175,6 +175,12 @@ def test_a_compiled_model_is_recorded(compiled: Any, before: bool) -> None:
     assert torch.equal(run(x)[0], output)  # and it runs on, with nobody watching
 
 
+def test_a_trace_taken_inside_a_compiled_function(compiled: Any) -> None:
+    module, x = gatewise.LSTM(I, H, num_layers=2).double(), x_()
+    expected = module.trace(x * 2).f + 1
+    assert torch.equal(compiled(lambda x: module.trace(x * 2).f + 1)(x), expected)
+
+
 def test_a_compiled_model_is_patched(compiled: Any) -> None:
     model, x = sequential(), x_()
     run = compiled(model)

@@ -102,8 +102,8 @@ class Watch:
     def follow_calls(self) -> Watch:
         """See each call of the module begin and end."""
         self.hooks = self.hooks or (
-            self.module.register_forward_pre_hook(self.begin, with_kwargs=True),
-            self.module.register_forward_hook(self.end),
+            self.module.register_forward_pre_hook(self.hear_begin, with_kwargs=True),
+            self.module.register_forward_hook(self.hear_end),
         )
         return self
 
@@ -114,7 +114,6 @@ class Watch:
             for hook in self.hooks:
                 hook.remove()
 
-    @_in_plain_sight
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A call of the module begins: drop what an unfinished one left."""
         self.records, self.packing = [], None
@@ -126,7 +125,6 @@ class Watch:
         for name, traces, _ in self.recorders:
             traces._begin(name)
 
-    @_in_plain_sight
     def end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A call of the module is complete."""
         if not self.recorders:
@@ -137,6 +135,8 @@ class Watch:
             trace.keep_z()
         for name, traces, _ in self.recorders:
             traces._end(name, trace)
+
+    hear_begin, hear_end = _in_plain_sight(begin), _in_plain_sight(end)
 
     @_in_plain_sight
     def run_layer(
