@@ -8,6 +8,7 @@ bench, command line and explorer read this table; nothing else in the project kn
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 Activation = Literal["sigmoid", "tanh", "relu", "identity", "one", "zero"]
@@ -50,7 +51,7 @@ class CellSpec:
     peephole: bool = False
     source: str = ""
 
-    @property
+    @cached_property
     def gates(self) -> tuple[str, ...]:
         """The gates that are computed, in torch's order; G of them, so weights have G*H rows."""
         return tuple(
@@ -64,7 +65,7 @@ class CellSpec:
         """False where c(t) is g(t) itself (i welded open, f welded shut), as in the plain RNN."""
         return not (self.i == "one" and self.f == "zero")
 
-    @property
+    @cached_property
     def slots(self) -> tuple[str, ...]:
         """What the tape keeps of a step: the computed gates, then the cell state; S in all."""
         return (*self.gates, "c") if self.has_cell_state else self.gates
