@@ -43,7 +43,8 @@ mutations: setup
 	@$(BIN)/python tools/mutations.py $(ARGS)
 
 emulate: setup
-	@$(BIN)/python tools/emulate.py $(ARGS)
+	@$(BIN)/python tools/emulate.py avx512 $(ARGS)
+	@$(BIN)/python tools/emulate.py avx512bf16 $(ARGS)
 
 clean:
 	rm -rf .venv build

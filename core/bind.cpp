@@ -134,7 +134,7 @@ void run(Call& call, Kernel kernel, Bytes bytes, int threads) {
 template <class T>
 void forward(Arrays& arrays, Problem& p, int cell, nb::handle x, nb::handle h0, nb::handle c0,
              nb::tuple weights, nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle tape,
-             int threads) {
+             int threads, bool reduced) {
   Reader<T> r(arrays);
   const Dims& d = p.dims;
   const Axis D{"D", d.D}, B{"B", d.B}, H{"H", d.H}, P{"P", d.P};
@@ -142,6 +142,7 @@ void forward(Arrays& arrays, Problem& p, int cell, nb::handle x, nb::handle h0, 
   call.dims = d;
   call.sequence = p.sequence;
   call.cell = cell;
+  call.reduced = reduced;
   call.x = r.template tokens<const T>(x, "x", d, p.packed, {"I", d.I}, true);
   const View<T> out = r.template tokens<T>(y, "y", d, p.packed, {"D*P", d.D * d.P}, true);
   const T* h = r.input(h0, "h0", {D, B, P});
@@ -256,15 +257,20 @@ int checked_threads(int threads) {
 
 void forward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes, nb::handle h0,
                  nb::handle c0, nb::tuple weights, nb::handle y, nb::handle h_n, nb::handle c_n,
-                 nb::handle tape, int threads) {
+                 nb::handle tape, int threads, bool reduced) {
   Arrays arrays;
   const int index = cell_index(cell);
   const Array in = arrays.read(x, "x"), lengths = arrays.read(batch_sizes, "batch_sizes");
   Problem p = measure(in, lengths, weights, arrays, index);
   threads = checked_threads(threads);
   by_dtype(
-      in, [&] { forward<float>(arrays, p, index, x, h0, c0, weights, y, h_n, c_n, tape, threads); },
-      [&] { forward<double>(arrays, p, index, x, h0, c0, weights, y, h_n, c_n, tape, threads); });
+      in,
+      [&] {
+        forward<float>(arrays, p, index, x, h0, c0, weights, y, h_n, c_n, tape, threads, reduced);
+      },
+      [&] {
+        forward<double>(arrays, p, index, x, h0, c0, weights, y, h_n, c_n, tape, threads, false);
+      });
 }
 
 void backward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes, nb::handle h0,
@@ -378,7 +384,9 @@ NB_MODULE(_core, m) {
       "The native kernels. gatewise.ops is the door that checks, differentiates and dispatches.";
   m.def("forward", forward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(),
         "c0"_a.none(), "weights"_a, "y"_a, "h_n"_a, "c_n"_a.none(), "tape"_a.none(), "threads"_a,
-        "Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape.");
+        "reduced"_a = false,
+        "Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. "
+        "Reduced: in float32 the products may round what they multiply to bfloat16.");
   m.def("backward", backward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(),
         "c0"_a.none(), "weights"_a, "y"_a, "tape"_a, "d_y"_a.none(), "d_h_n"_a.none(),
         "d_c_n"_a.none(), "d_tape"_a.none(), "d_x"_a.none(), "d_h0"_a.none(), "d_c0"_a.none(),

@@ -12,6 +12,9 @@
 namespace gatewise {
 
 #if defined(__x86_64__)
+namespace avx512bf16 {
+extern const Table table;
+}
 namespace avx512 {
 extern const Table table;
 }
@@ -45,11 +48,17 @@ bool has(bool wide) {
   const unsigned v4 = bit_AVX512F | bit_AVX512DQ | bit_AVX512CD | bit_AVX512BW | bit_AVX512VL;
   return !wide || (b & v4) == v4;
 }
+
+bool has_bf16() {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & bit_AVX512BF16);
+}
 #endif
 
 std::vector<const Table*> find() {
   std::vector<const Table*> found;
 #if defined(__x86_64__)
+  if (has(true) && has_bf16()) found.push_back(&avx512bf16::table);
   if (has(true)) found.push_back(&avx512::table);
   if (has(false)) found.push_back(&avx2::table);
 #endif
@@ -97,7 +106,8 @@ void select(const std::string& name) {
 // For tools/emulate.py: a table by name, whether or not this machine has the instructions.
 extern "C" __attribute__((visibility("default"))) const Table* gatewise_table(const char* isa) {
 #if defined(__x86_64__)
-  if (!std::strcmp(isa, avx512::table.isa)) return &avx512::table;
+  for (const Table* table : {&avx512bf16::table, &avx512::table})
+    if (!std::strcmp(isa, table->isa)) return table;
 #endif
   return by_name(isa, "isa");
 }

@@ -3,6 +3,7 @@
 // keeps for all.
 #include "kernel.h"
 
+#include "bf16.h"
 #include "probe.h"
 #include "small.h"
 #include "stream.h"
@@ -21,8 +22,8 @@ void activations(const T* x, T* s, T* t, i64 n) {
 
 template <class T>
 constexpr Kernels<T> KERNELS = {
-    .forward_bytes = forward_bytes_of_any<T>,
-    .forward = forward_of_any<T>,
+    .forward_bytes = forward_bytes_of_either<T>,
+    .forward = forward_of_either<T>,
     .backward_bytes = backward_bytes_of_any<T>,
     .backward = backward_of_any<T>,
     .activations = activations<T>,

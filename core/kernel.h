@@ -24,6 +24,7 @@ struct ForwardCall {
   Dims dims;
   Sequence sequence;
   int cell;         // index in CELLS
+  bool reduced;     // products may round what they multiply to bfloat16 (see bf16.h)
   View<const T> x;  // read, I numbers a token
   struct Direction {
     Weights<T> w;

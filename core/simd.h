@@ -248,6 +248,33 @@ GATEWISE_INLINE void interleave(DoubleV& a, DoubleV& b) {
 #endif
 }
 
+// bfloat16: the upper half of a float, rounded to nearest even. A dot product takes them in pairs,
+// a pair to each 32-bit lane, the even one in the low half, and adds to a float.
+#if defined(__AVX512BF16__) || defined(GATEWISE_WIDE)
+#define GATEWISE_PAIRS
+GATEWISE_INLINE IntV set1(int32_t s) { return IntV{} + s; }
+#endif
+#if defined(__AVX512BF16__)
+GATEWISE_INLINE IntV short_bits(FloatV v) {  // in the low half of each lane, zeros above
+  return (IntV)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v));
+}
+GATEWISE_INLINE FloatV dot(IntV a, IntV b, FloatV sum) {
+  return (FloatV)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+}
+#elif defined(GATEWISE_WIDE)
+GATEWISE_INLINE IntV short_bits(FloatV v) {
+  typedef uint32_t Bits __attribute__((vector_size(VECTOR_BYTES)));
+  const Bits bits = (Bits)v, quiet = (bits >> 16) | 0x40;
+  const Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return (IntV)(v == v ? rounded : quiet);
+}
+GATEWISE_INLINE FloatV dot(IntV a, IntV b, FloatV sum) {
+  const IntV high = set1(int32_t(0xffff0000));
+  sum = sum + (FloatV)(a & high) * (FloatV)(b & high);  // a product of two is exact
+  return sum + (FloatV)(a << 16) * (FloatV)(b << 16);
+}
+#endif
+
 // A whole transpose where there is a shorter way than rounds of interleave(): with AVX2 these cross
 // the middle of the register, which costs a second instruction each. Says whether it was done.
 template <class V, int n>

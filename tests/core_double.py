@@ -30,6 +30,7 @@ def forward(
     c_n: Tensor | None,
     tape: Tensor | None,
     threads: int,
+    reduced: bool = False,
 ) -> None:
     """Fill y, h_n, c_n and tape."""
     spec = _check(cell, x, batch_sizes, (h0, c0, *sum(weights, ())), threads)

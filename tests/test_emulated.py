@@ -13,12 +13,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_kernels_of_avx512() -> None:
+@pytest.mark.parametrize(("isa", "least"), [("avx512", 100), ("avx512bf16", 30)])
+def test_emulated(isa: str, least: int) -> None:
     """Without a skip inside: what cannot be emulated here is said once, by this test."""
     if importlib.util.find_spec("bochscpu") is None:
         pytest.skip("the emulator is not installed: pip install bochscpu-python")
     done = subprocess.run(
-        [sys.executable, "tools/emulate.py"],
+        [sys.executable, "tools/emulate.py", isa],
         cwd=ROOT,
         check=False,
         capture_output=True,
@@ -28,4 +29,4 @@ def test_the_kernels_of_avx512() -> None:
     if done.returncode == 77:
         pytest.skip(done.stdout.strip())
     assert done.returncode == 0, done.stdout + done.stderr
-    assert int(re.findall(r"(\d+) passed", done.stdout)[-1]) > 100
+    assert int(re.findall(r"(\d+) passed", done.stdout)[-1]) > least

@@ -5,13 +5,14 @@ this process at the same addresses, so the kernels' own instructions run on the 
 the kernels named wide, which share AVX-512's layout, are replaced by calls into the emulator. One
 thread, some ten million instructions a second.
 
-Usage: emulate.py [ARGUMENTS OF PYTEST]     (default: the tests of the kernels, half a minute)
+Usage: emulate.py avx512|avx512bf16 [ARGUMENTS OF PYTEST]     (default: the tests of these kernels)
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib
+import importlib.util
 import mmap
 import os
 import re
@@ -22,12 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from gatewise import _core
 
 ROOT = Path(__file__).parent.parent
 CHOICE = "wide and not (threads or chunks or wide_layers)"
-TESTS = ("tests/test_core.py", "tests/test_stream.py", "-k", CHOICE, "-q")
+TESTS = {
+    "avx512": ("tests/test_core.py", "tests/test_stream.py", "-k", CHOICE, "-q"),
+    "avx512bf16": ("tests/test_bf16.py", "-k", CHOICE, "-q"),
+}
 UNAVAILABLE = 77  # the exit code where there is nothing to emulate with
 
 PAGE, REGION = 1 << 12, 1 << 30
@@ -36,8 +41,11 @@ MXCSR = 0x9FC0  # as in threads.cpp: denormals are flushed to zero
 WITH_AVX512, WITHOUT = 0xE7, 0x07  # XCR0: x87, SSE, AVX, and AVX-512's masks and registers
 NO_SUCH_INSTRUCTION = 6  # the number of the exception
 CALL = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 4)
-# Functions of glibc 2.38 that the emulator's wheel asks for; older ones have them by other names.
-NEWER_GLIBC = """
+# What the emulator's library looks for before its own. Its default processor gives way to one with
+# bfloat16; and two functions of glibc 2.38, which an older one has by other names.
+BEFORE = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,6 +59,10 @@ int __isoc23_sscanf(const char* s, const char* format, ...) {
   va_end(list);
   return n;
 }
+void* _Z23create_corei3_cnl_cpuidP8BX_CPU_C(void* cpu) {
+  void* library = dlopen(LIBRARY, RTLD_LAZY | RTLD_NOLOAD);
+  return ((void* (*)(void*))dlsym(library, "_Z28create_sapphire_rapids_cpuidP8BX_CPU_C"))(cpu);
+}
 """
 
 
@@ -60,18 +72,17 @@ class Unavailable(Exception):
 
 def emulator() -> Any:
     """The module bochscpu."""
-    try:
-        return importlib.import_module("bochscpu")
-    except ModuleNotFoundError as missing:
-        raise Unavailable(f"{missing} (Linux on x86-64: pip install bochscpu-python)") from missing
-    except ImportError as wrong:
-        if "__isoc23" not in str(wrong):
-            raise
+    if "bochscpu" in sys.modules:
+        return sys.modules["bochscpu"]
+    package = importlib.util.find_spec("bochscpu")
+    if package is None or package.origin is None:
+        raise Unavailable("no emulator (Linux on x86-64: pip install bochscpu-python)")
+    library = next(Path(package.origin).parent.glob("_bochscpu*.so"))
     with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder, "newer_glibc.so")
-        command = [os.environ.get("CXX", "c++"), "-xc", "-", "-shared", "-fPIC", "-o", str(library)]
-        subprocess.run(command, input=NEWER_GLIBC, text=True, check=True)
-        ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+        before = str(Path(folder, "before.so"))
+        flags = [f'-DLIBRARY="{library}"', "-xc", "-", "-shared", "-fPIC", "-o", before, "-ldl"]
+        subprocess.run([os.environ.get("CXX", "c++"), *flags], input=BEFORE, text=True, check=True)
+        ctypes.CDLL(before, ctypes.RTLD_GLOBAL)
     return importlib.import_module("bochscpu")
 
 
@@ -163,8 +174,8 @@ def _address(of: mmap.mmap) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(of))
 
 
-def tables() -> tuple[list[str], Any, Any]:
-    """Names of the kernels, and the addresses in the tables of wide and of avx512."""
+def tables(emulated: str) -> tuple[list[str], Any, Any]:
+    """Names of the kernels, and their addresses in the tables of wide and of the emulated one."""
     table = getattr(ctypes.CDLL(_core.__file__), "gatewise_table", None)
     if table is None or "wide" not in _core.info()["isas"]:
         raise Unavailable("the core was built without GATEWISE_WIDE")
@@ -172,16 +183,16 @@ def tables() -> tuple[list[str], Any, Any]:
     header = (ROOT / "core" / "kernel.h").read_text()
     names = 2 * re.findall(r"\(\*(\w+)\)", header.split("struct Kernels")[1].split("};")[0])
     after = 16  # the table's name and its vector_bytes
-    wide, avx512 = (
+    wide, there = (
         (ctypes.c_uint64 * len(names)).from_address(table(isa) + after)
-        for isa in (b"wide", b"avx512")
+        for isa in (b"wide", emulated.encode())
     )
-    return names, wide, avx512
+    return names, wide, there
 
 
-def emulate() -> None:
-    """From now on the kernels named wide are those of AVX-512, emulated."""
-    names, wide, avx512 = tables()
+def emulate(emulated: str) -> None:
+    """From now on the kernels named wide are others, emulated."""
+    names, wide, there = tables(emulated)
     here = ctypes.addressof(wide)
     page = here // PAGE * PAGE
     libc = ctypes.CDLL(None)
@@ -192,12 +203,12 @@ def emulate() -> None:
     room = (ctypes.c_float * 48)()
     at = [ctypes.addressof(room) + 64 * k for k in range(3)]
     with pytest.raises(RuntimeError, match=f"exception {NO_SUCH_INSTRUCTION} "):
-        processor.call(avx512[names.index("activations")], *at, 16)
+        processor.call(there[names.index("activations")], *at, 16)
     processor.registers = WITH_AVX512
     for k, name in enumerate(names):
         if name == "stream_state":  # two pointers back, and no arithmetic; the layout is the same
             continue
-        call = CALL(lambda *arguments, at=avx512[k]: processor.call(at, *arguments))
+        call = CALL(lambda *arguments, at=there[k]: processor.call(at, *arguments))
         KEPT.append(call)
         wide[k] = ctypes.cast(call, ctypes.c_void_p).value
 
@@ -211,32 +222,36 @@ class OneThread:
     def __getattr__(self, name: str) -> Any:
         function: Any = getattr(_core, name)
         if name in ("forward", "backward"):
-            return lambda *arguments: function(*arguments[:-1], 1)
+            return lambda *arguments, **named: function(*arguments[:-1], 1, **named)
         return function
 
 
 class Plugin:
     """Of pytest."""
 
+    def __init__(self, emulated: str) -> None:
+        self.emulated = emulated
+
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """The modules are imported: their core is now the emulated one."""
-        emulate()
+        emulate(self.emulated)
+        torch.set_num_threads(1)  # which is what the modules ask the core for
         for module in {item.module for item in session.items if isinstance(item, pytest.Function)}:
             module._core = OneThread()
 
 
-def main(arguments: list[str]) -> int:
+def main(emulated: str, *arguments: str) -> int:
     os.chdir(ROOT)
     try:
-        tables()
+        tables(emulated)
         emulator()
     except Unavailable as what:
         print(what)
         return UNAVAILABLE
-    return int(pytest.main(arguments or list(TESTS), [Plugin()]))
+    return int(pytest.main([*(arguments or TESTS[emulated])], [Plugin(emulated)]))
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
+    code = main(*sys.argv[1:])
     sys.stdout.flush()
     os._exit(code)  # the emulator does not survive a clean exit

@@ -111,6 +111,7 @@ class Scratch:
             self._run_tool(
                 *("cmake", "-S", self.tree, "-B", self.build_folder, "-G", "Ninja"),
                 *("-DCMAKE_BUILD_TYPE=Release", f"-Dnanobind_DIR={where}", "-DSKBUILD=2"),
+                "-DGATEWISE_WIDE=ON",  # the tests of bfloat16 need it on most machines
                 *(f"-DPython_EXECUTABLE={self.python}", "-DSKBUILD_PROJECT_NAME=gatewise"),
                 *("-DSKBUILD_PROJECT_VERSION=0", "-DSKBUILD_PLATLIB_DIR=unused"),
             )

@@ -26,7 +26,7 @@ except ImportError as missing:
         "the source tree (it needs a C++20 compiler), or install a wheel of gatewise"
     ) from missing
 
-#: What the core computes in. bfloat16 and float16 are computed in float32 and rounded once.
+#: What the core computes in. bfloat16 and float16 come as float32 and are rounded at the end.
 DTYPES = (torch.float32, torch.float64)
 
 _is_dead_wrapper = torch._C._functorch.is_dead_tensor_wrapper  # type: ignore[attr-defined]
@@ -107,14 +107,19 @@ def forward(
     h0: Tensor | None,
     c0: Tensor | None,
     *weights: Tensor | None,
+    reduced: bool = False,
 ) -> Results:
-    """Run a layer: y, h_n, c_n, tape."""
+    """Run a layer: y, h_n, c_n, tape.
+
+    Args:
+        reduced: the products may round what they multiply to bfloat16, where that is faster.
+    """
     results = empty_results(cell, keep_tape, x, batch_sizes, h0, weights)
-    fill(cell, results, (x, batch_sizes, h0, c0, *weights))
+    fill(cell, results, (x, batch_sizes, h0, c0, *weights), reduced)
     return results
 
 
-def fill(cell: CellSpec, results: Results, inputs: Flat) -> None:
+def fill(cell: CellSpec, results: Results, inputs: Flat, reduced: bool = False) -> None:
     """Run a layer into the results, of which y may have any outer strides."""
     x, batch_sizes, h0, c0, *weights = inputs
     assert x is not None
@@ -127,6 +132,7 @@ def fill(cell: CellSpec, results: Results, inputs: Flat) -> None:
         _by_direction([_dense(w) for w in weights]),
         *results,
         torch.get_num_threads(),
+        reduced,
     )
 
 

@@ -87,7 +87,7 @@ def layer(
     dtype = _result_dtype(x)
     if dtype in REDUCED:
         flat = _widened(flat, dtype)
-    y, h_n, c_n, tape = _run(cell, keep_tape, sink, taps, checkpoint, flat)
+    y, h_n, c_n, tape = _run(cell, keep_tape, sink, taps, checkpoint, flat, dtype == torch.bfloat16)
     if c_n is None or not native.is_there(c_n):
         c_n = h_n
     if dtype in REDUCED:
@@ -169,6 +169,7 @@ def _run(
     taps: Sequence[Callable[..., Tensor]] | None,
     checkpoint: bool | int | None,
     flat: Flat,
+    reduced: bool,
 ) -> Results:
     """Choose the route."""
     x = flat[0]
@@ -192,7 +193,7 @@ def _run(
         return checkpointing.layer(cell, checkpoint, *flat)
     if sink is not None or _wants_derivative(flat):
         return autograd.layer(cell, sink, *flat)
-    return native.forward(cell, keep_tape, *flat)  # type: ignore[arg-type]
+    return native.forward(cell, keep_tape, *flat, reduced=reduced)  # type: ignore[arg-type]
 
 
 def _recorded(flat: Flat) -> bool:
