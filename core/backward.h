@@ -85,6 +85,7 @@ struct BackwardSpace {
 template <class T>
 struct Backward {
   static constexpr int L = LANES<T>;
+  static constexpr i64 LINE = 64 / sizeof(T);  // of the cache
   const BackwardCall<T>& call;
   const typename BackwardCall<T>::Direction& dir;
   const Dims& dims;
@@ -276,16 +277,28 @@ struct Backward {
           rows == 1 && p + 1 < mine.end && ws.output.width(p) == ws.output.width(p + 1);
       T* out = ws.d_h + b * ws.output.padded + ws.output.first(p);
       gate_product(ws.Wh, ws.output, p, two ? 2 : 1, rows, place(c, t, b), apart,
-                   {out, two ? ws.output.first(1) : apart * ws.output.padded});
+                   {out, two ? ws.output.first(1) : apart * ws.output.padded},
+                   [&](i64 row, i64 n) { prefetch_tape(t, split.row(row), n, p); });
       p += two ? 2 : 1;
     }
+  }
+
+  // The gates of the step that comes next, my rows b, b + apart, ...: a p-th part of the tape's
+  // rows while panel p is multiplied.
+  void prefetch_tape(i64 t, i64 b, i64 n, i64 p) const {
+    const i64 back = reverse ? t + 1 : t - 1, token = S * dims.H;
+    const i64 part = round_up(ceil_div(token, ws.output.panels), LINE), first = p * part;
+    for (i64 r = 0; r < n; r++, b += split.row_step)
+      for (i64 k = first; b < seq.active(back) && k < smaller(token, first + part); k += LINE)
+        prefetch(dir.tape + (seq.token(back) + b) * token + k);
   }
 
   // out = d_z of the tokens at, at + apart, ... times panel p of a packed weight (of one token:
   // times two panels). The sum over all gates is cut in blocks, so that the block of the panel
   // stays in the second-level cache for all rows.
+  template <class Fetch>
   void gate_product(const T* packed, const Axis<T>& axis, i64 p, int panels_at_once, i64 rows,
-                    i64 at, i64 apart, Lines<T> out) const {
+                    i64 at, i64 apart, Lines<T> out, Fetch fetch) const {
     const int width = axis.width(p);
     const i64 step = larger(1, SUM_BLOCK / u.W), line = i64(width) * L;
     for (i64 j = 0; j < u.J; j += step) {
@@ -297,7 +310,9 @@ struct Backward {
                                   u.K * line}};
       const Lines<T> in = j ? out : Lines<T>{};
       panels_at_once == 2 ? product_of_two<T>(width, sum, in, out)
-                          : product<T>(rows, width, sum, in, out);
+                          : product<T>(rows, width, sum, in, out, [&](i64 row, i64 n) {
+                              if (j == 0) fetch(row, n);
+                            });
     }
   }
 
@@ -360,7 +375,7 @@ struct Backward {
       const i64 started = t;
       for (i64 p = 0; p < ws.input.panels; p++) {
         const i64 W = i64(ws.input.width(p)) * L, n = smaller(W, dims.I - ws.input.first(p));
-        gate_product(ws.Wx, ws.input, p, 1, count, first, 1, {block, W});
+        gate_product(ws.Wx, ws.input, p, 1, count, first, 1, {block, W}, [](i64, i64) {});
         t = started;
         for (i64 m = 0; m < count; m++) {
           while (seq.token(t + 1) - seq.token(c.begin) <= first + m) t++;

@@ -183,13 +183,14 @@ struct Forward {
             from_h{h.from(done), ws.Wh + j * dims.P * u.W, dims.P, 1, 0, dims.P * u.W};
         const Lines<T> out{z, u.W};
         const i64 at = step_of_input * dims.B + b;
-        prefetch_rows(t, b, rows, j);
+        const auto fetch = [&](i64 row, i64 n) { prefetch_rows(t, b + row * apart, n, j); };
+        if (count == 2) fetch(0, 1);
         if (count == 2)
           fused ? product_of_two<T>(u.vectors, {from_x, from_h}, {}, out)
                 : product_of_two<T>(u.vectors, {from_h}, {zx(j, at), ws.input_tokens * u.W}, out);
         else
-          fused ? product<T>(rows, u.vectors, {from_x, from_h}, {}, out)
-                : product<T>(rows, u.vectors, {from_h}, {zx(j, at), apart * u.W}, out);
+          fused ? product<T>(rows, u.vectors, {from_x, from_h}, {}, out, fetch)
+                : product<T>(rows, u.vectors, {from_h}, {zx(j, at), apart * u.W}, out, fetch);
         for (i64 p = 0; p < count; p++, j++) {
           const i64 unit = j * u.U;
           cell.forward(

@@ -110,19 +110,28 @@ GATEWISE_INLINE Tile<T> choose_tile(i64 rows, int vectors) {
   return rows == 2 ? TILES<T, 2>[vectors - 1] : TILES<T, 1>[vectors - 1];
 }
 
-// The product for any number of rows, in balanced tiles of at most MR: 16 -> 6 5 5.
-template <class T, int stretches>
+// The product for any number of rows, in balanced tiles of at most MR: 16 -> 6 5 5. Before each
+// tile, fetch(first, count) may ask for memory that its rows will need next: a tile's worth at a
+// time, since the processor has room for a few dozen requests, and more would stop it.
+template <class T, int stretches, class Fetch>
 GATEWISE_INLINE void product(i64 rows, int vectors, const Stretch<T> (&given)[stretches],
-                             Lines<const T> in, Lines<T> out) {
+                             Lines<const T> in, Lines<T> out, Fetch fetch) {
   Stretch<T> stretch[stretches];
   for (int s = 0; s < stretches; s++) stretch[s] = given[s];
   i64 first = 0;
   for (i64 left = ceil_div(rows, MR); left > 0; left--) {
     const i64 count = ceil_div(rows - first, left);
+    fetch(first, count);
     choose_tile<T>(count, vectors)(stretches, stretch, in.from(first), out.from(first));
     for (int s = 0; s < stretches; s++) stretch[s].rows = stretch[s].rows.from(count);
     first += count;
   }
+}
+
+template <class T, int stretches>
+GATEWISE_INLINE void product(i64 rows, int vectors, const Stretch<T> (&stretch)[stretches],
+                             Lines<const T> in, Lines<T> out) {
+  product<T>(rows, vectors, stretch, in, out, [](i64, i64) {});
 }
 
 // One row and two panels of the same width; out[0] and out[1] are the panels' results.
