@@ -103,8 +103,9 @@ std::vector<Axis> hidden_shape(const Problem& p) {
 
 // --- calls --------------------------------------------------------------------------------------
 
-// Waking a second worker costs up to about 100 us of its sleep; below this work one does it alone.
-constexpr double kWorkPerThread = 4e6;  // floating-point operations
+// Waking a worker costs a microsecond or two while it spins, and up to about 100 us once it sleeps;
+// below this work one does it alone.
+constexpr double kWorkPerThread = 2e6;  // floating-point operations
 
 int workers(const Problem& p, int threads, double passes) {
   const Dims& d = p.dims;
