@@ -127,6 +127,7 @@ struct Backward {
       while (end < dims.T && tokens + seq.active(time(end)) <= ws.chunk);
       const Chunk c{smaller(time(s), time(end - 1)), larger(time(s), time(end - 1)) + 1, tokens};
       for (i64 k = s; k < end; k++) step(c, time(k));
+      if (ws.Wr) team.meet();  // the columns of d_out are made of every worker's rows
       turn_columns(c);
       team.meet();
       if (call.d_x.data) input_gradient(c);

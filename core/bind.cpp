@@ -105,13 +105,13 @@ std::vector<Axis> hidden_shape(const Problem& p) {
 
 // Waking a worker costs a microsecond or two while it spins, and up to about 100 us once it sleeps;
 // below this work one does it alone.
-constexpr double kWorkPerThread = 2e6;  // floating-point operations
+std::atomic<double> work_per_thread{2e6};  // floating-point operations; a test may set it to 0
 
 int workers(const Problem& p, int threads, double passes) {
   const Dims& d = p.dims;
   const double work =
       passes * 2.0 * double(d.N) * double(d.D) * p.G * double(d.H) * double(d.I + d.P);
-  const double useful = work / kWorkPerThread;
+  const double useful = work / work_per_thread.load(std::memory_order_relaxed);
   return useful < threads ? (useful < 1 ? 1 : int(useful)) : threads;
 }
 
@@ -402,6 +402,11 @@ NB_MODULE(_core, m) {
   m.def(
       "select_isa", [](const std::string& name) { gatewise::select(name); }, "name"_a,
       "Use the kernels of this instruction set from now on.");
+  m.def(
+      "work_per_thread", [](double operations) { return work_per_thread.exchange(operations); },
+      "operations"_a,
+      "The work below which a further thread is not woken; returns what it was. 0 for tests: all "
+      "threads, however small the work.");
   m.def("release", release_workspaces,
         "Give the scratch memory kept for reuse back to the system.");
 }

@@ -29,10 +29,12 @@ BOUNDS = {
 
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = _core.info()["isa"]
+    """An instruction set, with all the threads that a problem names, however small it is."""
+    before, work = _core.info()["isa"], _core.work_per_thread(0.0)
     _core.select_isa(request.param)
     yield request.param
     _core.select_isa(before)
+    _core.work_per_thread(work)
 
 
 @dataclass(frozen=True)
@@ -331,6 +333,20 @@ def test_bits_do_not_depend_on_threads(isa: str, cell: str) -> None:
                                for a, b in zip(ws, vs, strict=True) if a is not None)  # fmt: skip
                 elif value is not None:
                     assert torch.equal(value, many[name]), (name, threads)
+
+
+@pytest.mark.parametrize("P", [None, 48])
+def test_no_worker_reads_what_another_is_yet_to_write(isa: str, P: int | None) -> None:
+    """Several chunks and rows that two workers cannot share evenly: one is behind the other."""
+    p = Problem(T=60, B=33, I=8, H=64, P=P)
+    given = make(p)
+    page = on_the_page(p, given)
+    one = on_the_core(p, given, page)
+    for threads in (2, 2, 2, 3):
+        many = on_the_core(replace(p, threads=threads), given, page)
+        for ws, vs in zip(one["d_weights"], many["d_weights"], strict=True):
+            for name, a, b in zip(Weights._fields, ws, vs, strict=True):
+                assert a is None or torch.equal(a, b), (name, threads)
 
 
 def test_step_by_step_is_the_whole(isa: str) -> None:

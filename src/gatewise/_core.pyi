@@ -67,5 +67,10 @@ def info() -> dict[str, Any]:
 def select_isa(name: str) -> None:
     """Use the kernels of this instruction set from now on."""
 
+def work_per_thread(operations: float) -> float:
+    """
+    The work below which a further thread is not woken; returns what it was. 0 for tests: all threads, however small the work.
+    """
+
 def release() -> None:
     """Give the scratch memory kept for reuse back to the system."""
