@@ -25,10 +25,11 @@ PAIRS = [isa for isa in _core.info()["isas"] if isa in ("avx512bf16", "wide")]
 
 @pytest.fixture(params=PAIRS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = _core.info()["isa"]
+    before, work = _core.info()["isa"], _core.work_per_thread(0.0)  # all threads named are used
     _core.select_isa(request.param)
     yield request.param
     _core.select_isa(before)
+    _core.work_per_thread(work)
 
 
 def run(p: Problem, given: dict[str, Any], reduced: bool) -> dict[str, Tensor | None]:
