@@ -79,6 +79,7 @@ def release_workspaces() -> None:
     blocks. Calls that run meanwhile are not disturbed; the next one takes what it needs anew.
 
     Example:
+        >>> import gatewise
         >>> gatewise.release_workspaces()
     """
     importlib.import_module("gatewise._core").release()
