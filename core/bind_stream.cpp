@@ -30,10 +30,11 @@ namespace {
 
 // --- whether a weight is as it was --------------------------------------------------------------
 
-// One tensor and the place in its module that held it. Every look sees another tensor in its place
-// and other memory, and compares one block of 64 bytes, the next at each look: so it also finds, in
-// time, what changes the numbers behind torch's back (.data, a numpy view, another process).
-// torch's version counter, which is exact and costs as much as all that, is asked for in turn.
+// One tensor and the place in its module that held it. What may have changed is seen in two ways. A
+// look finds another tensor in the place, other memory in the tensor, and compares a block of 64
+// bytes, the next at each look: so it also finds, in time, what changes the numbers behind torch's
+// back (.data, a numpy view, another process). A count is torch's own, of changes in place. Either
+// costs 0.1 us, so a step looks at one tensor, and after each round of looks one is counted.
 class Watched {
  public:
   Watched(nb::dict holder, nb::str name, nb::object tensor)
@@ -44,10 +45,9 @@ class Watched {
     for (i64 k = 0; k < blocks(); k++) sums_.push_back(sum(k));
   }
 
-  const char* change(bool ask_version) {
-    PyObject* held = PyDict_GetItemWithError(holder_.ptr(), name_.ptr());
-    if (held != tensor_.ptr()) return "was replaced";
-    if (ask_version && version() != version_) return "was changed in place";
+  // Both: what has changed; null: nothing that can be seen.
+  const char* look() {
+    if (PyDict_GetItemWithError(holder_.ptr(), name_.ptr()) != tensor_.ptr()) return "was replaced";
     i64 bytes = 0;
     if (read(&bytes) != data_ || bytes != bytes_) return "was moved to other memory";
     if (sums_.empty()) return nullptr;
@@ -56,18 +56,22 @@ class Watched {
     __builtin_prefetch(data_ + next_ * kBlock);
     return nullptr;
   }
+  const char* count() const {
+    return version_ != kUncounted && version() != version_ ? "was changed in place" : nullptr;
+  }
   const char* name() const { return PyUnicode_AsUTF8(name_.ptr()); }
 
  private:
   static constexpr i64 kBlock = 64;
+  static constexpr i64 kUncounted = -1;  // made in inference mode
   i64 blocks() const { return (bytes_ + kBlock - 1) / kBlock; }
 
   i64 version() const {
     static PyObject* const attribute = PyUnicode_InternFromString("_version");
     PyObject* number = PyObject_GetAttr(tensor_.ptr(), attribute);
-    if (!number) {  // made in inference mode: not counted
+    if (!number) {
       PyErr_Clear();
-      return -1;
+      return kUncounted;
     }
     const i64 version = PyLong_AsLongLong(number);
     Py_DECREF(number);
@@ -227,13 +231,7 @@ class StreamCore {
 
   // x (B, I), or (I) where B is 1, to a new array of its kind, or to `out`.
   nb::object step(nb::handle x, nb::handle out) {
-    if (stale_) fail_stale();
-    if (++turn_ >= watched_.size()) turn_ = 0;
-    for (std::size_t k = 0; k < watched_.size(); k++)
-      if (const char* change = watched_[k].change(k == turn_)) {
-        stale_ = std::string(watched_[k].name()) + " " + change;
-        fail_stale();
-      }
+    watch();
     Arrays arrays;
     const Array in = arrays.read(x, "x");
     check(in, "x", I_);
@@ -282,17 +280,33 @@ class StreamCore {
     layers_.index() == 0 ? f(*std::get_if<0>(&layers_)) : f(*std::get_if<1>(&layers_));
   }
 
+  // Whether the weights are those that were packed.
+  void watch() {
+    if (stale_) fail_stale();
+    const Watched* seen = &watched_[turn_];
+    const char* change = watched_[turn_].look();
+    if (++turn_ == watched_.size()) {
+      turn_ = 0;
+      if (!change) change = (seen = &watched_[counted_])->count();
+      if (++counted_ == watched_.size()) counted_ = 0;
+    }
+    if (change) {
+      stale_ = std::string(seen->name()) + " " + change;
+      fail_stale();
+    }
+  }
+
   // Tensors that are more than their numbers: one that wants a gradient would silently get none.
   void refuse_unfit(nb::handle x) const {
     static PyObject* const attribute = PyUnicode_InternFromString("requires_grad");
     const nb::object wanted = nb::steal(PyObject_GetAttr(x.ptr(), attribute));
     if (!wanted.is_valid()) throw nb::python_error();
-    // -x of a complex part may be a view with a mark: its numbers in memory have the other sign.
-    static PyObject* const method = PyUnicode_InternFromString("is_neg");
-    PyObject* self[] = {x.ptr()};
-    const nb::object negative = nb::steal(PyObject_VectorcallMethod(method, self, 1, nullptr));
-    if (!negative.is_valid()) throw nb::python_error();
-    if (negative.ptr() == Py_True) fail("x: a lazy negative; call .resolve_neg() first");
+    // A part of a conjugate is a view with a mark: its numbers in memory have the other sign. It
+    // has gaps where there is more than one, which x has not.
+    if (I_ == 1) {
+      const nb::object negative = x.attr("is_neg")();
+      if (negative.ptr() == Py_True) fail("x: a lazy negative; call .resolve_neg() first");
+    }
     if (wanted.ptr() != Py_True || !nb::cast<bool>(is_recording_())) return;
     PyErr_SetString(PyExc_PermissionError,
                     "x: expected no gradient to be wanted, since none passes through a Stream. "
@@ -341,7 +355,7 @@ class StreamCore {
 
   Either layers_;
   std::vector<Watched> watched_;
-  std::size_t turn_ = 0;  // whose version counter is asked for
+  std::size_t turn_ = 0, counted_ = 0;  // who is looked at, and counted, next
   std::optional<std::string> stale_;
   nb::object is_recording_, numpy_empty_, dtype_;
   nb::tuple shapes_[2];

@@ -49,18 +49,23 @@ struct StreamLayer {
     }
   }
 
-  // x -> h, for rows first .. first+rows-1.
-  void step(const Pointwise<T>& cell, Lines<const T> x, i64 first, i64 rows) const {
+  // x -> h, for rows first .. first+rows-1. The panels are read up and down in turn: so those that
+  // were read last, and are still in the cache, come first, where all of them together do not fit.
+  void step(const Pointwise<T>& cell, Lines<const T> x, i64 first, i64 rows, bool down) const {
     alignas(64) T z[STREAM_ROWS * NV * LANES<T>];
     const Lines<T> of_z{z, u.W}, of_c{c + first * u.H, u.H}, of_hidden{hidden + first * u.H, u.H};
     const Lines<const T> before{h + first * P, P};
-    for (i64 j = 0; j < u.J;) {
-      const i64 panels = rows == 1 && j + 1 < u.J ? 2 : 1;  // one row: two panels at once
-      const Stretch<T> from_x{x, Wx + j * I * u.W, I, 1, 0, I * u.W},
-          from_h{before, Wh + j * P * u.W, P, 1, 0, P * u.W};
+    const i64 most = rows == 1 ? 2 : 1;  // one row: two panels at once
+    const i64 visits = ceil_div(u.J, most);
+    for (i64 visit = 0; visit < visits; visit++) {
+      const i64 at = most * (down ? visits - 1 - visit : visit);
+      const i64 panels = smaller(most, u.J - at);
+      const Stretch<T> from_x{x, Wx + at * I * u.W, I, 1, 0, I * u.W},
+          from_h{before, Wh + at * P * u.W, P, 1, 0, P * u.W};
       panels == 2 ? product_of_two<T>(u.vectors, {from_x, from_h}, {}, of_z)
                   : product<T>(rows, u.vectors, {from_x, from_h}, {}, of_z);
-      for (i64 p = 0; p < panels; p++, j++)
+      for (i64 p = 0; p < panels; p++) {
+        const i64 j = at + p;
         cell.forward(u, {rows,
                          j,
                          of_z.from(p),
@@ -69,6 +74,7 @@ struct StreamLayer {
                          of_c.right(j * u.U),
                          of_hidden.right(j * u.U),
                          {}});
+      }
     }
     if (!Wr) {
       __builtin_memcpy(h + first * P, hidden + first * P, size_t(rows * P) * sizeof(T));
@@ -89,6 +95,7 @@ struct Stream {
   Pointwise<T> cell;
   i64 B, count;
   StreamLayer<T>* layers;
+  bool down;  // the way through the panels: see StreamLayer::step
 };
 
 // Lays the stream out in the carver's memory; where that is null, only counts.
@@ -96,7 +103,7 @@ template <class T>
 Stream<T>* stream_layout(const StreamPlan<T>& plan, Carver& carver) {
   Stream<T>* stream = carver.take<Stream<T>>(1);
   StreamLayer<T>* layers = carver.take<StreamLayer<T>>(plan.count);
-  if (stream) *stream = {pointwise_of<T>(plan.cell), plan.B, plan.count, layers};
+  if (stream) *stream = {pointwise_of<T>(plan.cell), plan.B, plan.count, layers, false};
   for (i64 k = 0; k < plan.count; k++) {
     const StreamLayer<T> layer(plan, plan.layer[k], carver);
     if (layers) layers[k] = layer;
@@ -126,14 +133,16 @@ StreamState<T> stream_state(unsigned char* memory, i64 layer) {
 
 template <class T>
 void stream_step(unsigned char* memory, const T* x, i64 row, T* y) {
-  const Stream<T>& stream = *reinterpret_cast<Stream<T>*>(memory);
+  Stream<T>& stream = *reinterpret_cast<Stream<T>*>(memory);
   Lines<const T> in{x, row};
   for (i64 k = 0; k < stream.count; k++) {
     const StreamLayer<T>& layer = stream.layers[k];
-    for (i64 first = 0; first < stream.B; first += STREAM_ROWS)
-      layer.step(stream.cell, in.from(first), first, smaller(STREAM_ROWS, stream.B - first));
+    bool down = stream.down;
+    for (i64 first = 0; first < stream.B; first += STREAM_ROWS, down = !down)
+      layer.step(stream.cell, in.from(first), first, smaller(STREAM_ROWS, stream.B - first), down);
     in = {layer.h, layer.P};
   }
+  stream.down = !stream.down;
   __builtin_memcpy(y, in.data, size_t(stream.B * in.stride) * sizeof(T));
 }
 
