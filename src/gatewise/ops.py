@@ -72,7 +72,9 @@ def layer(
             for k = ceil(sqrt(T)). Only eager, without tape, sink and taps; else it means nothing.
 
     Returns:
-        LayerResult, in the dtype of x (under autocast, in autocast's); a tape is never rounded.
+        LayerResult, in the dtype of x; a tape is never rounded. Under autocast in autocast's, but
+        where torch's fused layer does not serve (packed input, a projection) c keeps the dtype it
+        came in, if that is wider, and so does h, if no product follows.
 
     Example:
         >>> import torch
@@ -84,14 +86,18 @@ def layer(
     flat: list[Tensor | None] = [x, batch_sizes, h0, c0]
     for w in weights:
         flat += w
-    dtype = _result_dtype(x)
+    dtype = _dtype(x)
     if dtype in REDUCED:
         flat = _widened(flat, dtype)
     y, h_n, c_n, tape = _run(cell, keep_tape, sink, taps, checkpoint, flat, dtype == torch.bfloat16)
     if c_n is None or not native.is_there(c_n):
         c_n = h_n
     if dtype in REDUCED:
-        y, h_n, c_n = y.to(dtype), h_n.to(dtype), c_n.to(dtype)
+        fused = not cell.has_cell_state or (batch_sizes is None and weights[0].W_hr is None)
+        came = x if c0 is None else c0
+        of_c = dtype if fused else torch.promote_types(dtype, came.dtype)
+        of_h = of_c if weights[0].W_hr is None else dtype
+        y, h_n, c_n = y.to(of_h), h_n.to(of_h), c_n.to(of_c)
     return LayerResult(y, h_n, c_n, tape if keep_tape else None)
 
 
@@ -135,8 +141,8 @@ def _any_requires_grad(flat: Flat) -> bool:
     return False
 
 
-def _result_dtype(x: Tensor) -> torch.dtype:
-    """Autocast's, under autocast, for what is not float64."""
+def _dtype(x: Tensor) -> torch.dtype:
+    """What products are in: autocast's, under autocast, for what is not float64."""
     if (x.dtype == torch.float32 or x.dtype in REDUCED) and _autocast(x):
         return torch.get_autocast_dtype("cpu")
     return x.dtype
