@@ -265,6 +265,16 @@ def test_forward_replaced_on_the_instance_is_left() -> None:
     assert type(lstm) is nn.LSTM
 
 
+def test_flatten_parameters_replaced_on_the_instance_stays() -> None:
+    lstm, before = nn.LSTM(4, 4, dtype=F64), nn.LSTM(4, 4, dtype=F64)
+    before.load_state_dict(lstm.state_dict())
+    lstm.flatten_parameters = lambda: "mine"  # as AWD-LSTM's weight drop does
+    gatewise.swap(lstm)
+    assert type(lstm) is gatewise.LSTM
+    assert lstm.flatten_parameters() == "mine"
+    assert_same(lstm, before, torch.randn(5, 2, 4, dtype=F64))
+
+
 def test_an_attribute_of_the_same_name_is_left() -> None:
     lstm = nn.LSTM(4, 4)
     lstm.cell = nn.Linear(2, 2)

@@ -154,8 +154,8 @@ def _obstacle(module: nn.Module, cls: type) -> str:
     base = next((c for c in cls.__mro__ if c in OURS), None)
     if base is None:
         return "gatewise has no such cell"
-    own = [name for name in _defined(cls, base) if not _BUILDING.fullmatch(name)]
-    own += [name for name in vars(module) if callable(getattr(cls, name, None))]
+    own = [*_defined(cls, base), *(n for n in vars(module) if callable(getattr(cls, n, None)))]
+    own = [name for name in own if not _BUILDING.fullmatch(name)]
     if own:
         return f"has its own {', '.join(own)}"
     theirs, ours = base(1, 1, device="meta"), OURS[base](1, 1, device="meta")
