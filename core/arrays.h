@@ -68,6 +68,10 @@ struct Array {
     for (int k = 0; k < ndim; k++) text += (k ? ", " : "") + std::to_string(shape[k]);
     return text + ")";
   }
+  std::string dtype() const {
+    const char* kind = code == kFloat ? "float" : code == kBfloat ? "bfloat" : "no float of ";
+    return kind + std::to_string(8 * bytes) + (code == kFloat || code == kBfloat ? "" : " bits");
+  }
   bool contiguous() const {
     if (empty()) return true;  // whatever its strides
     int64_t expected = 1;
@@ -306,7 +310,7 @@ class Reader {
     }
     if (a.code != kFloat || a.bytes != int(sizeof(T)))
       fail_type(std::string(name) + ": expected the dtype of x (" +
-                (sizeof(T) == 4 ? "float32" : "float64") + ")");
+                (sizeof(T) == 4 ? "float32" : "float64") + "), got " + a.dtype() + "; convert it");
     if (!axes.fit(a))
       fail(std::string(name) + ": expected shape " + axes.describe() + ", got " + a.describe());
     return a;

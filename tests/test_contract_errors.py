@@ -270,6 +270,46 @@ def test_a_weight_that_does_not_fit_raises(name, shape) -> None:
             lstm(zeros(5, 2, 3))
 
 
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
+@pytest.mark.parametrize(("name", "field"), [("weight_hh_l0", "W_hh"), ("bias_ih_l0", "b_ih")])
+def test_a_weight_of_another_dtype_raises(name, field, grad) -> None:
+    lstm = gatewise.LSTM(3, 4)
+    setattr(lstm, name, nn.Parameter(getattr(lstm, name).detach().double()))
+    said = re.escape(f"{field}: expected the dtype of x (float32), got float64; convert it")
+    with torch.set_grad_enabled(grad), pytest.raises(GatewiseError, match=said) as raised:
+        lstm(zeros(5, 2, 3))
+    assert isinstance(raised.value, RuntimeError)  # which is what torch raises
+
+
+def test_autocast_leaves_float64_alone_so_it_does_not_fit() -> None:
+    said = re.escape("W_ih: expected the dtype of x (float64), got float32; convert it")
+    with torch.autocast("cpu"), pytest.raises(GatewiseError, match=said):
+        gatewise.LSTM(3, 4)(zeros(5, 2, 3).double())
+
+
+def test_what_a_wrong_state_is_made_of_is_said() -> None:
+    lstm, x = gatewise.LSTM(3, 4), zeros(5, 2, 3)
+    for bad, got in (((None, None), "tuple of NoneType, NoneType"), ([], "list of nothing")):
+        with pytest.raises(TypeError, match=f"got {got}"):
+            lstm(x, bad)
+
+
+def test_the_layout_of_the_input_is_that_of_the_call() -> None:
+    for x, layout in (
+        (zeros(5, 2, 7), "(B, T, I)"), (zeros(5, 7), "(T, I)"), (packed(2, 1, I=7), "(N, I)"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=re.escape(f"input is {layout}, I = 3")):
+            gatewise.LSTM(3, 4, batch_first=True)(x)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_input_that_is_not_dense() -> None:
+    nested = torch.nested.nested_tensor([zeros(5, 3), zeros(2, 3)])
+    for x, remedy in ((zeros(5, 2, 3).to_sparse(), ".to_dense()"), (nested, "pack_sequence")):
+        with pytest.raises(RuntimeError, match=re.escape(remedy)):
+            gatewise.LSTM(3, 4)(x)
+
+
 def test_torchscript_says_that_it_is_not_supported() -> None:
     for module in (gatewise.LSTM(3, 4), nn.Sequential(gatewise.RNN(3, 4)), gatewise.LSTMCell(3, 4)):
         example = (zeros(5, 3) if not isinstance(module, gatewise.LSTMCell) else zeros(3),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import re
 
 import pytest
 import torch
@@ -366,3 +367,29 @@ def test_a_subclass_works_as_a_subclass_of_torchs_would() -> None:
     mine = Mine(5, 7, batch_first=True)
     assert torch.equal(mine.bias_hh_l0, torch.ones(28))
     assert mine(torch.zeros(2, 3, 5)).shape == (2, 3, 7)
+
+
+def by_hand(base):
+    """A subclass that checks and sorts with torch's own methods before it computes."""
+
+    class Mine(base):
+        def forward(self, input, hx, order=None):
+            self.check_forward_args(input, hx, None)
+            hx = self.permute_hidden(hx, order)
+            return super().forward(input, hx)
+
+    return Mine
+
+
+@pytest.mark.parametrize("cls", [nn.LSTM, nn.RNN])
+def test_a_subclass_may_ask_what_torchs_may(cls) -> None:
+    ours, theirs = (by_hand(kind)(3, 5, 2, dtype=F64) for kind in (OURS[cls], cls))
+    ours.load_state_dict(theirs.state_dict())
+    h = torch.randn(2, 4, 5, dtype=F64)
+    hx = (h, h + 1) if cls is nn.LSTM else h
+    assert_same(ours, theirs, torch.randn(6, 4, 3, dtype=F64), hx, torch.tensor([2, 0, 3, 1]))
+    for x, bad in ((torch.zeros(6, 4, 2, dtype=F64), hx), (torch.zeros(6, 3, 3, dtype=F64), hx)):
+        with pytest.raises(RuntimeError) as expected:
+            theirs(x, bad)
+        with pytest.raises(RuntimeError, match=re.escape(str(expected.value))):
+            ours(x, bad)

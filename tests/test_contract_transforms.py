@@ -62,6 +62,33 @@ def test_compiles_to_one_graph(module, backend, training) -> None:
         assert_close(compiled(x), expected)
 
 
+class Holder(nn.Module):
+    """A model as torch.fx traces it: recurrent layers among others."""
+
+    def __init__(self, of):
+        super().__init__()
+        self.lstm, self.rnn = of.LSTM(3, 5, dtype=F64), of.RNN(5, 4, dtype=F64)
+        self.cell, self.last = of.LSTMCell(4, 2, dtype=F64), of.RNNCell(2, 2, dtype=F64)
+
+    def forward(self, x, h):
+        y, (h_n, _) = self.lstm(x, (h, h))
+        y, _ = self.rnn(y + h_n)
+        h, c = self.cell(y[-1])
+        return self.last(self.cell(y[0], (h, c))[0], c)
+
+
+def test_fx_takes_a_layer_for_one_node() -> None:
+    ours, theirs = Holder(gatewise), Holder(nn)
+    ours.load_state_dict(theirs.state_dict())
+    graphs = [torch.fx.symbolic_trace(model) for model in (ours, theirs)]
+    steps = [[(node.op, node.target) for node in graph.graph.nodes] for graph in graphs]
+    assert steps[0] == steps[1]
+    x, h = rand(6, 2, 3), rand(1, 2, 5)
+    assert_close(graphs[0](x, h), theirs(x, h))
+    with pytest.raises(ValueError, match=r"torch.fx: .*Trace torch.nn.Sequential\(layer\)"):
+        torch.fx.symbolic_trace(ours.lstm)
+
+
 @pytest.mark.slow
 def test_compiles_with_inductor() -> None:
     model = nn.Sequential(nn.Linear(3, 3), gatewise.LSTM(3, 5, 2, dropout=0.5)).eval()

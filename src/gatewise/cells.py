@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from gatewise import checks, ops
 from gatewise.errors import ArgumentError
@@ -154,6 +155,8 @@ class LSTMCell(Cell):
             DTypeError: input and weights are not of one dtype.
             ArgumentError: hx is no pair of tensors.
         """
+        if isinstance(input, Proxy):
+            return self._as_node(input, hx)
         h, c = (None, None) if hx is None else checks.pair(hx)
         return self._step(_LSTM, input, h, c)
 
@@ -205,6 +208,8 @@ class RNNCell(Cell):
             DTypeError: input and weights are not of one dtype.
             ArgumentError: hx is no tensor, or the nonlinearity is neither tanh nor relu.
         """
+        if isinstance(input, Proxy):
+            return self._as_node(input, hx)
         if hx is not None:
             checks.tensor("hx", hx, " (no pair: an RNN has no cell state)")
         return self._step(CELLS[row_of(self.nonlinearity)], input, hx, None)[0]

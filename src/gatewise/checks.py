@@ -88,8 +88,11 @@ def pair(hx: Any) -> tuple[Tensor, Tensor]:
         raise ShapeError(
             f"lstm expects two hidden states, got {len(hx)}. Give (h_0, c_0), or leave hx out."
         )
+    got = type(hx).__name__
+    if isinstance(hx, (tuple, list)):
+        got += f" of {', '.join(type(state).__name__ for state in hx) or 'nothing'}"
     raise ArgumentError(
-        f"hx should be a tuple of two Tensors (h_0, c_0), got {type(hx).__name__}. "
+        f"hx should be a tuple of two Tensors (h_0, c_0), got {got}. "
         "Give both, or leave hx out for zeros."
     )
 
@@ -113,6 +116,11 @@ def input_rank(x: Tensor, input_size: int, layout: str, gated: bool) -> None:
         raise ShapeError(
             f"{kind}: Expected input to be 2D or 3D, got {x.dim()}D{noun} instead. "
             f"Give {layout} for a batch or (T, I) for one sequence, I = {input_size}."
+        )
+    if x.layout is not torch.strided or x.is_nested:
+        raise ArgumentError(
+            f"input should be a dense Tensor, got one of layout {x.layout}. Convert it: "
+            + ("torch.nn.utils.rnn.pack_sequence(input.unbind())" if x.is_nested else ".to_dense()")
         )
 
 

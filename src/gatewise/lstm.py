@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from gatewise import checks, ops
@@ -56,6 +57,17 @@ class Recurrent(nn.Module):
 
     def _slow_forward(self, *args: Any, **kwargs: Any) -> NoReturn:  # torch.jit.trace calls it
         self.__prepare_scriptable__()
+
+    def _as_node(self, input: Proxy, hx: Any) -> Any:
+        """The call as one node of a graph of torch.fx, which a module of torch.nn is, too."""
+        tracer: Any = input.tracer
+        name = tracer.path_of_module(self)
+        if not name:
+            raise ArgumentError(
+                "torch.fx: expected a model that holds this layer, got the layer itself, which is "
+                "one node of a graph. Trace torch.nn.Sequential(layer)."
+            )
+        return tracer.create_proxy("call_module", name, (input, hx), {})
 
     def _weight(self, name: str) -> Tensor:
         """A weight as it is now."""
@@ -193,6 +205,11 @@ class Layers(Recurrent):
 
     # --- the call --------------------------------------------------------------------------------
 
+    # for a subclass whose own forward asks torch's questions
+    check_input = nn.RNNBase.check_input
+    check_hidden_size = nn.RNNBase.check_hidden_size
+    get_expected_hidden_size = nn.RNNBase.get_expected_hidden_size
+
     def forward(
         self, input: Tensor | PackedSequence, hx: State | None = None
     ) -> tuple[Tensor | PackedSequence, State]:
@@ -217,11 +234,13 @@ class Layers(Recurrent):
         """
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx)
+        if isinstance(input, Proxy):
+            return self._as_node(input, hx)
         checks.tensor("input", input, " or a PackedSequence")
         gated, rank = self.cell.has_cell_state, input.dim()
         checks.input_rank(input, self.input_size, self._layout, gated)
         h0, c0 = self._split(hx, rank)
-        self._check_input(input)
+        self._check_input(input, self._layout if rank == 3 else "(T, I)")
         if rank == 2:
             x = input.unsqueeze(1)
         else:
@@ -242,7 +261,7 @@ class Layers(Recurrent):
         x, batch_sizes, longest_first, given_order = input
         h0, c0 = self._split(hx, 3)
         checks.packing(x, batch_sizes)
-        self._check_input(x)
+        self._check_input(x, "(N, I)")
         if h0 is not None:
             compiling = torch.compiler.is_compiling()  # then the batch is not known yet
             self._check_states(x, h0, c0, h0.shape[1] if compiling else int(batch_sizes[0]))
@@ -269,8 +288,8 @@ class Layers(Recurrent):
             states = tuple(state.unsqueeze(1) for state in states)
         return states[0], states[1] if len(states) == 2 else None
 
-    def _check_input(self, x: Tensor) -> None:
-        checks.input_fits(x, self._weight("weight_ih_l0"), self.input_size, self._layout)
+    def _check_input(self, x: Tensor, layout: str) -> None:
+        checks.input_fits(x, self._weight("weight_ih_l0"), self.input_size, layout)
 
     def _check_states(self, x: Tensor, h0: Tensor, c0: Tensor | None, B: int) -> None:
         rows, H = len(self._names) * len(self._names[0]), self.hidden_size
@@ -389,6 +408,11 @@ class LSTM(Layers):
             proj_size, device, dtype, checkpoint,
         )  # fmt: skip
 
+    # as above, in torch's form for two states
+    check_forward_args = nn.LSTM.check_forward_args
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
+    permute_hidden = nn.LSTM.permute_hidden
+
 
 class RNN(Layers):
     """A drop-in for ``torch.nn.RNN``: same arguments, parameters, results and errors.
@@ -436,6 +460,10 @@ class RNN(Layers):
             batch_first, dropout, bidirectional, 0, device, dtype, checkpoint,
         )  # fmt: skip
         self.nonlinearity = nonlinearity
+
+    # as above, in torch's form for one state
+    check_forward_args = nn.RNN.check_forward_args
+    permute_hidden = nn.RNN.permute_hidden
 
 
 def row_of(nonlinearity: str) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gatewise.errors import DTypeError, ShapeError
 from gatewise.spec import CELLS, CellSpec
 
 try:
@@ -123,17 +124,22 @@ def fill(cell: CellSpec, results: Results, inputs: Flat, reduced: bool = False) 
     """Run a layer into the results, of which y may have any outer strides."""
     x, batch_sizes, h0, c0, *weights = inputs
     assert x is not None
-    _core.forward(
-        cell.name,
-        _unit_stride(x),
-        batch_sizes,
-        _dense(h0),
-        _dense(c0),
-        _by_direction([_dense(w) for w in weights]),
-        *results,
-        torch.get_num_threads(),
-        reduced,
-    )
+    try:
+        _core.forward(
+            cell.name,
+            _unit_stride(x),
+            batch_sizes,
+            _dense(h0),
+            _dense(c0),
+            _by_direction([_dense(w) for w in weights]),
+            *results,
+            torch.get_num_threads(),
+            reduced,
+        )
+    except TypeError as wrong:
+        raise DTypeError(*wrong.args) from None
+    except ValueError as wrong:
+        raise ShapeError(*wrong.args) from None
 
 
 def backward(
