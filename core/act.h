@@ -76,7 +76,7 @@ GATEWISE_INLINE Vec<T> sigmoid(Vec<T> x) {
   Rounded<T> n;
   Vec<T> r;
   const Vec<T> p = reduced<T>(clamp(-x, set1(-limit), set1(limit)), n, r);
-  return one / (one + scale<T>(fma(p, r, one), n));
+  return reciprocal(one + scale<T>(fma(p, r, one), n));
 }
 
 template <class T>
@@ -88,7 +88,7 @@ GATEWISE_INLINE Vec<T> tanh(Vec<T> x) {
   const Vec<T> p = reduced<T>(clamp(x + x, set1(-limit), set1(limit)), n, r);
   const Vec<T> s = scale<T>(one, n);
   const Vec<T> m = fma(s, p * r, s - one);
-  return m / (m + set1(T(2)));
+  return m * reciprocal(m + set1(T(2)));
 }
 
 template <class T, Act A>

@@ -125,7 +125,7 @@ struct ReducedForward : Forward<float> {
   Pair *x, *h, *hidden;  // (B, ...) of the step
 
   ReducedForward(const ForwardCall<float>& call_, int d, Team team_, Carver& carver)
-      : Forward<float>(call_, d, team_, carver), out(call_.dims.P, 1) {
+      : Forward<float>(call_, d, team_, carver, INT64_MAX), out(call_.dims.P, 1) {
     Wx = carver.take<Pair>(u.K * pairs_of(dims.I));
     Wh = carver.take<Pair>(u.K * pairs_of(dims.P));
     Wr = dir.w.W_hr ? carver.take<Pair>(out.K * pairs_of(dims.H)) : nullptr;
@@ -148,8 +148,8 @@ struct ReducedForward : Forward<float> {
     start();
     team.meet();
     for (i64 s = 0; s < dims.T; s++) {
-      const i64 t = time(s), rows = split.rows(seq.active(t));
-      for (i64 k = 0; k < rows; k++) shorten_inputs(t, split.row(k));
+      const i64 t = time(s), rows = own.among(seq.active(t));
+      for (i64 k = 0; k < rows; k++) shorten_inputs(t, own[k]);
       for (i64 k = 0; k < rows; k += ROW_BLOCK) rows_of(t, k, smaller(ROW_BLOCK, rows - k));
       for (i64 k = 0; Wr && k < rows; k += ROW_BLOCK) project(t, k, smaller(ROW_BLOCK, rows - k));
       finish(t, rows);
@@ -167,12 +167,12 @@ struct ReducedForward : Forward<float> {
 
   // My rows k .. k+rows-1 of the step, in pairs.
   Lines<const Pair> pairs(const Pair* of, i64 n, i64 k) const {
-    return {of + split.row(k) * room_of(n), split.row_step * room_of(n)};
+    return {of + own[k] * room_of(n), own.step * room_of(n)};
   }
 
   void rows_of(i64 t, i64 k, i64 rows) const {
     alignas(64) float z[ROW_BLOCK * NV * LANES<float>];
-    const i64 b = split.row(k);
+    const i64 b = own[k];
     const Lines<float> sums{z, u.W};
     for (i64 j = 0; j < u.J; j++) {
       const i64 unit = j * u.U, I = pairs_of(dims.I), P = pairs_of(dims.P);
@@ -189,7 +189,7 @@ struct ReducedForward : Forward<float> {
   void project(i64 t, i64 k, i64 rows) const {
     alignas(64) float block[ROW_BLOCK * NV * LANES<float>];
     for (i64 r = 0; r < rows; r++) {
-      const i64 b = split.row(k + r);
+      const i64 b = own[k + r];
       shorten(ws.hidden + b * dims.H, dims.H, hidden + b * room_of(dims.H));
     }
     for (i64 j = 0; j < out.J; j++) {
@@ -197,7 +197,7 @@ struct ReducedForward : Forward<float> {
       product_of_pairs<1>(rows, out.vectors, {{pairs(hidden, dims.H, k), Wr + j * H * out.W, H}},
                           {block, out.W});
       for (i64 r = 0; r < rows; r++)
-        copy(block + r * out.W, dir.y.at(seq, t, split.row(k + r)) + first,
+        copy(block + r * out.W, dir.y.at(seq, t, own[k + r]) + first,
              smaller(out.U, dims.P - first));
     }
   }
@@ -214,12 +214,12 @@ inline i64 reduced_forward_bytes(const ForwardCall<float>& call) {
   return carver.used;
 }
 inline void reduced_forward(ForwardCall<float>& call, int id, int count) {
-  for_directions(call.dims.D, call.barrier, id, count, [&](int d, Team team) {
+  side_by_side(call.dims.D, {id, count, call.barrier}, call.barrier + 1, [&](i64 d, Team team) {
     team.count = int(smaller(team.count, call.dims.B / 2));  // at least two rows each: see Split
     if (team.id >= team.count) return;
     Carver carver{call.workspace};
     for (int before = 0; before < d; before++) ReducedForward(call, before, team, carver);
-    ReducedForward(call, d, team, carver).run();
+    ReducedForward(call, int(d), team, carver).run();
   });
 }
 #else

@@ -1,9 +1,9 @@
 // A sequence, forward. One worker's part of one direction; equations (1) to (6) of docs/math.md.
 //
 // With enough rows a tile runs over x and then over h in one go ("fused"). With one to three rows a
-// tile cannot keep the multiply-add units busy, so W_ih x of several steps is computed first, in
-// tiles over steps; the recurrent tile then starts from it. Both add in the same order: x first,
-// then h, then bias.
+// tile cannot keep the multiply-add units busy, and weights that the second-level cache does not
+// hold had better be read less often: then W_ih x of several steps is computed first, and the
+// recurrent tile starts from it. Both add in the same order: x first, then h, then bias.
 #pragma once
 #include "pack.h"
 #include "pointwise.h"
@@ -15,6 +15,8 @@ inline constexpr i64 FUSED_ROWS = 4;  // rows a worker needs for the fused tile
 inline constexpr i64 ROW_BLOCK =
     48;  // rows between two visits of the cell: z of a panel stays in L1
 inline constexpr i64 INPUT_TOKENS = 48;  // tokens whose W_ih x is computed at once otherwise
+inline constexpr i64 PASS_TOKENS = 192;  // the same, for a panel of W_ih that is used by many rows
+inline constexpr i64 LARGE_WEIGHTS = i64(3) << 19;  // bytes that a worker's L2 does not hold
 
 // The workspace of one direction.
 template <class T>
@@ -31,7 +33,7 @@ struct ForwardSpace {
   ForwardSpace(const ForwardCall<T>& call, bool projected, Carver& carver)
       : units(call.dims.H, CELLS[call.cell].cell.gates()),
         out(call.dims.P),
-        input_tokens(larger(INPUT_TOKENS, call.dims.B)) {
+        input_tokens(larger(call.dims.B < FUSED_ROWS ? INPUT_TOKENS : PASS_TOKENS, call.dims.B)) {
     const Dims& d = call.dims;
     Wx = carver.take<T>(units.K * d.I);
     Wh = carver.take<T>(units.K * d.P);
@@ -55,10 +57,12 @@ struct Forward {
   const ForwardSpace<T> ws;
   const Units<T>& u;
   const Split split;
+  const Rows own;
   const Share panels;
   const bool fused;
 
-  Forward(const ForwardCall<T>& call_, int d, Team team_, Carver& carver)
+  // large: bytes of weights above which their units are split.
+  Forward(const ForwardCall<T>& call_, int d, Team team_, Carver& carver, i64 large = LARGE_WEIGHTS)
       : call(call_),
         dir(call_.direction[d]),
         dims(call_.dims),
@@ -68,9 +72,13 @@ struct Forward {
         cell(pointwise_of<T>(call_.cell)),
         ws(call_, call_.direction[d].w.W_hr, carver),
         u(ws.units),
-        split(team, dims.B),
+        split(team, {0, 1, dims.B}, !seq.batch_sizes, weight_bytes() > large),
+        own(split.rows),
         panels(split.panels(team, u.J)),
-        fused(split.rows(dims.B) >= FUSED_ROWS) {}
+        fused(own.among(dims.B) >= FUSED_ROWS &&
+              weight_bytes() / u.J * (panels.end - panels.begin) <= large) {}
+
+  i64 weight_bytes() const { return u.K * (dims.I + dims.P) * i64(sizeof(T)); }
 
   i64 time(i64 step) const { return reverse ? dims.T - 1 - step : step; }
 
@@ -81,11 +89,11 @@ struct Forward {
     i64 ready = 0;  // steps whose W_ih x is there
     i64 first = 0;  // the first of them
     for (i64 s = 0; s < dims.T; s++) {
-      const i64 t = time(s), rows = split.rows(seq.active(t));
+      const i64 t = time(s), rows = own.among(seq.active(t));
       if (rows == 0 && split.by_batch) continue;
       if (!fused && s >= ready) {
         first = s;
-        ready = smaller(dims.T, s + larger(1, INPUT_TOKENS / dims.B));
+        ready = smaller(dims.T, s + larger(1, ws.input_tokens / dims.B));
         input_product(first, ready);
       }
       recurrent(t, rows, s - first);
@@ -128,19 +136,30 @@ struct Forward {
   // The running cell state starts as c0.
   void start() const {
     if (!dir.c_n) return;
-    for (i64 k = 0; k < split.rows(dims.B); k++) {
-      const i64 b = split.row(k);
+    for (i64 k = 0; k < own.among(dims.B); k++) {
+      const i64 b = own[k];
       for (i64 n = unit(panels.begin); n < unit(panels.end); n++)
         dir.c_n[b * dims.H + n] = dir.c0 ? dir.c0[b * dims.H + n] : T(0);
     }
   }
   i64 unit(i64 panel) const { return smaller(dims.H, panel * u.U); }
 
-  // W_ih x for my rows and panels of the steps first .. last-1, in tiles over steps of one
-  // sequence.
+  // W_ih x for my rows and panels of the steps first .. last-1: in tiles over rows where there are
+  // enough, a panel for all the steps; else in tiles over steps of one sequence.
   void input_product(i64 first, i64 last) const {
-    for (i64 k = 0; k < split.rows(dims.B); k++) {
-      const i64 b = split.row(k);
+    if (own.among(dims.B) >= FUSED_ROWS) {
+      for (i64 j = panels.begin; j < panels.end; j++)
+        for (i64 s = first; s < last; s++) {
+          const i64 t = time(s), b = own.first;
+          product<T>(
+              own.among(seq.active(t)), u.vectors,
+              {{{call.x.at(seq, t, b), call.x.row * own.step}, ws.Wx + j * dims.I * u.W, dims.I}},
+              {}, {zx(j, (s - first) * dims.B + b), own.step * u.W});
+        }
+      return;
+    }
+    for (i64 k = 0; k < own.among(dims.B); k++) {
+      const i64 b = own[k];
       for (i64 s = first, end; s < last; s = end) {
         // Tokens of one sequence lie at equal distances while the same number of sequences goes on.
         for (end = s + 1; end < last && seq.active(time(end)) == seq.active(time(s));) end++;
@@ -158,21 +177,21 @@ struct Forward {
   // Rows of one step that belong together: the first `known` of mine were there one step back
   // (theirs is h(t-1) in the output); the others begin here, from the initial state.
   void recurrent(i64 t, i64 rows, i64 step_of_input) const {
-    const i64 back = reverse ? t + 1 : t - 1, known = smaller(rows, split.rows(seq.active(back)));
+    const i64 back = reverse ? t + 1 : t - 1, known = smaller(rows, own.among(seq.active(back)));
     if (known)
       rows_of_step(t, 0, known, step_of_input,
-                   {dir.y.at(seq, back, split.first_row), dir.y.row * split.row_step});
-    if (known < rows) rows_of_step(t, known, rows, step_of_input, initial(split.row(known)));
+                   {dir.y.at(seq, back, own.first), dir.y.row * own.step});
+    if (known < rows) rows_of_step(t, known, rows, step_of_input, initial(own[known]));
   }
   Lines<const T> initial(i64 b) const {
-    return dir.h0 ? Lines<const T>{dir.h0 + b * dims.P, split.row_step * dims.P}
+    return dir.h0 ? Lines<const T>{dir.h0 + b * dims.P, own.step * dims.P}
                   : Lines<const T>{ws.zeros, 0};
   }
 
   // My rows begin .. end-1 of step t; h begins at row `begin`.
   void rows_of_step(i64 t, i64 begin, i64 end, i64 step_of_input, Lines<const T> h) const {
     alignas(64) T z[ROW_BLOCK * NV * LANES<T>];
-    const i64 first = split.row(begin), apart = split.row_step;
+    const i64 first = own[begin], apart = own.step;
     for (i64 done = 0; begin + done < end; done += ROW_BLOCK) {
       const i64 rows = smaller(ROW_BLOCK, end - begin - done), b = first + done * apart;
       const bool two = rows == 1;  // one row: two panels at once
@@ -201,15 +220,15 @@ struct Forward {
     }
   }
   Lines<T> cell_rows(i64 b) const {
-    return dir.c_n ? Lines<T>{dir.c_n + b * dims.H, split.row_step * dims.H} : Lines<T>{};
+    return dir.c_n ? Lines<T>{dir.c_n + b * dims.H, own.step * dims.H} : Lines<T>{};
   }
   Lines<T> hidden_rows(i64 t, i64 b) const {
-    return ws.Wr ? Lines<T>{ws.hidden + b * dims.H, split.row_step * dims.H}
-                 : Lines<T>{dir.y.at(seq, t, b), split.row_step * dir.y.row};
+    return ws.Wr ? Lines<T>{ws.hidden + b * dims.H, own.step * dims.H}
+                 : Lines<T>{dir.y.at(seq, t, b), own.step * dir.y.row};
   }
   Lines<T> tape_rows(i64 t, i64 b) const {
     const i64 token = cell.cell.slots() * dims.H;
-    return dir.tape ? Lines<T>{dir.tape + (seq.token(t) + b) * token, split.row_step * token}
+    return dir.tape ? Lines<T>{dir.tape + (seq.token(t) + b) * token, own.step * token}
                     : Lines<T>{};
   }
 
@@ -232,10 +251,9 @@ struct Forward {
       const i64 first = ws.out.first(p), W = i64(width) * LANES<T>, n = smaller(dims.P - first, W);
       for (i64 k = 0; k < rows_now; k += ROW_BLOCK) {
         const i64 rows = smaller(ROW_BLOCK, rows_now - k);
-        const Lines<const T> hidden{ws.hidden + split.row(k) * dims.H, split.row_step * dims.H};
+        const Lines<const T> hidden{ws.hidden + own[k] * dims.H, own.step * dims.H};
         product<T>(rows, width, {{hidden, ws.Wr + first * dims.H, dims.H}}, {}, {block, W});
-        for (i64 r = 0; r < rows; r++)
-          copy(block + r * W, dir.y.at(seq, t, split.row(k + r)) + first, n);
+        for (i64 r = 0; r < rows; r++) copy(block + r * W, dir.y.at(seq, t, own[k + r]) + first, n);
       }
     }
   }
@@ -247,7 +265,7 @@ struct Forward {
     if (!split.by_batch && team.id != 0) return;
     if (reverse && t > 0) return;  // right to left every sequence ends at step 0
     for (i64 k = 0; k < rows_now; k++) {
-      const i64 b = split.row(k);
+      const i64 b = own[k];
       if (b >= next) copy(dir.y.at(seq, t, b), dir.h_n + b * dims.P, dims.P);
     }
   }
@@ -266,11 +284,11 @@ i64 forward_bytes(const ForwardCall<T>& call, int) {
 
 template <class T>
 void forward(ForwardCall<T>& call, int id, int count) {
-  for_directions(call.dims.D, call.barrier, id, count, [&](int d, Team team) {
+  side_by_side(call.dims.D, {id, count, call.barrier}, call.barrier + 1, [&](i64 d, Team team) {
     Carver carver{call.workspace};
-    for (int before = 0; before < d; before++)  // skip the space of the directions before this one
+    for (i64 before = 0; before < d; before++)  // skip the space of the directions before this one
       ForwardSpace<T>(call, call.direction[before].w.W_hr, carver);
-    Forward<T>(call, d, team, carver).run();
+    Forward<T>(call, int(d), team, carver).run();
   });
 }
 

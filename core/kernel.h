@@ -37,7 +37,7 @@ struct ForwardCall {
   } direction[2];
   unsigned char*
       workspace;  // workspace_bytes() of it; 64-byte aligned; contents undefined before and after
-  Barrier barrier[3];  // one a direction's team, one for all
+  Barrier barrier[3];  // for all workers, and one a direction
 };
 
 // Everything overwrites its output. Null outputs are not wanted, null input gradients are zeros.
@@ -63,7 +63,7 @@ struct BackwardCall {
     T* g_h;       // written, (N, P): total gradient at every hidden state
   } direction[2];
   unsigned char* workspace;
-  Barrier barrier[3];
+  Barrier barrier[7];  // for all workers, one a direction, two a direction for its groups of rows
 };
 
 // A stack of layers that a stream runs, one direction. The weights are read once, when it is

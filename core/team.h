@@ -14,35 +14,48 @@ struct Team {
   Share of(i64 n) const { return share(n, id, count); }
 };
 
-// Two directions go side by side where there are two workers, else one after the other.
-// f(direction, team). barrier[0], barrier[1] belong to the teams, barrier[2] to all.
+// n things (directions, groups of rows) that need not wait for each other, f(thing, team): side by
+// side where there are as many workers, each thing with a barrier of its own; else every worker
+// takes some of them whole.
 template <class F>
-inline __attribute__((always_inline)) void for_directions(i64 D, Barrier* barrier, int id,
-                                                          int count, F f) {
-  if (D == 2 && count > 1) {
-    const int first = (count + 1) / 2;
-    id < first ? f(0, Team{id, first, &barrier[0]})
-               : f(1, Team{id - first, count - first, &barrier[1]});
-  } else {
-    for (int d = 0; d < D; d++) f(d, Team{id, count, &barrier[0]});
+inline __attribute__((always_inline)) void side_by_side(i64 n, const Team& all, Barrier* barrier,
+                                                        F f) {
+  for (i64 k = 0; k < n; k++) {
+    if (all.count < n) {
+      if (k % all.count == all.id) f(k, Team{0, 1, nullptr});
+    } else {
+      const Share team = share(all.count, k, n);
+      if (all.id >= team.begin && all.id < team.end)
+        f(k, Team{all.id - int(team.begin), int(team.end - team.begin), &barrier[k]});
+    }
   }
 }
 
-// Which rows and which panels a worker takes. With enough rows the batch is split and the workers
-// never meet between steps; rows are dealt in turn (b = id, id + count, ...), so that a batch that
-// shrinks stays balanced. With few rows the hidden units are split and the workers meet at every
-// step.
+// Rows of the batch: first, first + step, ... below end.
+struct Rows {
+  i64 first, step, end;
+  i64 operator[](i64 k) const { return first + k * step; }
+  // How many of them take part while `active` sequences do.
+  i64 among(i64 active) const { return ceil_div(larger(0, smaller(active, end) - first), step); }
+  // A worker's part. Where all lengths are equal, one piece: neighbours' rows do not meet in a
+  // cache. Else they are dealt in turn, so that a batch that shrinks stays balanced.
+  Rows part(const Team& team, bool equal_lengths) const {
+    if (!equal_lengths) return {first + team.id * step, step * team.count, end};
+    const Share s = team.of(among(end));
+    return {(*this)[s.begin], step, smaller(end, (*this)[s.end])};
+  }
+};
+
+// Which rows and which panels a worker takes. By batch: rows of its own and all panels, and the
+// workers never meet between steps. By units: all rows and panels of its own, and they meet at
+// every step; for few rows, and for weights so large that each worker had better read a part of
+// them.
 struct Split {
   bool by_batch;
-  i64 first_row, row_step;
-  Split(const Team& team, i64 B)
-      : by_batch(team.count == 1 || B >= 2 * team.count),
-        first_row(by_batch ? team.id : 0),
-        row_step(by_batch ? team.count : 1) {}
-  i64 rows(i64 active) const {
-    return active > first_row ? ceil_div(active - first_row, row_step) : 0;
-  }
-  i64 row(i64 k) const { return first_row + k * row_step; }
+  Rows rows;
+  Split(const Team& team, const Rows& all, bool equal_lengths, bool large)
+      : by_batch(team.count == 1 || (!large && all.among(all.end) >= 2 * team.count)),
+        rows(by_batch ? all.part(team, equal_lengths) : all) {}
   Share panels(const Team& team, i64 n) const { return by_batch ? Share{0, n} : team.of(n); }
   void meet(const Team& team) const {
     if (!by_batch) team.meet();

@@ -308,6 +308,13 @@ def test_wide_layers(isa: str) -> None:
     check(Problem(T=2, B=13, I=100, H=300, P=130, D=2, dtype=torch.float64, threads=2))
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_large_weights(isa: str, threads: int) -> None:
+    """Weights so large that their units are split, and rows are not dealt into groups."""
+    check(Problem(T=7, B=9, I=330, H=345, threads=threads))
+    check(Problem(lengths=(9, 8, 8, 5, 5, 4, 2, 1, 1), I=40, H=345, P=330, threads=threads))
+
+
 @pytest.mark.parametrize("cell", ["lstm", "rnn", "peephole", "coupled"])
 def test_bits_do_not_depend_on_threads(isa: str, cell: str) -> None:
     problems = (  # each with work enough to be shared by five
@@ -320,6 +327,9 @@ def test_bits_do_not_depend_on_threads(isa: str, cell: str) -> None:
             P=None if cell == "rnn" else 40,
             cell=cell,
         ),
+        # By their weights: units split forward and in a group; units split, one group.
+        Problem(T=4, B=17, I=150, H=330, cell=cell),
+        Problem(lengths=(5, 5, 4, 4, 4, 2, 2, 2, 1), I=300, H=345, cell=cell),
     )
     for p in problems:
         given = make(p)

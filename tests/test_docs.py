@@ -138,7 +138,13 @@ def test_equations_are_numbered_in_order() -> None:
 def test_code_that_the_mathematics_names_is_there() -> None:
     page = (ROOT / "docs" / "math.md").read_text()
     named = re.findall(r"`(\w+)`", page.split("## Where each stands")[1].split("## ")[0])
-    files = ("core/forward.h", "core/backward.h", "core/pointwise.h", "src/gatewise/reference.py")
+    files = (
+        "core/forward.h",
+        "core/backward.h",
+        "core/gradients.h",
+        "core/pointwise.h",
+        "src/gatewise/reference.py",
+    )
     code = "".join((ROOT / file).read_text() for file in files)
     assert named
     for name in named:

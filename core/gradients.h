@@ -1,0 +1,137 @@
+// What is made of a chunk's gate gradients while they are in the cache: d_x = d_z W_ih, and the
+// weight gradients, sums over its tokens of d_z times [x, h(t-1), 1]. Equations (11) to (14) of
+// docs/math.md. Every sum over tokens is one chain, so its bits do not depend on who adds it up.
+#pragma once
+#include "group.h"
+
+namespace gatewise::GATEWISE_ISA {
+
+inline constexpr i64 INPUT_ROWS = 96;  // tokens of d_x done at once
+inline constexpr i64 PANEL_GROUP = 4;  // panels of d_z that stay in L2 while the columns pass
+
+template <class T>
+struct Gradients {
+  static constexpr int L = LANES<T>;
+  const Group<T>& g;
+  const Chunk& c;
+  const GroupSpace<T>& ws = g.ws;
+  const Dims& dims = g.dims;
+  const Units<T>& u = g.u;
+  const i64 columns = dims.I + dims.P + 1;
+
+  // Each worker may use what the others wrote only behind the next meeting.
+  void all(bool first) const {
+    turn_columns();
+    g.team.meet();
+    if (g.call.d_x.data) input_gradient();
+    weight_gradient(first);
+    if (ws.d_peep) peephole_gradient();
+    g.team.meet();
+  }
+
+  // [x, h(t-1), 1] of the tokens as columns; with a projection also d_out, and the hidden state as
+  // lines.
+  void turn_columns() const {
+    const Share mine = g.team.of(ceil_div(c.tokens, L));
+    i64 step = c.begin;
+    for (i64 k = mine.begin; k < mine.end; k++) {
+      const i64 first = k * L;
+      const int count = int(smaller(L, c.tokens - first));
+      const T *x[L], *h[L], *d_out[L];
+      g.tokens(c, first, first + count, step, [&](i64 at, i64 t, i64 b) {
+        x[at - first] = g.call.x.at(g.seq, t, b);
+        h[at - first] = g.hidden_before(t, b);
+        if (!ws.d_out) return;
+        d_out[at - first] = ws.d_out + at * dims.P;
+        hidden_line(t, b, at);
+      });
+      pack_columns(x, count, dims.I, ws.turned, ws.length, first);
+      pack_columns(h, count, dims.P, ws.turned + dims.I * ws.length, ws.length, first);
+      store(ws.turned + (dims.I + dims.P) * ws.length + first, set1(T(1)));
+      if (ws.d_out) pack_columns(d_out, count, dims.P, ws.d_out_turned, ws.length, first);
+    }
+  }
+
+  // hidden = o * out(c), again from the tape, as a line of the panels over H.
+  void hidden_line(i64 t, i64 b, i64 at) const {
+    const Axis<T>& hidden = g.all.hidden;
+    for (i64 n = 0; n < hidden.padded; n += L) {
+      const int valid = int(larger(0, smaller(L, dims.H - n)));
+      Vec<T> h = load(g.slot(t, b, g.cell.slot_c()) + n, valid);
+      if (g.cell.out == Act::tanh) h = tanh<T>(h);
+      if (g.cell.slot_o() >= 0) h = h * load(g.slot(t, b, g.cell.slot_o()) + n, valid);
+      const i64 p = n / (i64(hidden.vectors) * L);
+      store(hidden_panel(p, at) + (n - hidden.first(p)), h);
+    }
+  }
+  T* hidden_panel(i64 p, i64 at) const {
+    const Axis<T>& hidden = g.all.hidden;
+    return ws.hidden_lines + hidden.first(p) * c.tokens + at * hidden.width(p) * L;
+  }
+
+  // d_x = d_z W_ih for my share of the tokens.
+  void input_gradient() const {
+    alignas(64) T block[INPUT_ROWS * NV * L];
+    const Axis<T>& input = g.all.input;
+    const Share mine = g.team.of(c.tokens);
+    i64 step = c.begin;
+    for (i64 first = mine.begin; first < mine.end; first += INPUT_ROWS) {
+      const i64 count = smaller(INPUT_ROWS, mine.end - first), started = step;
+      for (i64 p = 0; p < input.panels; p++) {
+        const i64 W = i64(input.width(p)) * L, n = smaller(W, dims.I - input.first(p));
+        g.gate_product(g.all.Wx, input, p, 1, count, first, 1, {block, W}, [](i64, i64) {});
+        step = started;
+        g.tokens(c, first, first + count, step, [&](i64 at, i64 t, i64 b) {
+          T* to = g.all.other_d_x ? g.all.other_d_x + (g.seq.token(t) + b) * dims.I
+                                  : g.call.d_x.at(g.seq, t, b);
+          __builtin_memcpy(to + input.first(p), block + (at - first) * W, size_t(n) * sizeof(T));
+        });
+      }
+    }
+  }
+
+  // lines (+)= sum over tokens of columns[k][token] * panel[token], for a share of the columns in
+  // tiles of MR.
+  void token_sums(const T* column, i64 count, const T* panel, int width, T* lines, bool first,
+                  Share mine) const {
+    const i64 begin = smaller(count, mine.begin * MR), end = smaller(count, mine.end * MR);
+    if (begin == end) return;
+    const Lines<T> out{lines + begin * width * L, i64(width) * L};
+    product<T>(end - begin, width, {{{column + begin * ws.length, ws.length}, panel, c.tokens}},
+               first ? Lines<T>{} : out, out);
+  }
+
+  void weight_gradient(bool first) const {
+    const Share mine = g.team.of(ceil_div(columns, MR));
+    for (i64 group = 0; group < u.J; group += PANEL_GROUP)
+      for (i64 k = mine.begin; k < mine.end; k++)
+        for (i64 j = group; j < smaller(u.J, group + PANEL_GROUP); j++)
+          token_sums(ws.turned, columns, g.d_z(j, 0), u.vectors, ws.d_W + j * columns * u.W, first,
+                     {k, k + 1});
+    for (i64 p = 0; ws.d_out && p < g.all.hidden.panels; p++)
+      token_sums(ws.d_out_turned, dims.P, hidden_panel(p, 0), g.all.hidden.width(p),
+                 ws.d_Wr + g.all.hidden.first(p) * dims.P, first, g.team.of(ceil_div(dims.P, MR)));
+  }
+
+  // Sums over tokens of d_z times the cell state that the gate looked at.
+  void peephole_gradient() const {
+    const int slot[3] = {g.cell.slot_i(), g.cell.slot_f(), g.cell.slot_o()};
+    const Share mine = g.team.of(u.J);
+    for (i64 j = mine.begin; j < mine.end; j++) {
+      i64 step = c.begin;
+      g.tokens(c, 0, c.tokens, step, [&](i64 at, i64 t, i64 b) {
+        const T *now = g.slot(t, b, g.cell.slot_c()), *before = g.cell_before(t, b);
+        for (int k = 0; k < 3; k++) {
+          const T* seen = k == 2 ? now : before;
+          if (slot[k] < 0 || !seen) continue;
+          for (i64 n = j * u.U; n < smaller(dims.H, (j + 1) * u.U); n++) {
+            const i64 lane = n - j * u.U, q = lane / L;
+            ws.d_peep[k * dims.H + n] += g.d_z(j, at)[(q * u.G + slot[k]) * L + lane % L] * seen[n];
+          }
+        }
+      });
+    }
+  }
+};
+
+}  // namespace gatewise::GATEWISE_ISA
