@@ -310,7 +310,7 @@ class Layers(Recurrent):
         h_n, c_n = [], []
         for k in range(L):
             h, c = (None if s is None else s[k * D : (k + 1) * D] for s in (h0, c0))
-            run = self._run_layer(k, x, h, c, batch_sizes)
+            run = self._run_layer(k, x, h, c, self._weights(k), batch_sizes)
             x = run.output
             if self.training and self.dropout and k + 1 < L:
                 x = nn.functional.dropout(x, self.dropout)
@@ -321,21 +321,10 @@ class Layers(Recurrent):
         last_h = torch.cat(h_n)
         return x, last_h, torch.cat(c_n) if self.cell.has_cell_state else last_h
 
-    def _run_layer(
-        self,
-        k: int,
-        x: Tensor,
-        h0: Tensor | None,
-        c0: Tensor | None,
-        batch_sizes: Tensor | None,
-        keep_tape: bool = False,
-    ) -> ops.LayerResult:
-        """Layer k alone. Every computation of this module passes here, so tracing wraps this."""
+    def _run_layer(self, k: int, *given: Any, **watched: Any) -> ops.LayerResult:
+        """Layer k alone, by ``ops.layer``. Every computation passes here: a watch stands here."""
         checks.checkpoint(self.checkpoint)
-        return ops.layer(
-            self.cell, x, h0, c0, self._weights(k), batch_sizes,
-            keep_tape=keep_tape, checkpoint=self.checkpoint,
-        )  # fmt: skip
+        return ops.layer(self.cell, *given, checkpoint=self.checkpoint, **watched)
 
     def trace(self, x: Tensor | PackedSequence, hx: State | None = None) -> Trace:
         """Run once and return every gate, cell and hidden state of every step as a ``Trace``.

@@ -53,7 +53,7 @@ class Traces(Mapping[str, Trace]):
     """
 
     def __init__(self, keep: int | None, max_bytes: int | None) -> None:
-        self._keep, self._max_bytes = keep, max_bytes
+        self._keep, self.max_bytes = keep, max_bytes
         self._batchings = _batchings()
         self._kept: dict[str, deque[Trace | CellRun]] = {}
 
@@ -67,10 +67,11 @@ class Traces(Mapping[str, Trace]):
         return sum(trace.nbytes for kept in self._kept.values() for trace in kept)
 
     def __getitem__(self, name: str) -> Trace:
-        if name not in list(self):
+        kept = self._kept.get(name)
+        if not kept:
             known = ", ".join(map(repr, self)) or "nothing, for no layer has run yet"
             raise KeyError(f"{name!r}: no run has this name; recorded: {known}")
-        return _as_trace(self._kept[name][-1])
+        return _as_trace(kept[-1])
 
     def __iter__(self) -> Iterator[str]:
         return (name for name, kept in self._kept.items() if kept)
@@ -93,9 +94,9 @@ class Traces(Mapping[str, Trace]):
 
     def _check_room(self, name: str, coming: int) -> None:
         total = self.nbytes + coming
-        if self._max_bytes is not None and total > self._max_bytes:
+        if self.max_bytes is not None and total > self.max_bytes:
             raise ArgumentError(
-                f"max_bytes: expected at most {self._max_bytes:,} bytes of trace, got {total:,} "
+                f"max_bytes: expected at most {self.max_bytes:,} bytes of trace, got {total:,} "
                 f"with this run of layer {name!r}; trace fewer layers (names=) or runs (keep=), "
                 "shorten the input, or raise max_bytes"
             )

@@ -53,7 +53,7 @@ class LayerRecord:
 
     Args:
         x: (T, B, I) or (N, I), what the layer read.
-        h0, c0: (D, B, P), (D, B, H), where it began.
+        h0, c0: (D, B, P), (D, B, H), where it began; None for zeros (``Trace.began`` has both).
         output: (T, B, D*P) or (N, D*P), what it gave to the layer above.
         h_n, c_n: (D, B, P), (D, B, H), where it ended.
         tape: (D, T, B, S, H) or (D, N, S, H), the values of ``cell.slots`` at every step.
@@ -65,8 +65,8 @@ class LayerRecord:
     """
 
     x: Array
-    h0: Array
-    c0: Array
+    h0: Array | None
+    c0: Array | None
     output: Array
     h_n: Array
     c_n: Array
@@ -188,12 +188,22 @@ class Trace(Fields):
 
     def before(self, k: int, d: int, name: str) -> Array:
         """The state ("h" or "c") before each step of a lane, as the kernel laid it out."""
-        record, now = self.records[k], self._lane(k, d, name)
-        first = (record.h0 if name == "h" else record.c0)[d]
+        now, first = self._lane(k, d, name), self.began(k, name)[d]
         if self.packing is not None:
             return self.packing.before(now, first, reverse=d == 1)
         parts = [now[1:], first[None]] if d == 1 else [first[None], now[:-1]]
         return library(now).concatenate(parts)
+
+    def began(self, k: int, name: str) -> Array:
+        """The state before the first step of layer k: (D, B, P) for "h", (D, B, H) for "c".
+
+        In a cell without a cell state both are h. As the kernel laid it out: of packed input the
+        longest sequence comes first.
+        """
+        record = self.records[k]
+        of_h = name == "h" or not self.cell.has_cell_state
+        first, last = (record.h0, record.h_n) if of_h else (record.c0, record.c_n)
+        return library(last).zeros_like(last) if first is None else first
 
     def _z(self, k: int, d: int) -> Array:
         kept = self.records[k].z
@@ -239,7 +249,7 @@ class Trace(Fields):
     def keep_z(self) -> None:
         """Compute z now, so that it can be asked for when the weights have moved on."""
         for k, record in enumerate(self.records):
-            record.z = [self._z(k, d) for d in range(self.num_directions)]
+            record.z = record.z or [self._z(k, d) for d in range(self.num_directions)]
 
     @property
     def x(self) -> Array:
@@ -349,8 +359,8 @@ class Trace(Fields):
         grad = (record.grad.tape, record.grad.h)
         return LayerRecord(
             x=as_numpy(record.x).copy(),
-            h0=as_numpy(record.h0).copy(),
-            c0=as_numpy(record.c0).copy(),
+            h0=as_numpy(self.began(k, "h")).copy(),
+            c0=as_numpy(self.began(k, "c")).copy(),
             output=as_numpy(record.output),
             h_n=as_numpy(record.h_n),
             c_n=as_numpy(record.c_n),

@@ -131,9 +131,9 @@ class Watch:
             return
         trace = Trace(self.module.cell, tuple(self.records), self.packing)
         self.records = []
-        if any(z for _, _, z in self.recorders):
-            trace.keep_z()
-        for name, traces, _ in self.recorders:
+        for name, traces, z in self.recorders:
+            if z:
+                trace.keep_z()
             traces._end(name, trace)
 
     hear_begin, hear_end = _in_plain_sight(begin), _in_plain_sight(end)
@@ -145,29 +145,24 @@ class Watch:
         x: Tensor,
         h0: Tensor | None,
         c0: Tensor | None,
+        weights: Sequence[Weights],
         batch_sizes: Tensor | None,
-        keep_tape: bool = False,
     ) -> LayerResult:
-        """Layer k, in place of the module's own."""
-        cell: CellSpec = self.module.cell
-        weights: list[Weights] = self.module._weights(k)
-        D, (rows, P) = len(weights), weights[0].W_hh.shape
-        H = rows // len(cell.gates)
-        B = x.shape[1] if batch_sizes is None else int(batch_sizes[0])
-        coming = D * x.shape[:-1].numel() * (len(cell.slots) * H + P) * x.element_size()
+        """Layer k, run by the module in full sight."""
         for name, traces, _ in self.recorders:
-            traces._check_room(name, coming + sum(record.nbytes for record in self.records))
-
+            if traces.max_bytes is not None:
+                kept = sum(record.nbytes for record in self.records)
+                traces._check_room(name, kept + _coming(self.module.cell, x, weights))
         sink = GradSink() if self.recorders else None
-        patched = any(layer == k for group in self.patches for layer, _, _ in group)
-        result = ops.layer(
-            cell, x, h0, c0, weights, batch_sizes,
-            keep_tape=keep_tape or sink is not None,
+        patched = self.patches and any(k == layer for p in self.patches for layer, _, _ in p)
+        result: LayerResult = type(self.module)._run_layer(
+            self.module, k, x, h0, c0, weights, batch_sizes,
+            keep_tape=sink is not None,
             sink=sink if torch.is_grad_enabled() else None,
-            taps=[partial(self._tap, k, d) for d in range(D)] if patched else None,
+            taps=[partial(self._tap, k, d) for d in range(len(weights))] if patched else None,
         )  # fmt: skip
         if sink is not None:
-            self.records.append(_record(cell, x, h0, c0, weights, result, sink, B))
+            self.records.append(_record(x, h0, c0, weights, result, sink))
         return result
 
     def _tap(self, k: int, d: int, name: str, value: Tensor, t: int = 0) -> Tensor:
@@ -215,16 +210,15 @@ class CellWatch(Watch):
             x, h, c = (None if t is None else t.unsqueeze(0) for t in (x, h, c))  # type: ignore[assignment]
         checks.cell_fits(x, h, c, w.W_ih, module.input_size, module.hidden_size)
         runs = [traces._run_after(name, h, c) for name, traces, _ in self.recorders]
-        coming = x.shape[0] * (len(cell.slots) + 1) * module.hidden_size * x.element_size()
         for name, traces, _ in self.recorders:
-            traces._check_room(name, coming)
+            traces._check_room(name, _coming(cell, x, (w,)))
 
         x, h, c = (None if t is None else t.unsqueeze(0) for t in (x, h, c))  # type: ignore[assignment]
         sink = GradSink()
         result = ops.layer(
             cell, x, h, c, (w,), keep_tape=True, sink=sink if torch.is_grad_enabled() else None
         )
-        record = _record(cell, x, h, c, [w], result, sink, x.shape[1])
+        record = _record(x, h, c, (w,), result, sink)
         if any(z for _, _, z in self.recorders):
             Trace(cell, (record,)).keep_z()
         for run, (name, traces, _) in zip(runs, self.recorders, strict=True):
@@ -306,25 +300,26 @@ def _is(given: Tensor, made: Tensor) -> bool:
     return any(torch.equal(given, made.to(short).to(made.dtype)) for short in shorts)
 
 
+def _coming(cell: CellSpec, x: Tensor, weights: Sequence[Weights]) -> int:
+    """Bytes of tape and output that the run of one layer, x (..., I), will leave."""
+    rows, P = weights[0].W_hh.shape
+    each = len(cell.slots) * (rows // len(cell.gates)) + P
+    return len(weights) * x.shape[:-1].numel() * each * x.element_size()
+
+
 def _record(
-    cell: CellSpec,
     x: Tensor,
     h0: Tensor | None,
     c0: Tensor | None,
     weights: Sequence[Weights],
     result: LayerResult,
     sink: GradSink,
-    B: int,
 ) -> LayerRecord:
-    """What a run of one layer left, with zeros where it began from none."""
-    D, (rows, P) = len(weights), weights[0].W_hh.shape
-    h0 = x.new_zeros(D, B, P) if h0 is None else h0
-    if not cell.has_cell_state:
-        c0 = h0
-    elif c0 is None:
-        c0 = x.new_zeros(D, B, rows // len(cell.gates))
-    named = [{n: w for n, w in lane._asdict().items() if w is not None} for lane in weights]
-    given = [w for lane in named for w in lane.values()]
-    frozen = any(w.is_inference() for w in given)
-    versions = None if frozen else [w._version for w in given]
+    """What a run of one layer left."""
+    fields = Weights._fields
+    named = [{n: w for n, w in zip(fields, lane, strict=True) if w is not None} for lane in weights]
+    try:
+        versions = [w._version for lane in named for w in lane.values()]
+    except RuntimeError:  # tensors of inference mode keep no count
+        versions = None
     return LayerRecord(x, h0, c0, *result, named, sink, versions)

@@ -210,7 +210,7 @@ def _lanes(
     trace: Trace, k: int, d: int, chosen: list[int], lengths: list[int], blocks: Blocks
 ) -> list[dict[str, Any]]:
     """One direction of one layer over each sequence: blocks by name, or what fills them."""
-    cell, record, packing = trace.cell, trace.records[k], trace.packing
+    cell, packing = trace.cell, trace.packing
     view, grad = trace.layer(k)[d], trace.grad
     value = {name: view.field(name) for name in FIELDS}
     slope = None if grad is None else {name: grad.layer(k)[d].field(name) for name in FIELDS}
@@ -232,8 +232,8 @@ def _lanes(
             "grad": None
             if slope is None
             else {n: blocks.add(v[steps, b]) for n, v in slope.items() if n not in welded},
-            "h0": blocks.add(record.h0[d, column]),
-            "c0": blocks.add(record.c0[d, column]),
+            "h0": blocks.add(trace.began(k, "h")[d, column]),
+            "c0": blocks.add(trace.began(k, "c")[d, column]),
             "h_n": blocks.add(trace.h_n[at, b]),
             "c_n": blocks.add(trace.c_n[at, b]) if cell.has_cell_state else None,
             "memory": [_json(m) for m in memory(keep)] if cell.has_cell_state else None,
