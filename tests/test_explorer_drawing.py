@@ -249,6 +249,24 @@ def test_print_shows_all_five_moments_in_light(opened) -> None:
     assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
+def test_what_is_not_a_number_says_so(opened) -> None:
+    layer, x = gatewise.LSTM(3, 4), torch.zeros(6, 1, 3)
+    x[2] = float("nan")
+    tab = opened(layer.trace(x), at="#t=4&moment=2", tokens="abcdef")
+    assert "not a number" in tab.locator("#moment-write .plain").text_content()
+    assert "not a number" in tab.locator("#unit-lead").text_content()
+    assert tab.locator("#moment-write .valve-curve").count() == 2
+    assert tab.locator("#moment-write .valve-dot").count() == 0
+    tab.evaluate("modules['main.js'].set({ t: 1 })")
+    settle(tab)
+    assert tab.locator("#moment-write .valve-dot").count() == 2
+
+
+def test_one_of_a_kind_is_counted_as_one(opened) -> None:
+    tab = opened(gatewise.LSTM(1, 1).trace(torch.zeros(1, 1, 1)))
+    assert tab.locator("#what").text_content() == "LSTM · 1 layer · 1 unit · 1 step"
+
+
 def test_tokens_cannot_become_markup(opened) -> None:
     evil = ["</script><script>window.hit=1</script>", "<img src=x onerror=window.hit=1>", "<b>", ""]
     tab = opened(traced(gatewise.LSTM(4, 6), T=4), tokens=evil, title="<i onclick=x>")

@@ -45,7 +45,7 @@ export function exact(v) {
   return String(Number(v.toPrecision(9)));
 }
 
-const percent = (v) => `${Math.round(100 * v)} %`;
+const percent = (v) => `${Math.round(100 * v)}\u00a0%`;
 
 // A symbol with its step: c at t, c at t - 1.
 const sym = (name, step = "t") => `<var>${name}</var><sub>${step}</sub>`;
@@ -60,6 +60,7 @@ const applied = (activation, inside) =>
   marks[activation] === "" ? inside : `<span class="fn">${marks[activation]}</span>(${inside})`;
 
 function openness(v) {
+  if (Number.isNaN(v)) return "not a number";
   if (v >= 0.9) return "wide open";
   if (v >= 0.65) return "mostly open";
   if (v >= 0.35) return "half open";

@@ -16,7 +16,8 @@ function node(parent, tag, attributes = {}, text = null) {
 
 // Where things stand.
 const Y = { cell: 82, tanh: 158, read: 238, write: 182, gate: 330, bus: 424, x: 486 };
-const X = { left: 34, join: 124, f: 210, i: 334, g: 440, plus: 387, o: 552, tap: 648, right: 776 };
+const X = { left: 34, join: 118, f: 196, i: 322, g: 440, plus: 381, o: 558, tap: 658, right: 776 };
+const GATE = { width: 110, height: 54 };
 const marks = { sigmoid: "σ", tanh: "tanh", relu: "relu", identity: "" };
 const titles = { i: "input", f: "forget", g: "candidate", o: "output" };
 
@@ -58,7 +59,7 @@ function wires(cell, projected) {
     list.push(
       ["peep", `M158 ${Y.cell}V284H${X.f - 26}V${Y.gate - 27}`, "join", false],
       ["peep", `M${X.f - 26} 284H${X.i - 28}V${Y.gate - 27}`, "join", false],
-      ["peepO", `M580 ${Y.cell}V${Y.gate - 27}`, "join read", false],
+      ["peepO", `M${X.o + 28} ${Y.cell}V${Y.gate - 27}`, "join read", false],
     );
   }
   return list;
@@ -129,10 +130,10 @@ export function diagram(host, cell, reverse, projected) {
       class: ghost ? "gate ghost" : "gate",
     });
     const box = node(group, "rect", {
-      x: X[gate] - 48,
-      y: Y.gate - 27,
-      width: 96,
-      height: 54,
+      x: X[gate] - GATE.width / 2,
+      y: Y.gate - GATE.height / 2,
+      width: GATE.width,
+      height: GATE.height,
       rx: 9,
     });
     const label = node(
@@ -169,10 +170,10 @@ export function diagram(host, cell, reverse, projected) {
       }),
     });
   };
-  number("cBefore", 142, Y.cell - 16, "forget", "middle", !state);
+  number("cBefore", 138, Y.cell - 16, "forget", "middle", !state);
   number("kept", (X.f + X.plus) / 2, Y.cell - 16, "forget update", "middle", !state);
   number("c", (X.plus + X.tap) / 2, Y.cell - 16, "update read", "middle");
-  number("f", X.f + 10, 232, "forget", "start", !has("f"));
+  number("f", X.f + 10, 206, "forget", "start", !has("f"));
   number("i", X.i - 10, 246, "write", "end", !has("i"));
   number("g", X.g + 10, 246, "write");
   number("written", X.plus + 12, 140, "write update");

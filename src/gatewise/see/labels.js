@@ -7,6 +7,17 @@ import { el } from "./paint.js";
 
 const $ = (id) => document.getElementById(id);
 
+const count = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
+
+// What a unit's memory length means: null is none, by its last forget gate for one of two reasons.
+function memoryNote(memory, last) {
+  if (memory !== null)
+    return `Left alone, its memory fades to 37\u00a0% in ${show(memory)} steps (−1 / mean log f). `;
+  return Number.isNaN(last)
+    ? "Its forget gate is not a number at every step. "
+    : "Its forget gate never closes: what it holds stays. ";
+}
+
 // Draws everything that is text about the state; `remember` is told when it has come to rest.
 export function labels(app, remember) {
   const { page } = app;
@@ -18,10 +29,10 @@ export function labels(app, remember) {
     const unit = `unit ${s.unit}`;
     $("what").textContent = [
       page.meta.models.map((one) => one.name).join(" beside "),
-      `${size.L} ${size.L === 1 ? "layer" : "layers"}`,
-      `${size.H} units${size.D === 2 ? " each way" : ""}`,
-      ...(size.P === size.H ? [] : [`${size.P} outputs`]),
-      `${T} steps`,
+      count(size.L, "layer"),
+      count(size.H, "unit") + (size.D === 2 ? " each way" : ""),
+      ...(size.P === size.H ? [] : [count(size.P, "output")]),
+      count(T, "step"),
     ].join(" · ");
     $("where").replaceChildren("step ", el("b", {}, String(s.t)), ` of ${T}`);
     $("lead").textContent = cell.has_cell_state
@@ -30,12 +41,9 @@ export function labels(app, remember) {
     $("cell-title").textContent = `One step of the ${name}`;
     $("unit-title").textContent = `Unit ${s.unit} over time`;
     const memory = here.memory === null ? undefined : here.memory[s.unit];
+    const last = at(page, s, "f", s.dir === 1 ? 0 : T - 1, s.unit);
     $("unit-lead").textContent =
-      (memory === undefined
-        ? ""
-        : memory === null
-          ? "Its forget gate never closes: what it holds stays. "
-          : `Left alone, its memory fades to 37 % in ${show(memory)} steps (−1 / mean log f). `) +
+      (memory === undefined ? "" : memoryNote(memory, last)) +
       (s.grad ? "The curves show the gradient of the loss." : "");
     $("text-title").textContent =
       `The text, coloured by ${s.grad ? "the gradient of " : ""}${names[s.field]} ${s.field} of ${app.rowName()} ${app.row()}`;

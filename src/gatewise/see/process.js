@@ -29,10 +29,15 @@ function valve(activation, z, value, fill) {
   for (let k = -60; k <= 60; k++)
     d += `${k === -60 ? "M" : "L"}${x(k / 10).toFixed(1)} ${y(activations[activation](k / 10)).toFixed(1)}`;
   add("path", { d, class: "valve-curve" });
+  if (Number.isNaN(z)) return svg; // there is no such point
   add("path", { d: `M${x(z)} ${y(0)}V${y(value)}`, class: "valve-drop" });
   add("circle", { cx: x(z), cy: y(value), r: 5.5, class: "valve-dot" }).style.fill = fill;
   return svg;
 }
+
+// The largest magnitude of those that are numbers, and no less than `least`.
+const peak = (values, least) =>
+  values.reduce((most, v) => (Number.isFinite(v) ? Math.max(most, Math.abs(v)) : most), least);
 
 export function process(host, app) {
   const stepper = el("div", {
@@ -91,7 +96,7 @@ export function process(host, app) {
 
   function contributions(terms, s, p, heading) {
     const { top, others, rest } = largest(terms, 5);
-    const limit = Math.max(...top.map((term) => Math.abs(term.part)), Math.abs(rest), 1e-9);
+    const limit = peak([...top.map((term) => term.part), rest], 1e-9);
     const rows = top.map((term) => ({
       label: label(term, s, p),
       value: term.part,
@@ -171,7 +176,7 @@ export function process(host, app) {
       role: "img",
       ariaLabel: `${name}: ${values.length} numbers`,
     });
-    const limit = Math.max(1, ...values.slice(0, 64).map(Math.abs));
+    const limit = peak(values.slice(0, 64), 1);
     const row = el("span", { className: "strip-cells" });
     for (let k = 0; k < Math.min(64, values.length); k++) {
       const cell = el("i", { title: `${name}[${k}] = ${show(values[k])}` });
@@ -221,11 +226,8 @@ export function process(host, app) {
           panel.append(math);
         }
         if (moment.bars.length > 0) {
-          const most = Math.max(
-            ...moment.bars.map((b) => Math.abs((b.from ?? 0) + b.value)),
-            ...moment.bars.map((b) => Math.abs(b.value)),
-            0.05,
-          );
+          const ends = moment.bars.flatMap((b) => [(b.from ?? 0) + b.value, b.value]);
+          const most = peak(ends, 0.05);
           panel.append(
             bars(
               moment.bars.map((b) => ({ ...b, markup: b.label })),

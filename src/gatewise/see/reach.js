@@ -190,8 +190,8 @@ export function reaching(host, app) {
           steps === 0
             ? ` has its gradient at one step only: in this direction nothing later reads what came before.`
             : whole
-              ? ` still has ${top > 0 ? Number(((100 * first) / top).toPrecision(2)) : 0} % of its largest gradient at the step it read first, ${steps} steps before.`
-              : ` has less than 1 % of its largest gradient more than ${steps} ${steps === 1 ? "step" : "steps"} before it.`,
+              ? ` still has ${top > 0 ? Number(((100 * first) / top).toPrecision(2)) : 0}\u00a0% of its largest gradient at the step it read first, ${steps} steps before.`
+              : ` has less than 1\u00a0% of its largest gradient more than ${steps} ${steps === 1 ? "step" : "steps"} before it.`,
         );
         item.style.setProperty("--mark", inks[m]);
         item.dataset.steps = steps;
