@@ -20,6 +20,15 @@ namespace {
 // From here on a second worker is worth its wake-up: that is for the general calls.
 constexpr double kMostWork = 4e6;  // floating-point operations
 
+// torch's own classes of tensors: any other is its own affair, and torch's dispatcher's.
+bool is_plain(nb::handle tensor) {
+  static PyObject* const classes[] = {
+      nb::object(nb::module_::import_("torch").attr("Tensor")).release().ptr(),
+      nb::object(nb::module_::import_("torch.nn").attr("Parameter")).release().ptr()};
+  const auto* cls = reinterpret_cast<PyObject*>(Py_TYPE(tensor.ptr()));
+  return cls == classes[0] || cls == classes[1];
+}
+
 // The arrays of a step: x (B, I), h and c (B, H), six weights, the last two None but for peepholes.
 struct Step {
   const int cell;
@@ -31,9 +40,12 @@ struct Step {
 
   Step(const std::string& name, nb::handle object, const nb::tuple& weights)
       : cell(cell_index(name)), row(CELLS[cell].cell) {
+    for (nb::handle w : weights) refuse_subclass(w);
+    refuse_subclass(object);
     table = Arrays::exchange(Py_TYPE(object.ptr()));
     if (!table || !table->to_python) fail_type("x: expected a torch tensor");
     x = arrays.read(object, "x");
+    if (x.ndim == 2) refuse_lazy(object, x.shape[1]);
     const Array W_hh = weights.size() == 6 ? arrays.read(weights[1], "W_hh") : Array{};
     if (x.ndim != 2 || W_hh.ndim != 2) fail("expected x (B, I) and W_hh (G*H, H)");
     const i64 B = x.shape[0], I = x.shape[1], H = W_hh.shape[1];
@@ -43,6 +55,19 @@ struct Step {
     if (2.0 * double(B) * row.gates() * double(H) * double(I + H) > kMostWork)
       fail("too large: expected a step that one worker does alone");
     dims = {1, B, I, H, H, 1, B};
+  }
+
+  // Gradients are for small steps alone.
+  void refuse_large() const {
+    if (!is_small(dims, row.gates())) fail("too large: expected a small step");
+    if (row.peephole) fail("expected a cell without peepholes");
+  }
+
+  // A part of a conjugate is a view with a mark: its numbers in memory have the other sign. It has
+  // gaps where there is more than one number, which the arrays of a step have not.
+  static void refuse_lazy(nb::handle object, i64 size) {
+    if (size == 1 && !object.is_none() && nb::cast<bool>(object.attr("is_neg")()))
+      fail("expected no lazy negative");
   }
 
   template <class T, template <class> class Call>
@@ -56,9 +81,18 @@ struct Step {
     auto& dir = call.direction[0];
     dir.w = read_weights(r, weights, dims, cell);
     if (dir.w.W_hr) fail("W_hr: expected None");
+    for (nb::handle state : {h, c}) {
+      refuse_subclass(state);
+      refuse_lazy(state, dims.H);
+    }
     dir.h0 = r.input(h, "h", {B, H});
     dir.c0 = r.input(c, "c", {B, H});
     return call;
+  }
+
+ private:
+  static void refuse_subclass(nb::handle object) {
+    if (!object.is_none() && !is_plain(object)) fail_type("expected a torch.Tensor, no subclass");
   }
 };
 
@@ -100,6 +134,7 @@ class Result {
 
 template <class T>
 nb::tuple forward(Step& s, nb::handle h, nb::handle c, nb::handle weights, bool keep_tape) {
+  if (keep_tape) s.refuse_large();
   Reader<T> r(s.arrays);
   auto call = s.call<T, ForwardCall>(r, h, c, weights);
   const auto [_, B, I, H, P, D, N] = s.dims;
@@ -118,9 +153,11 @@ nb::tuple forward(Step& s, nb::handle h, nb::handle c, nb::handle weights, bool 
   return nb::make_tuple(h_n.give(s), c_n.give(s), tape.give(s));
 }
 
+// The gradients of the weights are added to sums: d_W_ih, d_W_hh, d_b, each may be None.
 template <class T>
 nb::tuple backward(Step& s, nb::tuple wanted, nb::handle h, nb::handle c, nb::handle weights,
-                   nb::handle tape, nb::handle d_h_n, nb::handle d_c_n) {
+                   nb::handle tape, nb::handle d_h_n, nb::handle d_c_n, nb::tuple sums) {
+  s.refuse_large();
   Reader<T> r(s.arrays);
   auto call = s.call<T, BackwardCall>(r, h, c, weights);
   const auto [_, B, I, H, P, D, N] = s.dims;
@@ -128,25 +165,23 @@ nb::tuple backward(Step& s, nb::tuple wanted, nb::handle h, nb::handle c, nb::ha
   constexpr int bytes = sizeof(T);
   auto& dir = call.direction[0];
   dir.tape = r.input(tape, "tape", {{"B", B}, {"S", S}, {"H", H}}, true);
+  for (nb::handle d : {d_h_n, d_c_n}) s.refuse_lazy(d, H);
   dir.d_h_n = r.input(d_h_n, "d_h_n", {{"B", B}, {"H", H}});
   dir.d_c_n = r.input(d_c_n, "d_c_n", {{"B", B}, {"H", H}});
-  if (wanted.size() != 9) fail("wanted: expected nine");
+  if (wanted.size() != 3 || sums.size() != 3) fail("wanted and sums: expected three");
   const auto want = [&](int k) { return wanted[std::size_t(k)].ptr() == Py_True; };
   Result d_x(want(0), bytes, B, I), d_h(want(1) && dir.h0, bytes, B, H),
-      d_c(want(2) && dir.c0, bytes, B, H), d_W_ih(want(3), bytes, rows, I),
-      d_W_hh(want(4), bytes, rows, H), d_b(want(5) || want(6), bytes, rows),
-      d_peep(want(8) && dir.w.peep, bytes, i64(3), H);
+      d_c(want(2) && dir.c0, bytes, B, H);
   call.d_x = {d_x.as<T>(), 0, I};
   dir.d_h0 = d_h.as<T>(), dir.d_c0 = d_c.as<T>();
-  dir.d_W_ih = d_W_ih.as<T>(), dir.d_W_hh = d_W_hh.as<T>(), dir.d_b = d_b.as<T>();
-  dir.d_peep = d_peep.as<T>();
+  call.add = true;
+  dir.d_W_ih = r.output(sums[0], "d_W_ih", {{"G*H", rows}, {"I", I}});
+  dir.d_W_hh = r.output(sums[1], "d_W_hh", {{"G*H", rows}, {"H", H}});
+  dir.d_b = r.output(sums[2], "d_b", {{"G*H", rows}});
   Workspace space(kernels<T>().backward_bytes(call, 1));
   call.workspace = space.data();
   run(call, kernels<T>().backward);
-  const nb::object bias = d_b.give(s);  // one gradient for the two of them
-  return nb::make_tuple(d_x.give(s), d_h.give(s), d_c.give(s), d_W_ih.give(s), d_W_hh.give(s),
-                        want(5) ? bias : nb::none(), want(6) ? bias : nb::none(), nb::none(),
-                        d_peep.give(s));
+  return nb::make_tuple(d_x.give(s), d_h.give(s), d_c.give(s));
 }
 
 nb::tuple step(const std::string& cell, nb::handle x, nb::handle h, nb::handle c, nb::tuple weights,
@@ -158,10 +193,10 @@ nb::tuple step(const std::string& cell, nb::handle x, nb::handle h, nb::handle c
 
 nb::tuple step_gradient(const std::string& cell, nb::tuple wanted, nb::handle x, nb::handle h,
                         nb::handle c, nb::tuple weights, nb::handle tape, nb::handle d_h_n,
-                        nb::handle d_c_n) {
+                        nb::handle d_c_n, nb::tuple sums) {
   Step s(cell, x, weights);
-  return s.x.bytes == 4 ? backward<float>(s, wanted, h, c, weights, tape, d_h_n, d_c_n)
-                        : backward<double>(s, wanted, h, c, weights, tape, d_h_n, d_c_n);
+  return s.x.bytes == 4 ? backward<float>(s, wanted, h, c, weights, tape, d_h_n, d_c_n, sums)
+                        : backward<double>(s, wanted, h, c, weights, tape, d_h_n, d_c_n, sums);
 }
 
 }  // namespace
@@ -171,9 +206,11 @@ void bind_step(nb::module_& m) {
       "step", step, "cell"_a, "x"_a, "h"_a.none(), "c"_a.none(), "weights"_a, "keep_tape"_a,
       "One step of a small layer of one direction, on torch tensors: (h, c or None, tape or None)."
       " What does not fit, is not contiguous or is too large raises TypeError or ValueError.");
-  m.def("step_gradient", step_gradient, "cell"_a, "wanted"_a, "x"_a, "h"_a.none(), "c"_a.none(),
-        "weights"_a, "tape"_a, "d_h_n"_a.none(), "d_c_n"_a.none(),
-        "The gradients by x, h, c and the weights: nine, None where they are not wanted.");
+  m.def(
+      "step_gradient", step_gradient, "cell"_a, "wanted"_a, "x"_a, "h"_a.none(), "c"_a.none(),
+      "weights"_a, "tape"_a, "d_h_n"_a.none(), "d_c_n"_a.none(), "sums"_a,
+      "The gradients by x, h and c, where they are wanted; those of the weights are added to sums:"
+      " d_W_ih, d_W_hh, d_b, or None.");
 }
 
 }  // namespace gatewise

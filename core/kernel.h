@@ -7,6 +7,14 @@
 
 namespace gatewise {
 
+inline constexpr i64 SMALL_ROWS = 32;               // most sequences of a small step
+inline constexpr i64 SMALL_WEIGHTS = i64(1) << 18;  // most numbers in its weights: they fit in L2
+
+// Whether a layer of G gates, without projection, is one small step: small.h runs it.
+constexpr bool is_small(const Dims& d, int G) {
+  return d.T == 1 && d.D == 1 && d.B <= SMALL_ROWS && G * d.H * (d.I + d.P) <= SMALL_WEIGHTS;
+}
+
 // Read. Contiguous; null where the layer has none.
 template <class T>
 struct Weights {
@@ -46,6 +54,7 @@ struct BackwardCall {
   Dims dims;
   Sequence sequence;
   int cell;
+  bool add;  // to d_W_ih, d_W_hh and d_b, instead of overwriting them; small steps only (small.h)
   View<const T> x;
   View<T> d_x;  // written; data null: not wanted
   struct Direction {

@@ -16,15 +16,9 @@
 
 namespace gatewise::GATEWISE_ISA {
 
-inline constexpr i64 SMALL_ROWS = 32;               // most sequences
-inline constexpr i64 SMALL_WEIGHTS = i64(1) << 18;  // most numbers in the weights: they fit in L2
-
 template <class Call>
 bool is_small(const Call& call) {
-  const Dims& d = call.dims;
-  const i64 weights = CELLS[call.cell].cell.gates() * d.H * (d.I + d.P);
-  return d.T == 1 && d.D == 1 && d.B <= SMALL_ROWS && weights <= SMALL_WEIGHTS &&
-         !call.direction[0].w.W_hr;
+  return is_small(call.dims, CELLS[call.cell].cell.gates()) && !call.direction[0].w.W_hr;
 }
 
 template <class T>
@@ -75,21 +69,33 @@ void small_forward(const ForwardCall<T>& call, Carver& carver) {
   for (i64 b = 0; b < B; b++) __builtin_memcpy(dir.h_n + b * H, y[b], size_t(H) * sizeof(T));
 }
 
-// out[r][n] = sum over k of a[r][k] * b[k][n], for n in `last` lanes of the last of the vectors.
+// A matrix as it lies, or turned: number (r, k) stands at data + r * row + k * column.
+template <class T>
+struct Matrix {
+  const T* data;
+  i64 row, column;
+  const T* at(i64 r, i64 k) const { return data + r * row + k * column; }
+};
+
+// out[r][n] = sum over k of a(r, k) * b[k][n], for n in `last` lanes of the last of the vectors; or
+// that much more (`add`).
 template <class T, int rows, int vectors, bool whole>
-GATEWISE_INLINE void sum_of_lines(Lines<const T> a, i64 length, Lines<const T> b, int last,
-                                  Lines<T> out) {
+GATEWISE_INLINE void sum_of_lines(Matrix<T> a, i64 length, Lines<const T> b, int last, Lines<T> out,
+                                  bool add) {
   constexpr int L = LANES<T>;
   Vec<T> acc[rows][vectors];
 #pragma GCC unroll 8
   for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
-    for (int v = 0; v < vectors; v++) acc[r][v] = set1(T(0));
+    for (int v = 0; v < vectors; v++) {
+      const T* from = out[r] + v * L;
+      acc[r][v] = !add ? set1(T(0)) : whole || v + 1 < vectors ? load(from) : load(from, last);
+    }
   for (i64 k = 0; k < length; k++) {
     const T* line = b[k];
     Vec<T> x[rows];
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; r++) x[r] = set1(a[r][k]);
+    for (int r = 0; r < rows; r++) x[r] = set1(*a.at(r, k));
 #pragma GCC unroll 8
     for (int v = 0; v < vectors; v++) {
       const Vec<T> w = whole || v + 1 < vectors ? load(line + v * L) : load(line + v * L, last);
@@ -106,36 +112,52 @@ GATEWISE_INLINE void sum_of_lines(Lines<const T> a, i64 length, Lines<const T> b
 }
 
 template <class T, int rows, int vectors>
-__attribute__((noinline)) void lines_tile(Lines<const T> a, i64 length, Lines<const T> b, int last,
-                                          Lines<T> out) {
-  last == LANES<T> ? sum_of_lines<T, rows, vectors, true>(a, length, b, last, out)
-                   : sum_of_lines<T, rows, vectors, false>(a, length, b, last, out);
+__attribute__((noinline)) void lines_tile(Matrix<T> a, i64 length, Lines<const T> b, int last,
+                                          Lines<T> out, bool add) {
+  last == LANES<T> ? sum_of_lines<T, rows, vectors, true>(a, length, b, last, out, add)
+                   : sum_of_lines<T, rows, vectors, false>(a, length, b, last, out, add);
 }
 
-// out (rows, width) = a (rows, length) b (length, width).
 template <class T>
-void lines_product(i64 rows, i64 width, Lines<const T> a, i64 length, Lines<const T> b,
-                   Lines<T> out) {
-  constexpr int L = LANES<T>, R = 3;  // 3 x 4 accumulators fit any register file
-  using Tile = void (*)(Lines<const T>, i64, Lines<const T>, int, Lines<T>);
-  constexpr Tile tiles[R][NV] = {
-      {lines_tile<T, 1, 1>, lines_tile<T, 1, 2>, lines_tile<T, 1, 3>, lines_tile<T, 1, 4>},
-      {lines_tile<T, 2, 1>, lines_tile<T, 2, 2>, lines_tile<T, 2, 3>, lines_tile<T, 2, 4>},
-      {lines_tile<T, 3, 1>, lines_tile<T, 3, 2>, lines_tile<T, 3, 3>, lines_tile<T, 3, 4>}};
+using LinesTile = void (*)(Matrix<T>, i64, Lines<const T>, int, Lines<T>, bool);
+
+template <class T, int rows>
+inline constexpr LinesTile<T> LINES_OF[NV] = {lines_tile<T, rows, 1>, lines_tile<T, rows, 2>,
+                                              lines_tile<T, rows, 3>, lines_tile<T, rows, 4>};
+
+// [rows - 1][vectors - 1]
+template <class T>
+inline constexpr const LinesTile<T>* LINES_TILES[6] = {LINES_OF<T, 1>,
+                                                       LINES_OF<T, 2>,
+                                                       LINES_OF<T, 3>,
+                                                       LINES_OF<T, smaller(4, MR)>,
+                                                       LINES_OF<T, smaller(5, MR)>,
+                                                       LINES_OF<T, MR>};
+
+// out (rows, width) = a (rows, length) b (length, width), or more by that.
+template <class T>
+void lines_product(i64 rows, i64 width, Matrix<T> a, i64 length, Lines<const T> b, Lines<T> out,
+                   bool add = false) {
+  constexpr int L = LANES<T>;
   for (i64 n = 0; n < width;) {
     const i64 left = ceil_div(width - n, L);
     if (rows == 1 && left >= 8) {  // one row: twice the chains in flight
       const i64 end = smaller(width, n + 8 * L);
-      lines_tile<T, 1, 8>(a, length, b.right(n), int(end - n - 7 * L), out.right(n));
+      lines_tile<T, 1, 8>(a, length, b.right(n), int(end - n - 7 * L), out.right(n), add);
       n = end;
       continue;
     }
     const int vectors = int(smaller(NV, left));
     const i64 end = smaller(width, n + vectors * L);
     const int last = int(end - n - (vectors - 1) * L);
-    for (i64 r = 0; r < rows; r += R)
-      tiles[smaller(R, rows - r) - 1][vectors - 1](a.from(r), length, b.right(n), last,
-                                                   out.from(r).right(n));
+    i64 first = 0;
+    for (i64 left = ceil_div(rows, MR); left > 0; left--) {  // balanced, as in tile.h
+      const i64 count = ceil_div(rows - first, left);
+      const Matrix<T> these{a.at(first, 0), a.row, a.column};
+      LINES_TILES<T>[count - 1][vectors - 1](these, length, b.right(n), last,
+                                             out.from(first).right(n), add);
+      first += count;
+    }
     n = end;
   }
 }
@@ -143,11 +165,11 @@ void lines_product(i64 rows, i64 width, Lines<const T> a, i64 length, Lines<cons
 template <class T>
 struct SmallSpace {
   Units<T> u;
-  i64 R, padded;        // G*H; H in whole vectors
-  T *d_h, *d_c;         // (B, padded), (B, H)
-  T* panels;            // [J][B][W]: d_z as the cell writes it
-  T *d_z, *d_z_turned;  // (B, R), (R, B)
-  T *zeros, *ones;
+  i64 R, padded;  // G*H; H in whole vectors
+  T *d_h, *d_c;   // (B, padded), (B, H)
+  T* panels;      // [J][B][W]: d_z as the cell writes it
+  T* d_z;         // (B, R)
+  T* zeros;
 
   SmallSpace(const BackwardCall<T>& call, Carver& carver)
       : u(call.dims.H, CELLS[call.cell].cell.gates()),
@@ -158,15 +180,14 @@ struct SmallSpace {
     d_c = carver.take<T>(B * u.H);
     panels = carver.take<T>(u.K * B);
     d_z = carver.take<T>(B * R);
-    d_z_turned = B == 1 ? d_z : carver.take<T>(R * B);
     zeros = carver.take<T>(larger(padded, u.H));
-    ones = carver.take<T>(B);
   }
 };
 
 template <class T>
 struct SmallBackward {
   static constexpr int L = LANES<T>;
+  static constexpr T one = T(1);
   const BackwardCall<T>& call;
   const typename BackwardCall<T>::Direction& dir;
   const Pointwise<T> cell;
@@ -188,15 +209,17 @@ struct SmallBackward {
   void run() const {
     start();
     gates();
-    const Lines<const T> d_z{ws.d_z, ws.R}, turned{ws.d_z_turned, B}, x = lines(call.x);
+    const Matrix<T> d_z{ws.d_z, ws.R, 1}, turned{ws.d_z, 1, ws.R};
+    const Lines<const T> x = lines(call.x);
     const Lines<const T> h = dir.h0 ? Lines<const T>{dir.h0, H} : Lines<const T>{ws.zeros, 0};
+    const bool add = call.add;
     if (call.d_x.data)
-      lines_product<T>(B, I, d_z, ws.R, Lines<const T>{dir.w.W_ih, I},
+      lines_product<T>(B, I, d_z, ws.R, {dir.w.W_ih, I},
                        {call.d_x.at(call.sequence, 0, 0), call.d_x.row});
-    if (dir.d_h0) lines_product<T>(B, H, d_z, ws.R, Lines<const T>{dir.w.W_hh, H}, {dir.d_h0, H});
-    if (dir.d_W_ih) lines_product<T>(ws.R, I, turned, B, x, {dir.d_W_ih, I});
-    if (dir.d_W_hh) lines_product<T>(ws.R, H, turned, B, h, {dir.d_W_hh, H});
-    if (dir.d_b) lines_product<T>(1, ws.R, Lines<const T>{ws.ones, 0}, B, d_z, {dir.d_b, 0});
+    if (dir.d_h0) lines_product<T>(B, H, d_z, ws.R, {dir.w.W_hh, H}, {dir.d_h0, H});
+    if (dir.d_W_ih) lines_product<T>(ws.R, I, turned, B, x, {dir.d_W_ih, I}, add);
+    if (dir.d_W_hh) lines_product<T>(ws.R, H, turned, B, h, {dir.d_W_hh, H}, add);
+    if (dir.d_b) lines_product<T>(1, ws.R, {&one, 0, 0}, B, {ws.d_z, ws.R}, {dir.d_b, 0}, add);
     if (dir.d_peep) peepholes();
     if (dir.d_c0) __builtin_memcpy(dir.d_c0, ws.d_c, size_t(B * H) * sizeof(T));
   }
@@ -205,7 +228,6 @@ struct SmallBackward {
 
   void start() const {
     for (i64 b = 0; b < B; b++) {
-      ws.ones[b] = T(1);
       for (i64 n = 0; n < ws.padded; n++)
         ws.d_h[b * ws.padded + n] = dir.d_h_n && n < H ? dir.d_h_n[b * H + n] : T(0);
       for (i64 n = 0; n < H; n++) ws.d_c[b * H + n] = dir.d_c_n ? dir.d_c_n[b * H + n] : T(0);
@@ -218,7 +240,7 @@ struct SmallBackward {
             ws.d_h[b * ws.padded + n] + (dir.d_y.data ? lines(dir.d_y)[b][n] : T(0));
   }
 
-  // The cell, backwards; then d_z as a matrix and its transpose.
+  // The cell, backwards; then d_z as a matrix.
   void gates() const {
     const auto of_cell = dir.d_tape || dir.g_tape ? cell.backward_watched : cell.backward;
     for (i64 j = 0; j < u.J; j++) {
@@ -245,8 +267,6 @@ struct SmallBackward {
             n == L ? store(to, d) : store(to, d, n);
           }
     }
-    for (i64 r = 0; B > 1 && r < ws.R; r++)
-      for (i64 b = 0; b < B; b++) ws.d_z_turned[r * B + b] = ws.d_z[b * ws.R + r];
   }
 
   // Sums over tokens of d_z times the cell state that the gate looked at.

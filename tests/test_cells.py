@@ -64,7 +64,7 @@ def test_values_and_gradients_are_the_pages(thin, name, cls, more, bias, B) -> N
             assert torch.allclose(a, b, atol=1e-13)
         again = torch.autograd.grad(loss, used)
         assert all(map(torch.equal, found, again)), "the first backward spoiled what it saved"
-    assert all(thin)
+    assert set(thin) == {B <= 32}, "a step with a gradient is thin where it is small"
 
 
 def test_in_inference_it_is_the_same(thin) -> None:

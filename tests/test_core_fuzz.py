@@ -118,8 +118,9 @@ def calls(draw: Any) -> tuple[str, tuple[Any, ...]]:
     elif name == "step":
         args = (cell, new(B, I), new(B, H), new(B, H), lane, True)
     elif name == "step_gradient":
-        args = (cell, (True,) * 9, new(B, I), new(B, H), new(B, H), lane, new(B, S, H), new(B, H),
-                new(B, H))  # fmt: skip
+        sums = new(rows, I), new(rows, H), new(rows)
+        args = (cell, (True,) * 3, new(B, I), new(B, H), new(B, H), lane, new(B, S, H), new(B, H),
+                new(B, H), sums)  # fmt: skip
     else:
         args = (new(T), new(T), new(T))
     fitting = leaves(args)

@@ -12,9 +12,9 @@ def step(cell: str, x: object, h: object | None, c: object | None, weights: tupl
     One step of a small layer of one direction, on torch tensors: (h, c or None, tape or None). What does not fit, is not contiguous or is too large raises TypeError or ValueError.
     """
 
-def step_gradient(cell: str, wanted: tuple[Any, ...], x: object, h: object | None, c: object | None, weights: tuple[Any, ...], tape: object, d_h_n: object | None, d_c_n: object | None) -> tuple[Any, ...]:
+def step_gradient(cell: str, wanted: tuple[Any, ...], x: object, h: object | None, c: object | None, weights: tuple[Any, ...], tape: object, d_h_n: object | None, d_c_n: object | None, sums: tuple[Any, ...]) -> tuple[Any, ...]:
     """
-    The gradients by x, h, c and the weights: nine, None where they are not wanted.
+    The gradients by x, h and c, where they are wanted; those of the weights are added to sums: d_W_ih, d_W_hh, d_b, or None.
     """
 
 class Stream:

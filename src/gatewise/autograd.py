@@ -29,16 +29,6 @@ def layer(cell: CellSpec, sink: GradSink | None, *flat: Tensor | None) -> Tensor
     return results
 
 
-def step(cell: CellSpec, *flat: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """One step that a reverse-mode derivative may be taken of: x, h, c, *weights -> h, c.
-
-    Raises:
-        ValueError, TypeError: as ``native.step``.
-    """
-    results: tuple[Tensor, Tensor | None] = apply(Step, cell, *flat)
-    return results
-
-
 def apply(function: type[Function], *args: Any) -> Any:
     """``function.apply``, without its 10 us of book-keeping for torch.func where that is idle."""
     if torch._C._are_functorch_transforms_active():
@@ -67,7 +57,10 @@ def new_vmap(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
 
     @wraps(backward)
     def either(ctx: Any, *d_results: Tensor | None) -> Gradients:
-        if not any(d is not None and is_old(d) for d in d_results):
+        for d in d_results:  # half the time of any(), and a step pays for it
+            if d is not None and is_old(d):
+                break
+        else:
             return backward(ctx, *d_results)
         level = torch._C._vmapmode_increment_nesting() - 1
         torch._C._vmapmode_decrement_nesting()
@@ -175,36 +168,6 @@ class LayerGradient(Function):
             any(wanted[4:]),
             args,
         )
-
-
-class Step(Function):
-    """x, h, c, *weights -> h, c: a layer of one step, without its axes T and D."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, cell: CellSpec, x: Tensor, h: Any, c: Any, *weights: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        h_n, c_n, tape = native.step(cell, True, x, h, c, weights)
-        ctx.cell = cell
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, h, c, *weights, h_n, tape)
-        return h_n, c_n
-
-    @staticmethod
-    @new_vmap
-    def backward(ctx: Any, d_h: Tensor | None, d_c: Tensor | None) -> Gradients:
-        *flat, h_n, tape = ctx.saved_tensors
-        x, h, c, *_ = flat
-        wanted = ctx.needs_input_grad[1:]
-        if not (torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()):
-            return None, *native.step_gradient(ctx.cell, wanted, flat, tape, d_h, d_c)
-        states = (None if t is None else t.unsqueeze(0) for t in (h, c, h_n, d_h, d_c))
-        h, c, y, d_h, d_c = states
-        of_layer = wanted[0], False, *wanted[1:]
-        args = x.unsqueeze(0), None, h, c, *flat[3:], y, tape[None, None], None, d_h, d_c, None
-        found = iter(apply(LayerGradient, ctx.cell, of_layer, None, *args))
-        grads = [next(found) if want else None for want in wanted]
-        return None, *(None if d is None else d.squeeze(0) for d in grads[:3]), *grads[3:]
 
 
 def remember_layer(ctx: Any, cell: CellSpec, flat: Flat, output: Tensors) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
@@ -11,6 +13,7 @@ from gatewise.errors import ArgumentError
 from gatewise.lstm import FIELDS, Recurrent, row_of
 from gatewise.reference import Weights
 from gatewise.spec import CELLS, CellSpec
+from gatewise.stepping import Memo
 
 _LSTM = CELLS["lstm"]
 
@@ -38,6 +41,7 @@ class Cell(Recurrent):
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.bias = bias
+        self._memo = Memo()
         rows = gates * hidden_size
         shapes = ((rows, input_size), (rows, hidden_size), (rows,), (rows,))
         for name, shape in zip(FIELDS, shapes, strict=False):
@@ -45,6 +49,11 @@ class Cell(Recurrent):
             empty = None if absent else torch.empty(shape, device=device, dtype=dtype)
             self.register_parameter(name, None if empty is None else nn.Parameter(empty))
         self.reset_parameters()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a state of this module or of torch's."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._memo = Memo()
 
     def extra_repr(self) -> str:
         shown = f"{self.input_size}, {self.hidden_size}"
@@ -60,7 +69,7 @@ class Cell(Recurrent):
         except KeyError:  # a parametrization keeps it elsewhere
             pass
         else:
-            quick = ops.step(cell, x, h, c, weights) if isinstance(x, Tensor) else None
+            quick = ops.step(cell, self._memo, x, h, c, weights)
             if quick is not None:
                 return quick
         w = Weights(*map(self._weight, FIELDS[:4]))

@@ -252,13 +252,29 @@ def step(
 
 
 def step_gradient(
-    cell: CellSpec, wanted: Sequence[bool], flat: Flat, tape: Tensor, d_h_n: Any, d_c_n: Any
+    cell: CellSpec,
+    wanted: tuple[bool, ...],
+    x: Tensor,
+    h: Tensor | None,
+    c: Tensor | None,
+    weights: tuple[Tensor | None, ...],
+    tape: Tensor,
+    d_h_n: Tensor | None,
+    d_c_n: Tensor | None,
+    sums: tuple[Tensor | None, ...],
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of ``step`` by flat, which is x, h, c, *weights; None where not wanted."""
-    x, h, c, *weights = flat
-    found: tuple[Tensor | None, ...] = _core.step_gradient(
-        cell.name, tuple(wanted), x, h, c, tuple(weights), tape, _dense(d_h_n), _dense(d_c_n)
-    )
+    """The gradients of ``step`` by x, h and c.
+
+    Args:
+        wanted: for each of x, h, c, whether its gradient is.
+        sums: what d_W_ih, d_W_hh and d_b (one for both biases) are added to, or None.
+    """
+    args = cell.name, wanted, x, h, c, weights, tape
+    found: tuple[Tensor | None, ...]
+    try:
+        found = _core.step_gradient(*args, d_h_n, d_c_n, sums)
+    except (TypeError, ValueError, RuntimeError):  # before anything is done
+        found = _core.step_gradient(*args, _dense(d_h_n), _dense(d_c_n), sums)
     return found
 
 

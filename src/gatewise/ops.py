@@ -4,6 +4,7 @@
 
     operators      compiled, exported, fake or meta tensors     one node of the graph
     autograd       somebody may want a derivative               an autograd.Function
+    stepping       the same, of one small step                  another
     checkpointing  the gradient alone, in little memory         another
     native         nobody does                                  the core at once
     formulas       a device, dtype or cell without a kernel     the page; says so once
@@ -20,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gatewise import autograd, checkpointing, formulas, native, operators
+from gatewise import autograd, checkpointing, formulas, native, operators, stepping
 from gatewise.errors import DTypeError
 from gatewise.native import Flat, GradSink, Results
 from gatewise.reference import Weights
@@ -102,34 +103,40 @@ def layer(
 
 
 def step(
-    cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None, weights: Sequence[Tensor | None]
+    cell: CellSpec,
+    memo: stepping.Memo,
+    x: Tensor,
+    h: Tensor | None,
+    c: Tensor | None,
+    weights: Sequence[Tensor | None],
 ) -> tuple[Tensor, Tensor] | None:
     """One step of a small layer, in as few calls as can be: h and c, or h twice where there is no
     cell state; None where ``layer`` has to do it, since something is not plain or does not fit.
 
     Args:
+        memo: the module's own.
         x: (B, I).
         h, c: (B, H), or None for zeros.
         weights: the fields of ``reference.Weights``.
     """
-    flat = (x, h, c, *weights)
     if (
         torch.compiler.is_compiling()
-        or not _PLAIN.issuperset(map(type, flat))
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._is_any_autocast_enabled()
         or autograd.may_be_forward()
-        or x.is_neg()
-        or (h is not None and h.is_neg())
-        or (c is not None and c.is_neg())
     ):
         return None
     try:
-        if torch.is_grad_enabled() and _any_requires_grad(flat):
-            h_n, c_n = autograd.step(cell, *flat)
+        if torch.is_grad_enabled() and _any_requires_grad((x, h, c, *weights)):
+            h_n, c_n = stepping.step(cell, memo, x, h, c, weights)
         else:
             h_n, c_n, _ = native.step(cell, False, x, h, c, weights)
-    except (TypeError, ValueError, RuntimeError):  # what does not fit, for the checks to say
+    except (
+        AttributeError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ):  # for the checks to say what it is
         return None
     return h_n, h_n if c_n is None else c_n
 

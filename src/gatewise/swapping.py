@@ -17,7 +17,7 @@ from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizat
 
 from gatewise.cells import LSTMCell, RNNCell
 from gatewise.errors import ArgumentError
-from gatewise.lstm import LSTM, RNN, Layers, Recurrent
+from gatewise.lstm import LSTM, RNN, Recurrent
 
 OURS: dict[type[nn.Module], type[Recurrent]] = {
     nn.LSTM: LSTM,
@@ -181,8 +181,7 @@ def _become(module: nn.Module, ours: type[Recurrent]) -> None:
         members = {k: v for k, v in vars(type(module)).items() if not _WRITTEN.fullmatch(k)}
         ours = type(f"Parametrized{ours.__name__}", (ours,), members)
     module.__class__ = ours
-    if isinstance(module, Layers):
-        module.__setstate__(vars(module))
+    module.__setstate__(vars(module))
 
 
 def _show(cls: type) -> str:

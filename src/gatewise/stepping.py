@@ -1,0 +1,193 @@
+"""The eager route of one small step: a cell in a loop, under ``torch.autograd.Function``.
+
+The weights of all steps are one node of the graph, ``Joint``. In a backward pass each step adds its
+part of their gradients to sums that belong to the pass, in the core; when all have, the node hands
+the sums on. Left to autograd, every step would make a gradient of every weight and autograd would
+add it to the others, which costs more than the step.
+
+Nothing is kept of what the weights hold: every step reads them. What is kept is which tensors they
+are, and that is compared at every step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from gatewise import autograd, native
+from gatewise.autograd import Gradients, apply, new_vmap
+from gatewise.native import Flat
+from gatewise.spec import CellSpec
+
+Sums = tuple[Tensor | None, Tensor | None, Tensor | None]
+"""Of the gradients of W_ih, W_hh and each of the two biases."""
+
+_CHANGED = (
+    "one of the variables needed for gradient computation has been modified by an inplace "
+    "operation: a weight of a cell, between its step and the gradient of that step"
+)
+
+
+class Joint:
+    """The weights of steps as one node of the graph, until anything about them changes."""
+
+    __slots__ = ("dtype", "known", "node", "stand_in", "sums", "weights")
+
+    def __init__(self, weights: Flat) -> None:
+        self.weights = tuple(weights)
+        self.known = [(t, t._version, t.requires_grad) for t in weights if t is not None]
+        self.dtype = self.known[0][0].dtype  # that of all, or no step is taken
+        self.sums: dict[int, Sums] = {}
+        self.stand_in: Any = None
+        if any(wanted for *_, wanted in self.known):
+            self.stand_in = apply(StandIn, self.sums, *weights[:4])
+            self.node: Any = self.stand_in.grad_fn
+
+    def fits(self, weights: Flat) -> bool:
+        """Whether these are the tensors it was made of, as they were."""
+        for t, mine in zip(weights, self.weights, strict=True):
+            if t is not mine:
+                return False
+        for t, version, wanted in self.known:
+            if t._version != version or t.requires_grad is not wanted:
+                return False
+        return self.known[0][0].dtype is self.dtype
+
+    def refuse_changed(self) -> None:
+        """torch's own words for a weight that changed between a step and its gradient."""
+        for t, version, _ in self.known:
+            if t._version != version:
+                raise RuntimeError(_CHANGED)
+
+    def sums_of_pass(self) -> Sums:
+        """Those of the backward pass that runs, or None for each if it has no use for them."""
+        this_pass = torch._C._current_graph_task_id()
+        found = self.sums.get(this_pass)
+        if found is None:
+            if self.stand_in is None or not torch._C._will_engine_execute_node(self.node):
+                return None, None, None
+            W_ih, W_hh, b_ih, b_hh = (
+                None if t is None or not t.requires_grad else torch.zeros_like(t)
+                for t in self.weights[:4]
+            )
+            found = self.sums[this_pass] = (W_ih, W_hh, b_hh if b_ih is None else b_ih)
+        return found
+
+
+class Memo:
+    """Where a module keeps the Joint of its last step."""
+
+    __slots__ = ("joint",)
+
+    def __init__(self) -> None:
+        self.joint: Joint | None = None
+
+    def of(self, weights: Flat) -> Joint:
+        joint = self.joint
+        if joint is None or not joint.fits(weights):
+            joint = Joint(weights)
+            if all(t is None or t.is_leaf for t in weights):  # others hold a graph of their own
+                self.joint = joint
+        return joint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy of a module, or one that is read from a file, begins with an empty one."""
+        return Memo, ()
+
+
+def step(
+    cell: CellSpec, memo: Memo, x: Tensor, h: Tensor | None, c: Tensor | None, weights: Flat
+) -> tuple[Tensor, Tensor | None]:
+    """One step that a reverse-mode derivative may be taken of: h and c.
+
+    Raises:
+        ValueError, TypeError: as ``native.step``.
+    """
+    joint = memo.of(weights)
+    results: tuple[Tensor, Tensor | None] = apply(Step, cell, joint, x, h, c, joint.stand_in)
+    return results
+
+
+class StandIn(Function):
+    """W_ih, W_hh, b_ih, b_hh -> one tensor for all that want a gradient: its size, no numbers."""
+
+    @staticmethod
+    def forward(ctx: Any, sums: dict[int, Sums], *weights: Tensor | None) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.sums = sums
+        ctx.shapes = [t.shape for t in weights if t is not None and t.requires_grad]
+        W_hh = weights[native.W_HH]
+        assert W_hh is not None
+        return W_hh.new_zeros(()).expand(sum(shape.numel() for shape in ctx.shapes))
+
+    @staticmethod
+    @new_vmap
+    def backward(ctx: Any, d: Tensor | None) -> Gradients:
+        sums = ctx.sums.pop(torch._C._current_graph_task_id(), None)
+        wanted = ctx.needs_input_grad[1:]
+        grads: list[Tensor | None] = [None] * 4
+        if sums is not None:
+            both = wanted[2] and wanted[3]  # one sum for two
+            d_W_ih, d_W_hh, d_b = sums
+            grads = [d_W_ih, d_W_hh, d_b, d_b.clone() if both else d_b]
+        if d is not None:
+            parts = iter(d.split([shape.numel() for shape in ctx.shapes]))
+            shapes = iter(ctx.shapes)
+            for k in range(4):
+                if wanted[k]:
+                    part, so_far = next(parts).view(next(shapes)), grads[k]
+                    grads[k] = part if so_far is None else so_far + part
+        return None, *(t if want else None for t, want in zip(grads, wanted, strict=True))
+
+
+class Step(Function):
+    """x, h, c and the weights' stand-in -> h, c: a layer of one step, without its axes T and D."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, cell: CellSpec, joint: Joint, x: Tensor, h: Any, c: Any, _: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        h_n, c_n, tape = native.step(cell, True, x, h, c, joint.weights)
+        ctx.cell, ctx.joint = cell, joint
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, h, c, tape)
+        return h_n, c_n
+
+    @staticmethod
+    @new_vmap
+    def backward(ctx: Any, d_h: Tensor | None, d_c: Tensor | None) -> Gradients:
+        x, h, c, tape = ctx.saved_tensors
+        cell, joint = ctx.cell, ctx.joint
+        joint.refuse_changed()
+        wanted = ctx.needs_input_grad[2:5]
+        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+            return None, None, *_differentiable(cell, joint, wanted, x, h, c, tape, d_h, d_c)
+        flat = x, h, c, joint.weights
+        found = native.step_gradient(cell, wanted, *flat, tape, d_h, d_c, joint.sums_of_pass())
+        return None, None, *found, None
+
+
+def _differentiable(
+    cell: CellSpec,
+    joint: Joint,
+    wanted: tuple[bool, ...],
+    x: Tensor,
+    h: Tensor | None,
+    c: Tensor | None,
+    tape: Tensor,
+    d_h: Tensor | None,
+    d_c: Tensor | None,
+) -> Gradients:
+    """The gradients by x, h, c and the stand-in, as those of a layer, which have derivatives."""
+    h_n = native.step(cell, False, x, h, c, joint.weights)[0]
+    h, c, y, d_h, d_c = (None if t is None else t.unsqueeze(0) for t in (h, c, h_n, d_h, d_c))
+    args = x[None], None, h, c, *joint.weights, y, tape[None, None], None, d_h, d_c, None
+    of_weights = [t is not None and t.requires_grad for t in joint.weights]
+    of_layer = wanted[0], False, *wanted[1:], *of_weights
+    found = list(autograd.gradient(cell, of_layer, None, *args))
+    states = (None if t is None else t.squeeze(0) for t in (found[0], *found[2:4]))
+    flat = [t.flatten() for t in found[4:] if t is not None]
+    return *states, torch.cat(flat) if flat else None

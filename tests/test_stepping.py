@@ -1,0 +1,198 @@
+"""The weights of many steps as one node: gradients are summed once, and never those of before."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import gatewise
+
+F64 = torch.float64
+
+
+def twins(I: int = 4, H: int = 9, dtype: torch.dtype = F64) -> tuple[Any, Any]:
+    ours, theirs = gatewise.LSTMCell(I, H, dtype=dtype), torch.nn.LSTMCell(I, H, dtype=dtype)
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+def loop(cell: Any, x: Tensor) -> Tensor:
+    h, c = x.new_zeros(2, x.shape[1], cell.hidden_size)
+    for x_t in x:
+        h, c = cell(x_t, (h, c))
+    return (h * c).sum()
+
+
+def grads(cell: Any, x: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loop(cell, x), [p for p in cell.parameters() if p.requires_grad])
+
+
+def assert_close(found: Any, wanted: Any) -> None:
+    for a, b in zip(found, wanted, strict=True):
+        assert a.dtype == b.dtype
+        assert torch.allclose(a, b, atol=1e-13 if a.dtype == F64 else 1e-5)
+
+
+def test_the_sums_are_gone_after_the_pass() -> None:
+    cell, _ = twins()
+    loop(cell, torch.randn(3, 2, 4, dtype=F64)).backward()
+    assert cell._memo.joint.sums == {}
+
+
+def test_each_pass_has_sums_of_its_own() -> None:
+    ours, theirs = twins()
+    x = torch.randn(5, 3, 4, dtype=F64)
+    loss, want = loop(ours, x), loop(theirs, x)
+    for factor in (1.0, 3.0):
+        (factor * loss).backward(retain_graph=True)
+        (factor * want).backward(retain_graph=True)
+    loop(ours, x[:2]).backward()  # another graph, the same node
+    loop(theirs, x[:2]).backward()
+    assert_close([p.grad for p in ours.parameters()], [p.grad for p in theirs.parameters()])
+    assert ours.bias_ih.grad.data_ptr() != ours.bias_hh.grad.data_ptr(), "one buffer for two"
+
+
+def test_a_pass_inside_a_pass() -> None:
+    """As reentrant checkpointing does: a backward pass that runs others over the same cell."""
+    ours, theirs = twins()
+    found = []
+    for cell in (ours, theirs):
+        x = torch.randn(4, 2, 4, dtype=F64, generator=torch.Generator().manual_seed(1))
+
+        def run(x: Tensor, cell: Any = cell) -> Tensor:
+            return loop(cell, x)
+
+        total = torch.zeros((), dtype=F64)
+        x.requires_grad_()
+        for part in x.split(2):
+            total = total + torch.utils.checkpoint.checkpoint(run, part, use_reentrant=True)
+        total.backward()
+        found.append([x.grad, *(p.grad for p in cell.parameters())])
+    assert_close(*found)
+
+
+def test_only_the_input() -> None:
+    ours, theirs = twins()
+    x = torch.randn(3, 2, 4, dtype=F64, requires_grad=True)
+    loss = loop(ours, x)
+    (d,) = torch.autograd.grad(loss, x, retain_graph=True)
+    assert_close([d], torch.autograd.grad(loop(theirs, x), x))
+    assert ours._memo.joint.sums == {}, "nobody would take them"
+    assert_close(torch.autograd.grad(loss, list(ours.parameters())), grads(theirs, x))
+    assert_close(
+        torch.autograd.grad(loop(ours, x), ours.bias_hh),
+        torch.autograd.grad(loop(theirs, x), theirs.bias_hh),
+    )
+
+
+@pytest.mark.parametrize("frozen", range(4))
+def test_frozen_and_thawed(frozen) -> None:
+    ours, theirs = twins()
+    x = torch.randn(3, 2, 4, dtype=F64)
+    for wanted in (True, False, True):
+        for cell in (ours, theirs):
+            list(cell.parameters())[frozen].requires_grad_(wanted)
+        assert_close(grads(ours, x), grads(theirs, x))
+
+
+def double(cell: Any) -> None:
+    cell.double()
+
+
+def by_data(cell: Any) -> None:
+    for p in cell.parameters():
+        p.data.mul_(0.5)
+
+
+def by_numpy(cell: Any) -> None:
+    for p in cell.parameters():
+        p.detach().numpy()[...] *= 0.5
+
+
+def replaced(cell: Any) -> None:
+    cell.weight_hh = torch.nn.Parameter(cell.weight_hh.detach() * 0.5)
+
+
+def other_data(cell: Any) -> None:
+    cell.weight_ih.data = cell.weight_ih.data * 0.5
+
+
+def trained(cell: Any) -> None:
+    torch.optim.SGD(cell.parameters(), lr=0.1).step()
+
+
+CHANGES = [double, by_data, by_numpy, replaced, other_data, trained]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
+def test_changed_weights_are_seen_at_once(change) -> None:
+    ours, theirs = twins(dtype=torch.float32)
+    x = torch.randn(3, 2, 4)
+    for cell in (ours, theirs):
+        loop(cell, x).backward()
+        change(cell)
+        cell.zero_grad()
+    x = x.to(ours.weight_ih.dtype)
+    assert_close([loop(ours, x)], [loop(theirs, x)])
+    assert_close(grads(ours, x), grads(theirs, x))
+
+
+def test_weights_that_change_before_the_gradient() -> None:
+    cell, x = gatewise.LSTMCell(4, 5), torch.randn(3, 2, 4)
+    loss = loop(cell, x)
+    with torch.no_grad():
+        cell.weight_ih.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    loop(cell, x).backward()  # and the cell goes on
+
+
+def test_weights_that_come_from_elsewhere() -> None:
+    """A hypernetwork: the gradient goes on behind the weights."""
+    ours, theirs = twins()
+    x, scale = torch.randn(3, 2, 4, dtype=F64), torch.ones((), dtype=F64, requires_grad=True)
+    found = []
+    for cell in (ours, theirs):
+        weights = {name: p * scale for name, p in cell.named_parameters()}
+        loss = torch.zeros((), dtype=F64)
+        h = c = torch.zeros(2, 9, dtype=F64)
+        for x_t in x:
+            h, c = torch.func.functional_call(cell, weights, (x_t, (h, c)))
+            loss = loss + (h * c).sum()
+        found.append(torch.autograd.grad(loss, [scale, *cell.parameters()]))
+    assert_close(*found)
+
+
+def test_second_derivatives_of_a_loop() -> None:
+    ours, theirs = twins(2, 3)
+    x = torch.randn(3, 2, 2, dtype=F64, requires_grad=True)
+    found = []
+    for cell in (ours, theirs):
+        first = torch.autograd.grad(loop(cell, x), [x, *cell.parameters()], create_graph=True)
+        penalty = sum((d * d).sum() for d in first)
+        found.append(torch.autograd.grad(penalty, [x, *cell.parameters()]))
+    assert_close(*found)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_have_weights_of_their_own(again) -> None:
+    cell, x = gatewise.LSTMCell(4, 5, dtype=F64), torch.randn(3, 2, 4, dtype=F64)
+    want = grads(cell, x)
+    other = again(cell)
+    assert_close(grads(other, x), want)
+    loop(other, x).backward()
+    assert cell.weight_ih.grad is None
+
+
+def test_passes_in_threads() -> None:
+    cell, x = gatewise.LSTMCell(4, 5, dtype=F64), torch.randn(8, 6, 2, 4, dtype=F64)
+    want = [grads(cell, one) for one in x]
+    with ThreadPoolExecutor(4) as pool:
+        for found, wanted in zip(pool.map(lambda one: grads(cell, one), x), want, strict=True):
+            assert_close(found, wanted)
