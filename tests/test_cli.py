@@ -210,6 +210,13 @@ class Done:
     answer, path, figure = "the LSTM", "result.json", "figure.png"
 
 
+def test_the_command_without_its_extras() -> None:
+    code = "import sys; sys.modules['typer'] = None; from gatewise.cli import app"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == "gatewise: typer is not installed; pip install 'gatewise[all]'\n"
+
+
 def test_study(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[tuple[str, str, Path]] = []
 

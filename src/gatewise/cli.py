@@ -1,7 +1,7 @@
 """The command: gatewise demo | explain | study | bench | info.
 
 Each subcommand imports what it needs inside its function, so that help and ``info`` come at once.
-Exit status: 0 done; 2 the input is wrong, said in one line; 130 stopped by Ctrl-C.
+Exit status: 0 done; 1 the command's own packages are missing; 2 the input is wrong, said in one line; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError:  # installed without its extras: one line, and no traceback
+    sys.exit("gatewise: typer is not installed; pip install 'gatewise[all]'")
 
 from gatewise.errors import ArgumentError, GatewiseError
 
