@@ -53,7 +53,7 @@ class LayerRecord:
 
     Args:
         x: (T, B, I) or (N, I), what the layer read.
-        h0, c0: (D, B, P), (D, B, H), where it began; None for zeros (``Trace.began`` has both).
+        h0, c0: (D, B, P), (D, B, H), where it began; None for zeros (a trace fills them in).
         output: (T, B, D*P) or (N, D*P), what it gave to the layer above.
         h_n, c_n: (D, B, P), (D, B, H), where it ended.
         tape: (D, T, B, S, H) or (D, N, S, H), the values of ``cell.slots`` at every step.
@@ -188,13 +188,13 @@ class Trace(Fields):
 
     def before(self, k: int, d: int, name: str) -> Array:
         """The state ("h" or "c") before each step of a lane, as the kernel laid it out."""
-        now, first = self._lane(k, d, name), self.began(k, name)[d]
+        now, first = self._lane(k, d, name), self._began(k, name)[d]
         if self.packing is not None:
             return self.packing.before(now, first, reverse=d == 1)
         parts = [now[1:], first[None]] if d == 1 else [first[None], now[:-1]]
         return library(now).concatenate(parts)
 
-    def began(self, k: int, name: str) -> Array:
+    def _began(self, k: int, name: str) -> Array:
         """The state before the first step of layer k: (D, B, P) for "h", (D, B, H) for "c".
 
         In a cell without a cell state both are h. As the kernel laid it out: of packed input the
@@ -359,8 +359,8 @@ class Trace(Fields):
         grad = (record.grad.tape, record.grad.h)
         return LayerRecord(
             x=as_numpy(record.x).copy(),
-            h0=as_numpy(self.began(k, "h")).copy(),
-            c0=as_numpy(self.began(k, "c")).copy(),
+            h0=as_numpy(self._began(k, "h")).copy(),
+            c0=as_numpy(self._began(k, "c")).copy(),
             output=as_numpy(record.output),
             h_n=as_numpy(record.h_n),
             c_n=as_numpy(record.c_n),

@@ -232,8 +232,8 @@ def _lanes(
             "grad": None
             if slope is None
             else {n: blocks.add(v[steps, b]) for n, v in slope.items() if n not in welded},
-            "h0": blocks.add(trace.began(k, "h")[d, column]),
-            "c0": blocks.add(trace.began(k, "c")[d, column]),
+            "h0": blocks.add(trace._began(k, "h")[d, column]),
+            "c0": blocks.add(trace._began(k, "c")[d, column]),
             "h_n": blocks.add(trace.h_n[at, b]),
             "c_n": blocks.add(trace.c_n[at, b]) if cell.has_cell_state else None,
             "memory": [_json(m) for m in memory(keep)] if cell.has_cell_state else None,
