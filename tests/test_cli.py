@@ -212,7 +212,9 @@ class Done:
 
 def test_the_command_without_its_extras() -> None:
     code = "import sys; sys.modules['typer'] = None; from gatewise.cli import app"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 1
     assert ended.stderr == "gatewise: typer is not installed; pip install 'gatewise[all]'\n"
 

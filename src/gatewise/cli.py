@@ -1,7 +1,8 @@
 """The command: gatewise demo | explain | study | bench | info.
 
 Each subcommand imports what it needs inside its function, so that help and ``info`` come at once.
-Exit status: 0 done; 1 the command's own packages are missing; 2 the input is wrong, said in one line; 130 stopped by Ctrl-C.
+Exit status: 0 done; 1 the command's own packages are not installed; 2 the input is wrong, said in
+one line; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
