@@ -158,13 +158,22 @@ struct GroupWalk {
     const Axis<T>& output = all.output;
     const Share mine = split.panels(team, output.panels);
     const i64 b = own.first;
-    for (i64 p = mine.begin; p < mine.end;) {
-      const bool two = rows == 1 && p + 1 < mine.end && output.width(p) == output.width(p + 1);
-      g.gate_product(all.Wh, output, p, two ? 2 : 1, rows, g.place(c, t, b), places,
-                     {all.d_h + b * output.padded + output.first(p),
-                      two ? output.first(1) : apart * output.padded},
-                     [&](i64 row, i64 n) { prefetch_tape(t, own[row], n, p); });
-      p += two ? 2 : 1;
+    const i64 most = rows == 1 ? 2 : 1;  // one row: two panels at once
+    const i64 visits = ceil_div(mine.end - mine.begin, most);
+    for (i64 visit = 0; visit < visits; visit++) {  // up and down in turn, as forward
+      const i64 p = mine.begin + most * (t % 2 ? visits - 1 - visit : visit);
+      const auto of_panels = [&](i64 first, int count) {
+        g.gate_product(all.Wh, output, first, count, rows, g.place(c, t, b), places,
+                       {all.d_h + b * output.padded + output.first(first),
+                        count == 2 ? output.first(1) : apart * output.padded},
+                       [&](i64 row, i64 n) { prefetch_tape(t, own[row], n, first); });
+      };
+      const i64 last = smaller(mine.end, p + most) - 1;
+      if (last > p && output.width(p) == output.width(last)) {
+        of_panels(p, 2);
+      } else {
+        for (i64 k = p; k <= last; k++) of_panels(k, 1);
+      }
     }
   }
 

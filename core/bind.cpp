@@ -107,12 +107,18 @@ std::vector<Axis> hidden_shape(const Problem& p) {
 // below this work one does it alone.
 std::atomic<double> work_per_thread{2e6};  // floating-point operations; a test may set it to 0
 
+// Workers who share the units of a few rows meet at every step, which takes a third of a
+// microsecond; below this forward work a step (a part of the above) that is more than they save.
+constexpr double kStepPart = 0.05;
+
 int workers(const Problem& p, int threads, double passes) {
   const Dims& d = p.dims;
-  const double work =
-      passes * 2.0 * double(d.N) * double(d.D) * p.G * double(d.H) * double(d.I + d.P);
-  const double useful = work / work_per_thread.load(std::memory_order_relaxed);
-  return useful < threads ? (useful < 1 ? 1 : int(useful)) : threads;
+  const double step = 2.0 * double(d.B) * double(d.D) * p.G * double(d.H) * double(d.I + d.P);
+  const double least = work_per_thread.load(std::memory_order_relaxed);
+  const double useful = passes * step * double(d.N) / double(d.B) / least;
+  threads = useful < threads ? (useful < 1 ? 1 : int(useful)) : threads;
+  const bool rows_are_few = d.B * d.D < 2 * threads;
+  return rows_are_few && step < kStepPart * least * threads ? int(smaller(threads, d.D)) : threads;
 }
 
 template <class Call, class Kernel, class Bytes>

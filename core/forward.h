@@ -194,9 +194,12 @@ struct Forward {
     const i64 first = own[begin], apart = own.step;
     for (i64 done = 0; begin + done < end; done += ROW_BLOCK) {
       const i64 rows = smaller(ROW_BLOCK, end - begin - done), b = first + done * apart;
-      const bool two = rows == 1;  // one row: two panels at once
-      for (i64 j = panels.begin; j < panels.end;) {
-        const i64 count = two && j + 1 < panels.end ? 2 : 1;
+      const i64 most = rows == 1 ? 2 : 1;  // one row: two panels at once
+      const i64 visits = ceil_div(panels.end - panels.begin, most);
+      for (i64 visit = 0; visit < visits; visit++) {
+        // Up and down in turn: the panels that the last step read last are still in the cache.
+        const i64 j = panels.begin + most * (t % 2 ? visits - 1 - visit : visit);
+        const i64 count = smaller(most, panels.end - j);
         const Lines<const T> x{call.x.at(seq, t, b), call.x.row * apart};
         const Stretch<T> from_x{x, ws.Wx + j * dims.I * u.W, dims.I, 1, 0, dims.I * u.W},
             from_h{h.from(done), ws.Wh + j * dims.P * u.W, dims.P, 1, 0, dims.P * u.W};
@@ -210,11 +213,11 @@ struct Forward {
         else
           fused ? product<T>(rows, u.vectors, {from_x, from_h}, {}, out, fetch)
                 : product<T>(rows, u.vectors, {from_h}, {zx(j, at), apart * u.W}, out, fetch);
-        for (i64 p = 0; p < count; p++, j++) {
-          const i64 unit = j * u.U;
-          cell.forward(
-              u, {rows, j, out.from(p), ws.bias + j * u.W, dir.w.peep, cell_rows(b).right(unit),
-                  hidden_rows(t, b).right(unit), tape_rows(t, b).right(unit)});
+        for (i64 p = 0; p < count; p++) {
+          const i64 panel = j + p, unit = panel * u.U;
+          cell.forward(u, {rows, panel, out.from(p), ws.bias + panel * u.W, dir.w.peep,
+                           cell_rows(b).right(unit), hidden_rows(t, b).right(unit),
+                           tape_rows(t, b).right(unit)});
         }
       }
     }
