@@ -33,8 +33,8 @@ namespace {
 // One tensor and the place in its module that held it. What may have changed is seen in two ways. A
 // look finds another tensor in the place, other memory in the tensor, and compares a block of 64
 // bytes, the next at each look: so it also finds, in time, what changes the numbers behind torch's
-// back (.data, a numpy view, another process). A count is torch's own, of changes in place. Either
-// costs 0.1 us, so a step looks at one tensor, and after each round of looks one is counted.
+// back (.data, a numpy view, another process). A count is torch's own, of changes in place; it is
+// exact, and costs more than all looks together.
 class Watched {
  public:
   Watched(nb::dict holder, nb::str name, nb::object tensor)
@@ -280,18 +280,15 @@ class StreamCore {
     layers_.index() == 0 ? f(*std::get_if<0>(&layers_)) : f(*std::get_if<1>(&layers_));
   }
 
-  // Whether the weights are those that were packed.
+  // Whether the weights are those that were packed: a look at each of them, a count of one in turn.
   void watch() {
     if (stale_) fail_stale();
-    const Watched* seen = &watched_[turn_];
-    const char* change = watched_[turn_].look();
-    if (++turn_ == watched_.size()) {
-      turn_ = 0;
-      if (!change) change = (seen = &watched_[counted_])->count();
-      if (++counted_ == watched_.size()) counted_ = 0;
-    }
-    if (change) {
-      stale_ = std::string(seen->name()) + " " + change;
+    if (++turn_ >= watched_.size()) turn_ = 0;
+    for (std::size_t k = 0; k < watched_.size(); k++) {
+      const char* change = watched_[k].look();
+      if (!change && k == turn_) change = watched_[k].count();
+      if (!change) continue;
+      stale_ = std::string(watched_[k].name()) + " " + change;
       fail_stale();
     }
   }
@@ -355,7 +352,7 @@ class StreamCore {
 
   Either layers_;
   std::vector<Watched> watched_;
-  std::size_t turn_ = 0, counted_ = 0;  // who is looked at, and counted, next
+  std::size_t turn_ = 0;  // who is counted next
   std::optional<std::string> stale_;
   nb::object is_recording_, numpy_empty_, dtype_;
   nb::tuple shapes_[2];

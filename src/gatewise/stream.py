@@ -23,13 +23,12 @@ class Stream:
 
     A Stream holds its own copy of the weights, packed once, when it is made. When the weights of
     the module change afterwards the next step raises ``StaleError``; ``reload()`` copies them anew.
-    Each step looks at one parameter, the next in turn, and sees whether it was replaced, whether it
-    lies in other memory, and whether 64 bytes of it, the next 64 at each look, are as they were. So
-    a training step, ``load_state_dict`` and whatever else changes all of them raise at the next
-    step, by whatever door they came: torch, ``.data``, a numpy view, another process. With n
-    parameters, a change of most of one raises after at most n steps. One of torch's version
-    counters is read every n steps: a change of a few numbers raises after at most n * n steps, and
-    one that torch does not count after at most n steps for each block that the parameter has.
+    A step sees at once that a parameter was replaced or lies in other memory, and it compares 64
+    bytes of every parameter, the next 64 at each step. So a training step, ``load_state_dict`` and
+    whatever else changes most numbers raise at the next step, by whatever door they came: torch,
+    ``.data``, a numpy view, another process. torch's version counters are read in turn, one a step:
+    a change of a few numbers raises after at most as many steps as there are parameters, and one
+    that torch does not count either after at most as many as a parameter has blocks.
 
     Every step gives the bits that the module gives for the sequence as a whole, in evaluation mode
     (no dropout). No gradient passes through a Stream. One thread at a time may use it.
