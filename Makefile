@@ -36,7 +36,7 @@ bench: setup
 	@$(BIN)/python bench/run.py $(ARGS)
 
 studies: setup
-	@$(BIN)/gatewise study --all --out docs/learn/results $(ARGS)
+	@$(BIN)/gatewise study --all --out docs/learn/results $(or $(ARGS),--full)
 	@$(BIN)/python -m gatewise.studies.lesson docs/learn/results docs/learn/strengths-and-price.md
 
 mutations: setup

@@ -221,9 +221,11 @@ def test_the_command_without_its_extras() -> None:
 
 def test_study(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[tuple[str, str, Path]] = []
+    anew: list[bool] = []
 
-    def run(name: str, mode: str, out: Path) -> Done:
+    def run(name: str, mode: str, out: Path, *, fresh: bool) -> Done:
         ran.append((name, mode, out))
+        anew.append(fresh)
         return Done()
 
     monkeypatch.setattr(studies, "run", run)
@@ -238,6 +240,9 @@ def test_study(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ask("study", "--full").exit_code == 0
     out = Path("gatewise-studies")
     assert ran[1:] == [(name, mode, out) for mode in ("default", "full") for name in names]
+    assert not any(anew)
+    assert ask("study", names[0], "--fresh").exit_code == 0
+    assert anew[-1]
     refused(ask("study", "no-such"), f"expected one of {', '.join(names)}, got no-such")
     refused(ask("study", "--quick", "--full"), "expected one of them, got both")
     refused(ask("study", names[0], "--all"), "NAME and --all")

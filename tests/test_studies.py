@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,19 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import gatewise
 from gatewise import CELLS, studies
 from gatewise.errors import ArgumentError
-from gatewise.studies import clock, cost_of_seeing, frame, lesson, price, stats, tasks
+from gatewise.studies import (
+    clock,
+    cost_of_seeing,
+    frame,
+    lesson,
+    same_loss,
+    stats,
+    tasks,
+)
 from gatewise.studies import gradient_reach as reach
 from gatewise.studies.frame import Json, Prediction, Study, carry_out
 from gatewise.studies.learn import Recipe, train
-from gatewise.studies.networks import DESIGNS, Design, Reader, equal_hidden_size, parameters
+from gatewise.studies.networks import DESIGNS, LAYERS, Design, Reader, equal_hidden_size, parameters
 
 ROOT = Path(__file__).parents[1]
 LEARN = ROOT / "docs" / "learn"
@@ -109,10 +118,32 @@ def test_another_plan_takes_nothing_from_the_old_one(
     assert other.measured == ([3] if "units" in change else [0, 1, 2, 3])
 
 
+def test_a_longer_plan_takes_over_what_a_shorter_one_measured(tmp_path: Path) -> None:
+    short = Counter().study(units=lambda mode: [{"k": k} for k in (1, 2)])
+    carry_out(short, "quick", tmp_path, progress=False)
+    longer = Counter()
+    units = [{"k": k} for k in (0, 1, 2, 3)]
+    result = carry_out(longer.study(units=lambda mode: units), "full", tmp_path, progress=False)
+    assert longer.measured == [0, 3]
+    assert [r["unit"] for r in result.data["records"]] == units
+    assert result.data["mode"] == "full"
+
+
+def test_what_is_said_of_a_finished_study_follows_the_code(tmp_path: Path) -> None:
+    first = carry_out(Counter().study(), "quick", tmp_path, progress=False).data
+    again = Counter()
+    changed = again.study(summarise=lambda records: {"sum": len(records)}, method="Count.")
+    second = carry_out(changed, "quick", tmp_path, progress=False).data
+    assert again.measured == []
+    assert (second["answer"], second["method"]) == ("4 ± 0", "Count.")
+    assert (second["planned"], second["finished"]) == (first["planned"], first["finished"])
+
+
 def test_a_file_cut_short_is_measured_again(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         carry_out(Counter(stop_at=3).study(), "quick", tmp_path, progress=False)
-    (tmp_path / "counter" / "units" / "0001.json").write_text('{"unit": {"k"')
+    files = (tmp_path / "counter" / "units").glob("*.json")
+    next(f for f in files if '"k": 1' in f.read_text()).write_text('{"unit": {"k"')
     again = Counter()
     carry_out(again.study(), "quick", tmp_path, progress=False)
     assert again.measured == [1, 3]
@@ -275,6 +306,13 @@ def test_chrono_biases_hold_as_long_as_asked() -> None:
     assert torch.equal(total[0], -total[1])
 
 
+def test_both_gates_start_where_they_are_told() -> None:
+    net = Reader(Design("lstm", forget=5.0, entry=-5.0), 2, 4, 1, seed=0).layer
+    total = net.get_parameter("bias_ih_l0") + net.get_parameter("bias_hh_l0")
+    assert total[:8].tolist() == [-5.0] * 4 + [5.0] * 4
+    assert (total[8:].abs() <= 1).all()
+
+
 def test_equal_seeds_equal_networks_and_torchs_generator_is_left_alone() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -335,6 +373,12 @@ def test_turns_are_fair_and_counted() -> None:
     assert "".join(order[4:]) == "abbaabba"
 
 
+def test_another_clock_can_be_asked() -> None:
+    ticks = iter(range(100))
+    times = clock.in_turn({"a": lambda: None}, rounds=3, least=0.0, now=lambda: float(next(ticks)))
+    assert times == {"a": [1.0, 1.0, 1.0]}
+
+
 def test_ratio_is_taken_round_by_round() -> None:
     times = {"a": [2.0, 40.0, 6.0], "b": [1.0, 20.0, 3.0]}
     assert clock.ratio(times, "a", "b") == [2.0, 2.0, 2.0]
@@ -376,16 +420,46 @@ def test_the_four_layers_of_the_price_compute_the_same() -> None:
         outputs = []
         for family in ("torch.nn", "gatewise"):
             torch.manual_seed(0)
-            outputs.append(price.LAYERS[f"{family}.{plain}"][0](8, 8)(x)[0])
+            outputs.append(LAYERS[f"{family}.{plain}"][0](8, 8)(x)[0])
         assert torch.allclose(outputs[0], outputs[1], atol=1e-6)
+
+
+def test_the_same_error_is_the_one_that_every_plain_rnn_reaches() -> None:
+    """Two rates, two seeds: the better rate of each cell counts; seconds are pace times steps."""
+
+    def run(cell: str, rate: float, seed: int, curve: list[list[float]]) -> Json:
+        unit = {"kind": "loss", "cell": cell, "rate": rate, "seed": seed}
+        values = {"best": min(e for _, e in curve), "curve": curve, "error_is": "wrong",
+                  "multiply_adds_a_sequence": {"rnn": 10, "lstm": 40}[cell]}  # fmt: skip
+        return {"unit": unit, "values": values}
+
+    pace = {name: [ms, ms, ms] for name, ms in zip(LAYERS, (1.0, 8.0, 0.5, 2.0), strict=True)}
+    found = same_loss.summarise([
+        {"unit": {"kind": "pace"}, "values": {"milliseconds": pace}},
+        run("rnn", 0.01, 0, [[32, 0.5], [64, 0.4]]),
+        run("rnn", 0.01, 1, [[32, 0.5], [64, 0.3]]),
+        run("rnn", 0.1, 0, [[32, 0.9], [64, 0.9]]),
+        run("rnn", 0.1, 1, [[32, 0.9], [64, 0.9]]),
+        run("lstm", 0.01, 0, [[32, 0.35], [64, 0.2]]),
+        run("lstm", 0.01, 1, [[32, 0.6], [64, 0.2]]),
+    ])  # fmt: skip
+    assert math.isclose(found["target"], 0.4 * 1.02 + 1e-4, abs_tol=1e-4)
+    rnn, lstm = found["layers"]["torch.nn.RNN"], found["layers"]["gatewise.LSTM"]
+    assert (rnn["rate"], rnn["reached"], rnn["sequences"]) == (0.01, 2, [64, 64, 64])
+    assert (lstm["sequences"], lstm["multiply_adds"]) == ([48, 32, 64], [1920, 1280, 2560])
+    assert lstm["seconds"] == [0.003, 0.002, 0.004]
 
 
 # --- directions, not digits ---------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("studies")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where quick runs go. On one thread: they are small, and a busy machine then costs less."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield tmp_path_factory.mktemp("studies")
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.slow
@@ -427,6 +501,33 @@ def test_the_lesson_says_what_the_results_say() -> None:
     assert page == lesson.render(LEARN / "results", "results"), "run: make studies"
 
 
+@pytest.mark.parametrize("name", studies.names())
+def test_a_result_says_what_its_records_say(name: str) -> None:
+    study = studies.load(name)
+    data = json.loads((LEARN / "results" / name / "result.json").read_text("utf-8"))
+    summary = json.loads(json.dumps(study.summarise(data["records"])))
+    assert data["summary"] == summary
+    assert data["answer"] == study.answer(summary)
+    planned = json.loads(json.dumps(study.units(data["mode"])))
+    assert [r["unit"] for r in data["records"]] == planned
+
+
+def test_the_lessons_words_are_true_of_the_results() -> None:
+    """What the lesson says in words, not in numbers, of the evidence on Bai et al. 2018."""
+    data = json.loads((LEARN / "results" / "long-lag" / "result.json").read_text("utf-8"))
+    why = data["summary"]["why"]
+
+    def solved(change: str) -> float:
+        return float(np.mean([n is not None for n in why[change]["solved_at"]]))
+
+    slow = ("their settings", "forget bias 0", "forget bias 5", "input bias -5", "no clipping",
+            "f = 1 - i, as in a GRU")  # fmt: skip
+    assert all(solved(change) <= 0.2 for change in slow)
+    assert all(solved(change) >= 0.8 for change in ("chrono", "forget bias 5, input bias -5"))
+    assert 0 < solved("their settings, 2 times the updates") < 1
+    assert solved("rate 0.01") > solved("their settings")
+
+
 def test_make_studies_writes_what_the_page_is_made_of() -> None:
     recipe = (LEARN.parents[1] / "Makefile").read_text().split("\nstudies: ")[1].split("\n\n")[0]
     assert "gatewise study --all --out docs/learn/results" in recipe
@@ -437,9 +538,11 @@ def test_a_figure_is_drawn_from_the_result_alone() -> None:
     """The literature in a figure is what the file says, not what the code says by now."""
     study = studies.load("long-lag")
     data = json.loads((LEARN / "results" / "long-lag" / "result.json").read_text("utf-8"))
-    data["published"] = [p | {"value": 123.0, "key": "adding 12"} for p in data["published"][:1]]
-    left = study.draw(data).axes[0]
+    changed = {"adding 100": 123.0, "bai": 0.4}
+    data["published"] = [p | {"value": changed.get(p["key"], 9.0)} for p in data["published"]]
+    left, right = study.draw(data).axes
     assert 123.0 in [x for line in left.lines for x in line.get_xdata()]
+    assert 0.4 in [y for line in right.lines for y in line.get_ydata()]
 
 
 @pytest.mark.parametrize("name", studies.names())

@@ -162,7 +162,10 @@ def study(
     name: Annotated[str | None, typer.Argument(help="Which; without it, their names.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every study.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A look: under a minute each.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="Everything: hours.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="All the lesson shows: an hour or two.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is there.")] = False,
     out: Annotated[Path, typer.Option(help="Directory of results and figures.")] = Path(
         "gatewise-studies"
     ),
@@ -185,7 +188,7 @@ def study(
             return
         mode = "quick" if quick else "full" if full else "default"
         for each in names if name is None else [name]:
-            done = studies.run(each, mode, out)
+            done = studies.run(each, mode, out, fresh=fresh)
             print(f"{each}: {done.answer}\n  {done.path}\n  {done.figure}")
 
 

@@ -54,7 +54,8 @@ def run(
 
     Args:
         name: one of ``names()``.
-        mode: "quick" (under a minute, for a look and for CI), "default" (minutes), "full" (hours).
+        mode: "quick" (under a minute, for a look and for CI), "default" (minutes), "full" (what the
+            lesson shows; an hour or two on one core).
         out: the folder for the results.
         progress: True draws a bar, False is silent, a function gets (done, total, what comes next).
         fresh: measure again even what an earlier run of the same mode, machine and version

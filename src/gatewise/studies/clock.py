@@ -14,7 +14,10 @@ from gatewise.studies.frame import Json
 
 
 def in_turn(
-    ways: Mapping[str, Callable[[], Any]], rounds: int, least: float = 5e-3
+    ways: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    least: float = 5e-3,
+    now: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds a call of each way, one value a round.
 
@@ -22,6 +25,7 @@ def in_turn(
         ways: what to call. Each is called twice beforehand, which also says how often a round must
             call it to last ``least`` seconds.
         rounds: how often all ways take their turn; the order moves on by one each round.
+        now: the clock; ``time.process_time`` is that of the processor, for a busy machine.
 
     Example:
         >>> times = in_turn({"a": lambda: sum(range(10)), "b": lambda: sum(range(99))}, rounds=3)
@@ -31,19 +35,19 @@ def in_turn(
     calls = {}
     for name, way in ways.items():
         way()
-        calls[name] = max(1, min(1000, int(least / max(1e-7, _seconds(way, 1)))))
+        calls[name] = max(1, min(1000, int(least / max(1e-7, _seconds(way, 1, now)))))
     names, times = list(ways), {name: list[float]() for name in ways}
     for k in range(rounds):
         for name in names[k % len(names) :] + names[: k % len(names)]:
-            times[name].append(_seconds(ways[name], calls[name]))
+            times[name].append(_seconds(ways[name], calls[name], now))
     return times
 
 
-def _seconds(way: Callable[[], Any], calls: int) -> float:
-    start = time.perf_counter()
+def _seconds(way: Callable[[], Any], calls: int, now: Callable[[], float]) -> float:
+    start = now()
     for _ in range(calls):
         way()
-    return (time.perf_counter() - start) / calls
+    return (now() - start) / calls
 
 
 def ratio(times: Mapping[str, list[float]], above: str, below: str) -> list[float]:

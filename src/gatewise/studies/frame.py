@@ -1,9 +1,9 @@
 """The frame that every study shares: plan, measure, keep, sum up, draw.
 
 A study is a list of units. A unit is a small dict (which cell, which seed, ...) whose measurement
-is one file, written whole or not at all; so an interrupted run goes on where it stopped. When all
-units are there they become ``result.json``, and the figure is drawn from that file and from
-nothing else.
+is one file, written whole or not at all and named after the unit; so an interrupted run goes on
+where it stopped, and a longer plan takes over what a shorter one measured. When all units are there
+they become ``result.json``, and the figure is drawn from that file and from nothing else.
 """
 
 from __future__ import annotations
@@ -130,15 +130,18 @@ def carry_out(
     folder = Path(out) / study.name
     folder.mkdir(parents=True, exist_ok=True)
     units = json.loads(json.dumps(study.units(mode)))  # as they come back from a file
-    mark = _fingerprint(study, mode, units)
+    mark = _mark(study.name, study.revision, machine())
+    finished = _read(folder / "result.json")
+    known = {} if fresh or finished.get("mark") != mark else _by_unit(finished["records"])
     if fresh:
         shutil.rmtree(folder / "units", ignore_errors=True)
-    finished = _read(folder / "result.json")
-    if fresh or finished.get("fingerprint") != mark:
+    if list(known) == [_mark(unit) for unit in units] and finished["mode"] == mode:
+        finished = _conclude(study, finished, finished["records"])
+    else:
         plan = _plan(study, mode, mark, units, folder)
-        records = _measure(study, units, folder / "units", progress)
+        records = _measure(study, units, known, folder / "units", progress)
         finished = _conclude(study, plan, records)
-        write(folder / "result.json", finished)
+    write(folder / "result.json", finished)
     shutil.rmtree(folder / "units", ignore_errors=True)
     return Result(folder / "result.json", redraw(study, folder), finished)
 
@@ -158,11 +161,24 @@ def digest(text: str) -> str:
 
 
 def write(path: Path, data: Json) -> None:
-    """Write JSON whole or not at all; a number that JSON cannot hold is an error here."""
+    """Write JSON whole or not at all, a line an entry and a line a record of a list.
+
+    Raises:
+        ValueError: a number that JSON cannot hold.
+    """
+    entries = (f"{_line(key)}: {_lines(value)}" for key, value in data.items())
     with whole(path) as draft:
-        draft.write_text(
-            json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        draft.write_text("{\n" + ",\n".join(entries) + "\n}\n", encoding="utf-8")
+
+
+def _lines(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "[\n" + ",\n".join(map(_line, value)) + "\n]"
+    return _line(value)
+
+
+def _line(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False)
 
 
 def machine() -> Json:
@@ -187,43 +203,52 @@ def pick(records: Sequence[Json], **wanted: Any) -> list[Json]:
     return [r for r in records if all(r["unit"].get(k) == v for k, v in wanted.items())]
 
 
-def _fingerprint(study: Study, mode: Mode, units: list[Json]) -> str:
-    mine = [study.name, study.revision, mode, units, machine()]
-    return digest(json.dumps(mine, sort_keys=True))[:16]
+def _mark(*content: Any) -> str:
+    """A short name for this content."""
+    return digest(json.dumps(content, sort_keys=True))[:16]
+
+
+def _by_unit(records: list[Json]) -> dict[str, Json]:
+    return {_mark(record["unit"]): record for record in records}
 
 
 def _plan(study: Study, mode: Mode, mark: str, units: list[Json], folder: Path) -> Json:
     """What is asked and what is expected, on disk before anything is measured."""
     path = folder / "units" / "plan.json"
-    plan = _read(path)
-    if plan.get("fingerprint") == mark:
-        return plan
-    shutil.rmtree(folder / "units", ignore_errors=True)
-    path.parent.mkdir()
     plan = {
         "study": study.name,
         "mode": mode,
-        "fingerprint": mark,
+        "mark": mark,
+        "units": _mark(units),
         "question": study.question,
         "method": study.method,
         "predictions": [p.text for p in study.predictions],
         "seeds": sorted({unit["seed"] for unit in units if "seed" in unit}),
-        "planned": _now(),
         "machine": machine(),
     }
-    write(path, plan)
-    return plan
+    there = _read(path)
+    if there.get("mark") != mark:  # what is there is of another machine or another method
+        shutil.rmtree(folder / "units", ignore_errors=True)
+    if any(there.get(key) != value for key, value in plan.items()):
+        there = plan | {"planned": _now()}
+        path.parent.mkdir(exist_ok=True)
+        write(path, there)
+    return there
 
 
 def _measure(
-    study: Study, units: list[Json], folder: Path, progress: bool | Progress
+    study: Study,
+    units: list[Json],
+    known: dict[str, Json],
+    folder: Path,
+    progress: bool | Progress,
 ) -> list[Json]:
     records = []
     with _reporter(study.name, progress) as report:
         for k, unit in enumerate(units):
             report(k, len(units), label(unit))
-            path = folder / f"{k:04d}.json"
-            record = _read(path)
+            path = folder / f"{_mark(unit)}.json"
+            record = known.get(path.stem) or _read(path)
             if record.get("unit") != unit:
                 start = time.perf_counter()
                 values = study.measure(unit)
@@ -236,10 +261,13 @@ def _measure(
 
 
 def _conclude(study: Study, plan: Json, records: list[Json]) -> Json:
+    """What the records say, in the words of today; ``plan`` may be an earlier conclusion."""
     summary = study.summarise(records)
     return {
         **plan,
-        "finished": _now(),
+        "question": study.question,
+        "method": study.method,
+        "finished": plan.get("finished", _now()),
         "seconds": round(sum(r["seconds"] for r in records), 1),
         "answer": study.answer(summary),
         "predictions": [{"text": p.text, "held": p.holds(summary)} for p in study.predictions],

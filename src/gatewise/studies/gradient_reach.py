@@ -3,14 +3,14 @@
 The loss is a random direction of the last hidden state, L = v . h(T), |v| = 1. For each distance k
 the study takes |dL/dh(T-k)| and |dL/dc(T-k)|, step by step on the specification page in float64. A
 row whose gradient becomes small or large is rescaled by a power of two, which is exact, and the
-power is
-remembered: nothing underflows, however long the sequence.
+power is remembered: nothing underflows, however long the sequence.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,15 +40,16 @@ NETWORKS = (
 GAINS = (0.8, 1.0, 1.5, 2.0)
 #: The smallest normal number of float32 and of float64, as powers of ten.
 FLOAT32, FLOAT64 = -37.9, -307.7
-#: How many distances of a curve are kept.
-KEPT = 48
+#: How many distances of a curve are kept, beside those that the lesson names.
+KEPT = 32
+NAMED = (10, 100, 1000, 4999)
 
 _SIZES: dict[Mode, Json] = {
     "quick": {"hidden": 16, "batch": 4, "T": 120, "seeds": 3, "trained_on": 20, "sequences": 1600},
     "default": {"hidden": 32, "batch": 8, "T": 1000, "seeds": 3, "trained_on": 100,
                 "sequences": 25_600},
-    "full": {"hidden": 64, "batch": 8, "T": 5000, "seeds": 10, "trained_on": 200,
-             "sequences": 128_000},
+    "full": {"hidden": 32, "batch": 4, "T": 5000, "seeds": 5, "trained_on": 100,
+             "sequences": 48_000},
 }  # fmt: skip
 
 
@@ -137,9 +138,8 @@ def _curves(net: Reader, design: Design, unit: Json) -> Json:
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     log_h, log_c = reach(CELLS[design.cell], x, Weights(*(w[n] for n in names)), v)
     h, c = by_distance(log_h), by_distance(log_c)
-    kept = sorted(
-        {round(d) for d in (*np.geomspace(1, T - 1, KEPT), *np.linspace(1, min(T - 1, 300), KEPT))}
-    )
+    spread = (*np.geomspace(1, T - 1, KEPT), *np.linspace(1, min(T - 1, 300), KEPT))
+    kept = sorted({round(d) for d in spread} | {d for d in NAMED if d < T})
     found: Json = {
         "distance": kept,
         "h": [_tidy(h[d]) for d in kept],
@@ -192,6 +192,7 @@ def summarise(records: list[Json]) -> Json:
                 "c": _mean([v["slope_c"] for v in here]),
                 "float32_ends": [v["float32_ends"] for v in here],
                 "float64_ends": [v["float64_ends"] for v in here],
+                "at": {str(d): _at(here, d) for d in NAMED if d in here[0]["distance"]},
                 "solved": sum(v.get("training", {}).get("solved_at") is not None for v in here),
                 "seeds": len(here),
             }
@@ -203,7 +204,7 @@ def summarise(records: list[Json]) -> Json:
         found["clipping"][str(clip)] = {
             "seeds": len(here),
             "lost": sum(v["lost"] is not None for v in here),
-            "largest_norm": max((v["norms"][0] or math.inf for v in here), default=None),
+            "largest_norm": max((v["norms"][0] for v in here), default=None),
             "errors": [v["error"] for v in here],
         }
     return found
@@ -215,6 +216,12 @@ def _mean(values: Sequence[float | None]) -> list[float] | None:
     return [round(v, 3) for v in stats.mean(there)] if there else None
 
 
+def _at(values: Sequence[Json], distance: int) -> float | None:
+    """log10 of |dL/dh| so far from the loss, the middle of the seeds; None: a gradient of zero."""
+    found = [v["h"][v["distance"].index(distance)] for v in values]
+    return None if None in found else round(median(found), 1)
+
+
 def _less_steep(summary: Json) -> bool:
     """At every seed the LSTM with forget bias 1 keeps more than the tanh RNN, at the start."""
     start = summary["slopes"]["start"]
@@ -223,17 +230,15 @@ def _less_steep(summary: Json) -> bool:
 
 
 def answer(summary: Json) -> str:
-    start = summary["slopes"]["start"]
-    rnn, lstm, open_ = (start[n]["h"] for n in ("RNN tanh", "LSTM", "LSTM, forget bias 1"))
+    start, trained = summary["slopes"]["start"], summary["slopes"]["trained"]
+    said = stats.plus_minus
     return (
-        "At the start the gradient changes by "
-        f"{_pm(rnn)} decades per 100 steps in the tanh RNN, {_pm(lstm)} in the LSTM and "
-        f"{_pm(open_)} in the LSTM with forget bias 1 (torch's initialisation otherwise)."
+        f"At the start the gradient changes by {said(start['RNN tanh']['h'])} decades per 100 "
+        f"steps in the tanh RNN, {said(start['LSTM']['h'])} in the LSTM and "
+        f"{said(start['LSTM, forget bias 1']['h'])} in the LSTM with forget bias 1 (torch's "
+        f"initialisation otherwise); trained on adding, {said(trained['RNN tanh']['h'])} in the "
+        f"tanh RNN and {said(trained['LSTM']['h'])} in the LSTM."
     )
-
-
-def _pm(pair: Sequence[float]) -> str:
-    return f"{pair[0]:.1f} ± {pair[1]:.1f}"
 
 
 def draw(result: Json) -> Figure:
@@ -257,8 +262,10 @@ def draw(result: Json) -> Figure:
     for network in NETWORKS[3:5]:
         _band(axes[2], pick(records, kind="start", network=network), "c", f"{network}, start",
               linestyle=":", color=style.look(network)["color"], marker="")  # fmt: skip
-        _band(axes[2], pick(records, kind="trained", network=network), "c", network)
-    axes[2].set(title="|dL/dc|: the cell's additive path", xlabel=distance, ylabel=height)
+        _band(axes[2], pick(records, kind="trained", network=network), "c", network,
+              label=f"{network}, trained")  # fmt: skip
+    axes[2].set(title="|dL/dc|: the cell's additive path", xlabel=distance, ylabel=height,
+                ylim=axes[0].get_ylim(), xlim=axes[0].get_xlim())  # fmt: skip
     for gain, colour in zip(GAINS, (style.BLUE, style.SKY, style.ORANGE, style.RED), strict=True):
         _band(axes[3], pick(records, kind="gain", gain=gain), "h", f"W_hh = {gain} x orthogonal",
               color=colour, marker="")  # fmt: skip
@@ -269,8 +276,8 @@ def draw(result: Json) -> Figure:
         _band(axes[4], pick(records, kind=kind, network="LSTM, forget bias 1"), "h",
               f"LSTM, forget bias 1, {kind}",
               color=style.BLUE, marker="", linestyle=dashes)  # fmt: skip
-    axes[4].set(title="two directions: both ends are near", xlabel="distance from the end (steps)",
-                ylabel=height)  # fmt: skip
+    axes[4].set(title="two directions: both ends are near", ylabel=height, ylim=(-60, 5),
+                xlabel="distance from the end (steps)")  # fmt: skip
     _clipping(axes[5], records)
     for ax in axes:
         style.small(ax, loc="best")
@@ -278,20 +285,20 @@ def draw(result: Json) -> Figure:
 
 
 def _clipping(ax: Axes, records: list[Json]) -> None:
-    """Held-out error against sequences; a cross where a run was lost."""
+    """Held-out error against sequences; a cross on the upper edge where a run was lost."""
     for clip, colour, words in ((None, style.RED, "no clipping"), (1.0, style.BLUE, "clip at 1")):
-        for record in pick(records, kind="clip", clip=clip):
-            training = record["values"]["training"]
-            curve = [(n, e) for n, e in training["curve"] if e is not None]
-            label = words if record["unit"]["seed"] == 0 else None
-            across, up = zip(*curve, strict=True) if curve else ((0,), (1.0,))
-            up = np.clip(up, 1e-3, 1e3)
-            ax.plot(across, up, color=colour, linewidth=1.3, label=label)
-            if training["lost"] is not None:
-                ax.plot(across[-1], up[-1], "x", color=colour, markersize=8)
-    ax.set(title="clipping: relu RNN that explodes (cross: lost)", yscale="log",
-           xlabel="training sequences", ylabel="held-out squared error (cut at 1000)",
-           ylim=(5e-3, 1.5e3))  # fmt: skip
+        runs = [r["values"]["training"] for r in pick(records, kind="clip", clip=clip)]
+        lost = [run for run in runs if run["lost"] is not None]
+        for k, run in enumerate(runs):
+            curve = [(n, e) for n, e in run["curve"] if e is not None]
+            label = f"{words}: {len(lost)} of {len(runs)} lost"
+            ax.plot(*zip(*curve or [(math.nan, math.nan)], strict=True), color=colour,
+                    linewidth=1.4, label=label if k == 0 else None)  # fmt: skip
+        for k, run in enumerate(lost):
+            ax.plot(run["lost"], 0.97 - 0.05 * k, "x", color=colour, markersize=7,
+                    transform=ax.get_xaxis_transform())  # fmt: skip
+    ax.set(title="clipping: relu RNN that explodes", xlabel="training sequences", yscale="log",
+           ylabel="held-out squared error (cross: lost)")  # fmt: skip
     style.plain(ax, "y")
 
 

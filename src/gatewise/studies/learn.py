@@ -51,32 +51,26 @@ def train(net: nn.Module, task: Task, recipe: Recipe, seed: int) -> Json:
     """
     stream = np.random.default_rng([seed, 1])
     held_out = (task.held_out or task.draw)(HELD_OUT, np.random.default_rng([seed, 2]))
-    family = torch.optim.SGD if recipe.sgd else torch.optim.Adam
-    optimizer = family(net.parameters(), lr=recipe.rate)
+    updates = optimizer(net, recipe)
     steps = math.ceil(recipe.sequences / recipe.batch)
     every = max(1, steps // recipe.looks)
     curve: list[list[float | None]] = []
     norms: list[float] = []
-    solved_at, lost, seconds, step = None, None, 0.0, 0
-    for step in range(1, steps + 1):
+    solved_at, lost, seconds, k = None, None, 0.0, 0
+    for k in range(1, steps + 1):
         batch = task.draw(recipe.batch, stream)
         start = time.perf_counter()
-        optimizer.zero_grad()
-        loss = loss_of(task, read(net, task, batch), batch)
-        loss.backward()
-        limit = math.inf if recipe.clip is None else recipe.clip
-        norm = nn.utils.clip_grad_norm_(net.parameters(), limit).item()
-        if not math.isfinite(norm + loss.item()):
-            lost = step
-            break
-        optimizer.step()
+        norm = step(net, task, batch, updates, recipe.clip)
         seconds += time.perf_counter() - start
+        if not math.isfinite(norm):
+            lost = k
+            break
         norms.append(norm)
-        if step % every == 0 or step == steps:
+        if k % every == 0 or k == steps:
             error = held_out_error(net, task, held_out)
-            curve.append([step * recipe.batch, finite(error)])
+            curve.append([k * recipe.batch, finite(error)])
             if error < task.solved and solved_at is None:
-                solved_at = step * recipe.batch
+                solved_at = k * recipe.batch
                 if recipe.until_solved:
                     break
     seen = [error for _, error in curve if error is not None]
@@ -84,7 +78,7 @@ def train(net: nn.Module, task: Task, recipe: Recipe, seed: int) -> Json:
         "error": curve[-1][1] if curve and lost is None else None,
         "best": min(seen, default=None),
         "solved_at": solved_at,
-        "steps": step,
+        "steps": k,
         "seconds": round(seconds, 4),
         "seconds_a_step": seconds / max(1, len(norms)),
         "curve": [[n, e if e is None else round(e, 6)] for n, e in curve],
@@ -92,6 +86,29 @@ def train(net: nn.Module, task: Task, recipe: Recipe, seed: int) -> Json:
         "lost": lost,
         "parameters": sum(p.numel() for p in net.parameters()),
     }
+
+
+def optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The one that the recipe names."""
+    family = torch.optim.SGD if recipe.sgd else torch.optim.Adam
+    return family(net.parameters(), lr=recipe.rate, fused=True)
+
+
+def step(
+    net: nn.Module, task: Task, batch: Batch, updates: torch.optim.Optimizer, clip: float | None
+) -> float:
+    """One step of training; the norm of all gradients before clipping.
+
+    Not a number, and no change, where the norm or the loss is not finite.
+    """
+    updates.zero_grad()
+    loss = loss_of(task, read(net, task, batch), batch)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(net.parameters(), math.inf if clip is None else clip).item()
+    if not math.isfinite(norm + loss.item()):
+        return math.nan
+    updates.step()
+    return norm
 
 
 def read(net: nn.Module, task: Task, batch: Batch) -> Tensor:

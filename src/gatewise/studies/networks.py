@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,7 @@ class Design:
         both: two directions.
         forget: the bias of the forget gate at the start; None leaves torch's initialisation. A
             coupled cell, which has no forget gate, gets the same f = 1 - i by its input gate.
+        entry: the bias of the input gate at the start; None leaves torch's.
         chrono: longest lag T expected: forget biases log U(1, T-1), input biases their negatives
             (Tallec and Ollivier 2018, "Can recurrent neural networks warp time?", section 2).
         gain: W_hh starts as this times a random orthogonal matrix (plain RNN); None: torch's.
@@ -32,6 +34,7 @@ class Design:
     cell: str = "lstm"
     both: bool = False
     forget: float | None = None
+    entry: float | None = None
     chrono: int | None = None
     gain: float | None = None
 
@@ -45,6 +48,15 @@ DESIGNS = {
     "LSTM, forget bias 1": Design("lstm", forget=1.0),
     "Bi-RNN": Design("rnn", both=True),
     "Bi-LSTM": Design("lstm", both=True, forget=1.0),
+}
+
+
+#: The four layers: who makes it, and which row of CELLS it is.
+LAYERS: dict[str, tuple[Callable[..., nn.Module], str]] = {
+    "torch.nn.RNN": (nn.RNN, "rnn"),
+    "torch.nn.LSTM": (nn.LSTM, "lstm"),
+    "gatewise.RNN": (gatewise.RNN, "rnn"),
+    "gatewise.LSTM": (gatewise.LSTM, "lstm"),
 }
 
 
@@ -118,7 +130,7 @@ class Reader(nn.Module):
     ) -> None:
         super().__init__()
         self.layer = layer(design, input_size, hidden_size, seed, layers)
-        self.directions = 2 if design.both else 1
+        self.hidden_size, self.directions = hidden_size, 2 if design.both else 1
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.head = nn.Linear(self.directions * hidden_size, output_size)
@@ -156,12 +168,13 @@ def _start(net: nn.Module, design: Design, H: int) -> None:
 
 def _biases(design: Design, H: int, gates: tuple[str, ...]) -> dict[str, Tensor]:
     """What the biases of single gates are set to."""
+    wanted: dict[str, Tensor] = {}
     if design.chrono is not None:
         lag = torch.empty(H).uniform_(1, design.chrono - 1).log()
         wanted = {"f": lag, "i": -lag}
-    elif design.forget is not None:
+    if design.forget is not None:
         bias = torch.full((H,), design.forget)
-        wanted = {"f": bias} if "f" in gates or not CELLS[design.cell].coupled else {"i": -bias}
-    else:
-        wanted = {}
+        wanted |= {"f": bias} if "f" in gates or not CELLS[design.cell].coupled else {"i": -bias}
+    if design.entry is not None:
+        wanted |= {"i": torch.full((H,), design.entry)}
     return {gate: bias for gate, bias in wanted.items() if gate in gates}

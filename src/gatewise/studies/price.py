@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 import gatewise
-from gatewise.studies import clock, realdata, stats, style
+from gatewise.studies import clock, same_loss, stats, style
 from gatewise.studies.frame import Json, Mode, Prediction, Study, pick
-from gatewise.studies.learn import Recipe, train
-from gatewise.studies.networks import Design, Reader, parameters
-from gatewise.studies.tasks import shifted
+from gatewise.studies.networks import LAYERS, parameters
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: The four layers: who makes it, and which row of CELLS it is.
-LAYERS: dict[str, tuple[Callable[..., nn.Module], str]] = {
-    "torch.nn.RNN": (nn.RNN, "rnn"),
-    "torch.nn.LSTM": (nn.LSTM, "lstm"),
-    "gatewise.RNN": (gatewise.RNN, "rnn"),
-    "gatewise.LSTM": (gatewise.LSTM, "lstm"),
-}
 _LOOKS: dict[str, Json] = {
     "torch.nn.RNN": {"color": style.ORANGE, "marker": "o"},
     "torch.nn.LSTM": {"color": style.SKY, "marker": "s"},
@@ -50,12 +40,13 @@ PHASES = ("training", "inference")
 
 _SIZES: dict[Mode, Json] = {
     "quick": {"H": [32, 64], "rounds": 5, "T": [8, 32], "B": [1, 8], "seeds": 1, "sequences": 1600,
-              "learn": 12},
-    "default": {"H": [32, 64, 128, 256, 512, 1024], "rounds": 11, "T": [10, 30, 100, 300, 1000],
-                "B": [1, 4, 16, 64, 256], "seeds": 2, "sequences": 25_600, "learn": 64},
-    "full": {"H": [32, 64, 128, 256, 512, 1024], "rounds": 31,
-             "T": [10, 30, 100, 300, 1000, 3000, 10_000], "B": [1, 4, 16, 64, 128, 256, 512],
-             "seeds": 5, "sequences": 256_000, "learn": 128},
+              "learn": 12, "rates": [0.01]},
+    "default": {"H": [32, 64, 128, 256, 512], "rounds": 7, "T": [10, 30, 100, 300, 1000],
+                "B": [1, 4, 16, 64], "seeds": 2, "sequences": 12_800, "learn": 64,
+                "rates": [0.01]},
+    "full": {"H": [32, 64, 128, 256, 512, 1024], "rounds": 15,
+             "T": [10, 30, 100, 300, 1000, 3000], "B": [1, 4, 16, 64, 256],
+             "seeds": 5, "sequences": 25_600, "learn": 64, "rates": [0.003, 0.01]},
 }  # fmt: skip
 
 
@@ -66,24 +57,26 @@ def units(mode: Mode) -> list[Json]:
         {"kind": "step", "H": H, "T": max(25, min(100, 25_600 // H)), "B": 32, "rounds": rounds}
         for H in size["H"]
     ]
-    few = max(5, rounds // 2)
+    axes = {"T": {"B": 8, "H": 64}, "B": {"T": 50, "H": 64}}
     plan += [
-        {"kind": "growth", "axis": "T", "T": T, "B": 8, "H": 64, "rounds": few} for T in size["T"]
+        {"kind": "growth", "axis": axis, axis: n, **others, "rounds": rounds}
+        for axis, others in axes.items()
+        for n in size[axis]
     ]
-    plan += [
-        {"kind": "growth", "axis": "B", "T": 50, "B": B, "H": 64, "rounds": few} for B in size["B"]
-    ]
+    learned = {"task": "steps back" if mode == "quick" else "text", "H": size["learn"]}
+    plan += [{"kind": "pace", **learned, "rounds": rounds}]
     return plan + [
-        {"kind": "loss", "layer": name, "task": "steps back" if mode == "quick" else "text",
-         "H": size["learn"], "sequences": size["sequences"], "seed": seed}
+        {"kind": "loss", "cell": cell, **learned, "sequences": size["sequences"], "rate": rate,
+         "seed": seed}
         for seed in range(size["seeds"])
-        for name in LAYERS
+        for cell in ("rnn", "lstm")
+        for rate in size["rates"]
     ]  # fmt: skip
 
 
 def measure(unit: Json) -> Json:
-    if unit["kind"] == "loss":
-        return _learn(unit)
+    if unit["kind"] in ("loss", "pace"):
+        return same_loss.measure(unit)
     T, B, H = unit["T"], unit["B"], unit["H"]
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(T, B, H, generator=generator)
@@ -161,22 +154,6 @@ def _inference(layer: nn.Module, x: Tensor, low: bool) -> Callable[[], None]:
     return run
 
 
-def _learn(unit: Json) -> Json:
-    """Train on text (or a small stand-in) and note the seconds at every look."""
-    make, cell = LAYERS[unit["layer"]]
-    task = realdata.text() if unit["task"] == "text" else shifted(12, 2)
-    net = Reader(Design(cell), task.inputs, unit["H"], task.outputs, unit["seed"])
-    other = make(task.inputs, unit["H"])
-    other.load_state_dict(net.layer.state_dict())
-    net.layer = other
-    recipe = Recipe(unit["sequences"], rate=3e-3, looks=40, until_solved=False)
-    found = train(net, task, recipe, unit["seed"])
-    G = len(gatewise.CELLS[cell].gates)
-    work = 3 * task.steps * G * unit["H"] * (task.inputs + unit["H"])
-    return {**found, "multiply_adds_a_sequence": work, "error_is": task.error,
-            "batch": recipe.batch}  # fmt: skip
-
-
 def summarise(records: list[Json]) -> Json:
     steps = []
     facts = []
@@ -193,7 +170,7 @@ def summarise(records: list[Json]) -> Json:
                    if len(points := growth(records, axis, name)) > 1}
             for axis in ("T", "B", "H")
         },
-        "same_loss": _same_loss(pick(records, kind="loss")),
+        "same_loss": same_loss.summarise(records),
     }  # fmt: skip
 
 
@@ -213,33 +190,6 @@ def _exponent(points: list[tuple[float, float]]) -> float:
     """Fitted on the larger half, where the fixed cost of a call no longer shows."""
     far = points[-max(2, (len(points) + 1) // 2) :]
     return stats.exponent([x for x, _ in far], [y for _, y in far])
-
-
-def _same_loss(records: list[Json]) -> Json:
-    """Seconds and multiply-adds until the error that every seed of the plain RNN reaches."""
-    best = [r["values"]["best"] for r in records if r["unit"]["layer"] == "torch.nn.RNN"]
-    if not best or None in best:
-        return {}
-    target = round(max(best) * 1.02 + 1e-4, 4)
-    found: Json = {"target": target, "error_is": records[0]["values"]["error_is"], "layers": {}}
-    for name in LAYERS:
-        reached = []
-        for record in pick(records, layer=name):
-            values = record["values"]
-            at = next((n for n, e in values["curve"] if e is not None and e <= target), None)
-            if at is not None:
-                reached.append((at, at / values["batch"] * values["seconds_a_step"],
-                                at * values["multiply_adds_a_sequence"]))  # fmt: skip
-        here = pick(records, layer=name)
-        found["layers"][name] = {
-            "seeds": len(here),
-            "reached": len(reached),
-            "sequences": median(r[0] for r in reached) if reached else None,
-            "seconds": round(median(r[1] for r in reached), 3) if reached else None,
-            "multiply_adds": median(r[2] for r in reached) if reached else None,
-            "best": median(r["values"]["best"] for r in here),
-        }
-    return found
 
 
 def ratio(
@@ -277,7 +227,7 @@ def draw(result: Json) -> Figure:
     figure, axes = style.canvas(2, 3, result["question"])
     _ratio_axes(axes[0], summary, "training")
     _ratio_axes(axes[1], summary, "inference")
-    _loss_axes(axes[2], records)
+    _loss_axes(axes[2], records, summary["same_loss"])
     for ax, axis, words in (
         (axes[3], "T", "steps T (B = 8, H = 64)"),
         (axes[4], "B", "batch B (T = 50, H = 64)"),
@@ -325,17 +275,19 @@ def _ratio_axes(ax: Axes, summary: Json, phase: str) -> None:
     style.small(ax, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
 
 
-def _loss_axes(ax: Axes, records: list[Json]) -> None:
-    """Error against seconds of training."""
-    for record in pick(records, kind="loss"):
-        values, name = record["values"], record["unit"]["layer"]
-        each = values["seconds_a_step"] / values["batch"]
-        points = [(n * each, e) for n, e in values["curve"] if e is not None]
-        ax.plot(*zip(*points, strict=True), color=_LOOKS[name]["color"], linewidth=1.4,
-                label=name if record["unit"]["seed"] == 0 else None)  # fmt: skip
-        error_is = values["error_is"]
-    ax.set(xscale="log", yscale="log", xlabel="seconds of training", ylabel=error_is,
-           title="the same loss: when?")  # fmt: skip
+def _loss_axes(ax: Axes, records: list[Json], found: Json) -> None:
+    """Error against seconds of training: every seed of each layer, at its cell's best rate."""
+    for name, row in found.get("layers", {}).items():
+        each = row["milliseconds_a_step"][0] / 1e3 / same_loss.BATCH
+        runs = pick(records, kind="loss", cell=LAYERS[name][1], rate=row["rate"])
+        for k, record in enumerate(runs):
+            points = [(n * each, e) for n, e in record["values"]["curve"] if e is not None]
+            ax.plot(*zip(*points, strict=True), color=_LOOKS[name]["color"], linewidth=1.1,
+                    alpha=0.8, label=name if k == 0 else None)  # fmt: skip
+    if found:
+        ax.axhline(found["target"], color="#555555", linestyle=":", linewidth=1)
+        ax.set(xlabel="seconds of training", ylabel=found["error_is"])
+    ax.set(xscale="log", yscale="log", title="the same error (dotted): when?")
     style.plain(ax)
     style.small(ax)
 
@@ -351,6 +303,14 @@ def _no_slower(name: str, below: str, largest: int) -> Callable[[Json], bool | N
     return holds
 
 
+def _fewer_sequences(summary: Json) -> bool | None:
+    layers = summary["same_loss"].get("layers")
+    if not layers:
+        return None
+    rnn, lstm = (layers[name]["sequences"] for name in ("torch.nn.RNN", "gatewise.LSTM"))
+    return bool(lstm and lstm[0] < rnn[0])
+
+
 STUDY = Study(
     name="price",
     question="What do the gates cost?",
@@ -360,9 +320,12 @@ STUDY = Study(
         "training step is a forward and the gradients of the input and of every parameter; batch "
         "32; 100 steps, fewer where H is above 256. bfloat16 is torch's autocast, its ratio too "
         "is to torch.nn.RNN in float32. Multiply-adds are those of the matrix products, forward. "
-        "Bytes kept: storage that autograd saves, without parameters and input. Same loss: one "
-        "training recipe on text without spaces, seconds of the training alone. Exponents are "
-        "fitted on the larger half of each axis."
+        "Bytes kept: storage that autograd saves, without parameters and input. The same error: on "
+        "text without spaces, equal hidden size, as torch starts them, Adam, batch 32, clip 1, "
+        "the same learning rates tried and the best taken for each cell; seconds are sequences "
+        "times the pace of a whole training step, for which the four layers took turns; "
+        "multiply-adds are three times the forward's. Exponents are fitted on the larger half of "
+        "each axis."
     ),
     predictions=(
         Prediction(
@@ -389,14 +352,7 @@ STUDY = Study(
         ),
         Prediction(
             "The LSTM needs fewer sequences than the plain RNN to the same loss.",
-            lambda s: (
-                None
-                if not s["same_loss"] or not s["same_loss"]["layers"]["gatewise.LSTM"]["reached"]
-                else bool(
-                    s["same_loss"]["layers"]["gatewise.LSTM"]["sequences"]
-                    < s["same_loss"]["layers"]["torch.nn.RNN"]["sequences"]
-                )
-            ),
+            _fewer_sequences,
         ),
     ),
     units=units,

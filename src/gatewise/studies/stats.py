@@ -24,6 +24,17 @@ def mean(values: Sequence[float]) -> tuple[float, float]:
     return fmean(values), round(t * stdev(values) / math.sqrt(n), 3 + _digits(fmean(values)))
 
 
+def plus_minus(pair: Sequence[float]) -> str:
+    """A mean and half the width of its interval, with one decimal, two below 1.
+
+    Example:
+        >>> plus_minus([-22.537, 4.354]), plus_minus([-0.055, 0.037])
+        ('-22.5 ± 4.4', '-0.06 ± 0.04')
+    """
+    digits = 1 if abs(pair[0]) >= 1 else 2
+    return f"{pair[0]:.{digits}f} ± {pair[1]:.{digits}f}"
+
+
 def middle(values: Sequence[float]) -> tuple[float, float, float]:
     """Median with a 95 % confidence interval that assumes no distribution (ranks of the binomial).
 
