@@ -18,7 +18,8 @@ template <class T>
 struct ExpTable;
 template <>
 struct ExpTable<float> {
-  static constexpr float limit = 87.0f;     // e^87 is the last power of e with a normal reciprocal
+  static constexpr float least = -87.0f;    // the powers of e between are normal numbers; the
+  static constexpr float most = 88.7f;      // reciprocal of the largest is flushed to zero
   static constexpr float saturated = 9.5f;  // tanh(9.5) rounds to 1
   static constexpr float inv_ln2 = 1.44269504f, ln2_high = 0.693145752f, ln2_low = 1.42860677e-6f;
   static constexpr float p[] = {1.00000001069157737f,    0.499999981138970584f,
@@ -27,7 +28,7 @@ struct ExpTable<float> {
 };
 template <>
 struct ExpTable<double> {
-  static constexpr double limit = 708.0;
+  static constexpr double least = -708.0, most = 709.7;
   static constexpr double saturated = 19.5;
   static constexpr double inv_ln2 = 1.4426950408889634, ln2_high = 6.93147180369123816490e-01,
                           ln2_low = 1.90821492927058770002e-10;
@@ -44,7 +45,7 @@ struct ExpTable<double> {
                                  2.50520730287076584e-8};
 };
 
-// x = n ln2 + r, |r| <= ln2 / 2; returns p(r) with expm1(r) = r p(r). |x| <= ExpTable::limit.
+// x = n ln2 + r, |r| <= ln2 / 2; returns p(r) with expm1(r) = r p(r). least <= x <= most.
 template <class T>
 GATEWISE_INLINE Vec<T> reduced(Vec<T> x, Rounded<T>& n, Vec<T>& r) {
   using E = ExpTable<T>;
@@ -71,11 +72,11 @@ GATEWISE_INLINE Vec<T> reduced(Vec<T> x, Rounded<T>& n, Vec<T>& r) {
 
 template <class T>
 GATEWISE_INLINE Vec<T> sigmoid(Vec<T> x) {
-  const T limit = ExpTable<T>::limit;
+  using E = ExpTable<T>;
   const Vec<T> one = set1(T(1));
   Rounded<T> n;
   Vec<T> r;
-  const Vec<T> p = reduced<T>(clamp(-x, set1(-limit), set1(limit)), n, r);
+  const Vec<T> p = reduced<T>(clamp(-x, set1(E::least), set1(E::most)), n, r);
   return reciprocal(one + scale<T>(fma(p, r, one), n));
 }
 

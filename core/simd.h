@@ -171,7 +171,8 @@ GATEWISE_INLINE V fma(V a, V b, V c) {
 }
 #endif
 
-// 1 / d for a normal d whose reciprocal is normal, to the last bit or the one before. An
+// 1 / d for a normal d, to the last bit or the one before; zero where that is below the normal
+// numbers and these are flushed. An
 // approximation and Newton's rule r (2 - d r) where the processor offers one, since its dividers
 // are slow on wide vectors; else a division.
 #if defined(__AVX512F__)

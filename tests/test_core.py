@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import gatewise
 from gatewise import _core, reference
 from gatewise.reference import Weights
 from gatewise.spec import CELLS
@@ -457,6 +458,21 @@ def test_nan_and_infinity_stay_where_they_belong(isa: str) -> None:
     assert torch.equal(y.isnan(), want.isnan())
     ok = ~want.isnan()
     assert (y[ok] - want[ok]).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+def test_gradients_of_infinite_input(isa: str, dtype: torch.dtype) -> None:
+    """A gate that infinity shut is shut: zero times infinity is no number, here as on the page."""
+    ours, torchs = gatewise.LSTM(5, 7, dtype=dtype), torch.nn.LSTM(5, 7, dtype=dtype)
+    ours.load_state_dict(torchs.state_dict())
+    x = torch.randn(4, 3, 5, dtype=dtype)
+    x[1, 1, 1], x[2, 0, 0] = float("inf"), -float("inf")
+    for got, want in zip(*(_gradients(m, x) for m in (ours, torchs)), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def _gradients(m: torch.nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(m(x)[0].nan_to_num().sum(), list(m.parameters()))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
