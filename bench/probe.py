@@ -8,7 +8,9 @@ from typing import Any
 _core: Any = importlib.import_module("gatewise._core")
 
 DTYPES = ("float32", "float64", "bfloat16")
-QUIET = 0.9  # of the peak: less, and somebody else was at work
+#: Of the peak: less, and somebody else was at work. A core that is shared gives half or less; a
+#: clock that follows heat and load moves by a tenth on its own, and all entrants with it.
+QUIET = 0.8
 MOMENT = 1e-3  # seconds of a probe
 
 
