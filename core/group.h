@@ -75,7 +75,8 @@ struct GroupSpace {
   }
 };
 
-// The workspace of one direction.
+// The workspace of one direction. What it holds follows from the call alone: where memory is only
+// counted, every pointer is null.
 template <class T>
 struct BackwardSpace {
   Units<T> units;
@@ -98,7 +99,7 @@ struct BackwardSpace {
         Wr(call.direction[d].w.W_hr ? carver.take<T>(hidden.padded * call.dims.P) : nullptr),
         d_h(carver.take<T>(call.dims.B * output.padded)),
         d_c(carver.take<T>(call.dims.B * call.dims.H)),
-        d_hidden(Wr ? carver.take<T>(call.dims.B * hidden.padded) : nullptr),
+        d_hidden(call.direction[d].w.W_hr ? carver.take<T>(call.dims.B * hidden.padded) : nullptr),
         other_d_x(d == 1 && call.d_x.data ? carver.take<T>(call.dims.N * call.dims.I) : nullptr),
         zeros(carver.take<T>(larger(call.dims.P, call.dims.H))),
         group{{call, call.direction[d].w, units, hidden, 0, carver},
