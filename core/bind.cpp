@@ -104,8 +104,9 @@ std::vector<Axis> hidden_shape(const Problem& p) {
 // --- calls --------------------------------------------------------------------------------------
 
 // Waking a worker costs a microsecond or two while it spins, and up to about 100 us once it sleeps;
-// below this work one does it alone.
-std::atomic<double> work_per_thread{2e6};  // floating-point operations; a test may set it to 0
+// below this work one does it alone. In floating-point operations. A test may set it to 0: then
+// workers share whatever it is, whether it pays or not.
+std::atomic<double> work_per_thread{2e6};
 
 // Workers who share the units of a few rows meet at every step, which takes a third of a
 // microsecond; below this forward work a step (a part of the above) that is more than they save.
@@ -135,7 +136,7 @@ void run(Call& call, Kernel kernel, Bytes bytes, int threads) {
         auto& context = *static_cast<Context*>(c);
         context.kernel(context.call, id, count);
       },
-      &context);
+      &context, work_per_thread.load() > 0 ? Sharing::where_it_pays : Sharing::always);
 }
 
 template <class T>
@@ -412,7 +413,7 @@ NB_MODULE(_core, m) {
       "work_per_thread", [](double operations) { return work_per_thread.exchange(operations); },
       "operations"_a,
       "The work below which a further thread is not woken; returns what it was. 0 for tests: all "
-      "threads, however small the work.");
+      "threads, however small the work and whatever they gain.");
   m.def("release", release_workspaces,
         "Give the scratch memory kept for reuse back to the system.");
 }

@@ -10,6 +10,9 @@
 // the worker has not woken yet. So a sleeping or preempted worker costs at most the time of doing
 // its share here. That holds with a Barrier in the task too: whom the caller waits for, a woken
 // worker runs.
+//
+// A worker whose core another process takes keeps everybody waiting, in either case. What the
+// workers gain is therefore measured at every job, and while it is nothing the caller works alone.
 #include "threads.h"
 
 #include <dlfcn.h>
@@ -62,6 +65,8 @@ inline Control flushing(Control word) { return word; }
 
 // --- waiting ------------------------------------------------------------------------------------
 
+using Clock = std::chrono::steady_clock;
+using Duration = Clock::duration;
 using Microseconds = std::chrono::microseconds;
 
 // Waking a sleeping thread takes 30 to 160 us, so a worker that just worked stays awake that long.
@@ -75,25 +80,71 @@ constexpr int kMostThreads = 1024;  // an absurd request must not fill the machi
 // Spins until done() or for `most`; says whether done.
 template <class Done>
 bool spin(Microseconds most, Done done) {
-  const auto end = std::chrono::steady_clock::now() + most;
+  const auto end = Clock::now() + most;
   do {
     for (int k = 0; k < 32; ++k) {
       if (done()) return true;
       relax();
     }
-  } while (std::chrono::steady_clock::now() < end);
+  } while (Clock::now() < end);
   return done();
 }
 
 // --- a job --------------------------------------------------------------------------------------
+
+// What the shares of one job took.
+struct Tally {
+  std::atomic<int> shares{0};
+  std::atomic<Duration> quickest{Duration::max()};
+  void add(Duration took) {
+    ++shares;
+    for (Duration best = quickest; took < best && !quickest.compare_exchange_weak(best, took);) {
+    }
+  }
+};
+
+thread_local Duration waited{};  // at barriers, by this thread, once it had spun in vain
 
 struct Job {
   void (*task)(void* context, int id, int count) = nullptr;
   void* context = nullptr;
   int count = 0;
   Control word = {};  // the caller's, flushing: every share computes under the same rounding
+  Tally* tally = nullptr;
 
-  void share(int id) const noexcept { task(context, id, count); }  // a task must not throw
+  void share(int id) const noexcept {
+    const auto begin = Clock::now();
+    waited = {};
+    task(context, id, count);  // must not throw
+    tally->add(Clock::now() - begin - waited);
+  }
+};
+
+// What workers gain over one alone: shares are about equal, so alone it takes their number times
+// the quickest. On a free machine that is close to their number. Where it stays below kLeast, as
+// when another process has one of two cores, the caller works alone for a while and then tries
+// again.
+class Gain {
+ public:
+  bool expected() const { return average >= kLeast || Clock::now() >= alone_until; }
+  void learn(const Tally& tally, Duration took) {
+    const bool on_trial = average < kLeast;
+    const double gain =
+        double(tally.shares) * double(tally.quickest.load().count()) / double(took.count());
+    average = on_trial ? gain : average + (gain - average) / 4;
+    if (average >= kLeast) return;
+    alone = on_trial ? smaller(2 * alone, kMostAlone) : kFirstAlone;
+    alone_until = Clock::now() + alone;
+  }
+
+ private:
+  static constexpr double kLeast = 1.2;
+  static constexpr Duration kFirstAlone = std::chrono::milliseconds(10);
+  static constexpr Duration kMostAlone = std::chrono::milliseconds(160);
+  static Duration smaller(Duration a, Duration b) { return a < b ? a : b; }
+  double average = 2;
+  Duration alone{};
+  Clock::time_point alone_until{};
 };
 
 // --- the workers of OpenMP ----------------------------------------------------------------------
@@ -231,9 +282,10 @@ void Pool::run(Job next) noexcept {
   while (int32_t left = unfinished.load()) unfinished.wait(left);
 }
 
-// Whoever sets `held` owns the workers; there is no lock to inherit in a forked child or to queue
-// at.
+// Whoever sets `held` owns the workers and what is known of them; there is no lock to inherit in a
+// forked child or to queue at.
 std::atomic<bool> held{false};
+Gain gain;
 Pool* pool = nullptr;
 bool forked = false;
 
@@ -256,32 +308,37 @@ void Barrier::wait(int32_t count) {
     __atomic_store_n(&phase, now ^ 1, __ATOMIC_RELEASE);
     return;
   }
-  for (int k = 0; __atomic_load_n(&phase, __ATOMIC_ACQUIRE) == now;) {
-    if (k < kPauses) {
-      relax();
-      ++k;
-    } else {
-      sched_yield();
-    }
+  for (int k = 0; k < kPauses; ++k) {
+    if (__atomic_load_n(&phase, __ATOMIC_ACQUIRE) != now) return;
+    relax();
   }
+  const auto begin = Clock::now();
+  while (__atomic_load_n(&phase, __ATOMIC_ACQUIRE) == now) sched_yield();
+  waited += Clock::now() - begin;
 }
 
-void parallel(int threads, void (*task)(void* context, int id, int count), void* context) {
+void parallel(int threads, void (*task)(void* context, int id, int count), void* context,
+              Sharing sharing) {
   const Control before = control();
-  Job job{task, context, threads, flushing(before)};
-  set_control(job.word);
+  set_control(flushing(before));
+  bool done = false;
   if (threads > 1 && !held.exchange(true)) {
-    if (!forked && openmp().has(threads)) {
-      run_on_openmp(job);
-    } else {
-      if (pool == nullptr) pool = new Pool;
-      pool->run(job);
+    if (sharing == Sharing::always || gain.expected()) {
+      Tally tally;
+      const Job job{task, context, threads, flushing(before), &tally};
+      const auto begin = Clock::now();
+      if (!forked && openmp().has(threads)) {
+        run_on_openmp(job);
+      } else {
+        if (pool == nullptr) pool = new Pool;
+        pool->run(job);
+      }
+      if (sharing != Sharing::always) gain.learn(tally, Clock::now() - begin);
+      done = true;
     }
     held.store(false);
-  } else {
-    job.count = 1;
-    job.share(0);
   }
+  if (!done) task(context, 0, 1);
   set_control(before);
 }
 

@@ -15,10 +15,14 @@ struct alignas(64) Barrier {
   void wait(int32_t count);
 };
 
+enum class Sharing { always, where_it_pays };
+
 // Runs task(context, id, count) for id = 0 .. count-1 and returns when all have ended. The caller
 // is worker 0. count <= threads: it is 1 while another Python thread holds the workers, so a task
-// takes its share from the `count` it is given and never from a number fixed beforehand. Safe in a
-// child forked after the parent used workers. Denormals are flushed to zero in every worker.
-void parallel(int threads, void (*task)(void* context, int id, int count), void* context);
+// takes its share from the `count` it is given and never from a number fixed beforehand. It is 1
+// too where it is left to what pays, while workers come too late to be of use. Safe in a child
+// forked after the parent used workers. Denormals are flushed to zero in every worker.
+void parallel(int threads, void (*task)(void* context, int id, int count), void* context,
+              Sharing sharing = Sharing::always);
 
 }  // namespace gatewise

@@ -69,7 +69,7 @@ def select_isa(name: str) -> None:
 
 def work_per_thread(operations: float) -> float:
     """
-    The work below which a further thread is not woken; returns what it was. 0 for tests: all threads, however small the work.
+    The work below which a further thread is not woken; returns what it was. 0 for tests: all threads, however small the work and whatever they gain.
     """
 
 def release() -> None:

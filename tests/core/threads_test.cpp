@@ -18,6 +18,7 @@
 
 using gatewise::Barrier;
 using gatewise::parallel;
+using gatewise::Sharing;
 
 #define CHECK(condition)                                                     \
   do {                                                                       \
@@ -30,10 +31,10 @@ using gatewise::parallel;
 namespace {
 
 template <class Task>
-void run(int threads, Task task) {
+void run(int threads, Task task, Sharing sharing = Sharing::always) {
   parallel(
       threads, [](void* context, int id, int count) { (*static_cast<Task*>(context))(id, count); },
-      &task);
+      &task, sharing);
 }
 
 // How often each id ran, and the count each was told; every id below count must have run once.
@@ -218,6 +219,42 @@ void sleepers_wake_every_time() {
   }
 }
 
+// Two shares of a job that is shared where that pays; how many ran. The second is `late`.
+int count_if_late(int late_ms, Barrier* barrier = nullptr) {
+  std::atomic<int> told{0};
+  run(
+      2,
+      [&](int id, int count) {
+        told = count;
+        sleep_ms(id == 1 ? 5 + late_ms : 5);
+        if (barrier && count > 1) barrier->wait(count);
+      },
+      Sharing::where_it_pays);
+  return told;
+}
+
+void punctual_workers_share() {
+  for (int k = 0; k < 20; ++k) CHECK(count_if_late(0) == 2);
+}
+
+// As when another process has the second core. The caller stops to wait for it, tries it again
+// after a while, stops for twice as long, and takes it back once it is punctual.
+void late_workers_are_left_out() {
+  using Clock = std::chrono::steady_clock;
+  for (Barrier* barrier : {static_cast<Barrier*>(nullptr), new Barrier}) {
+    int shared = 0;
+    while (count_if_late(40, barrier) == 2) CHECK(++shared < 20);
+    CHECK(shared > 1);  // once is an accident
+    while (count_if_late(40, barrier) == 1) {
+    }
+    const auto begin = Clock::now();
+    while (count_if_late(0, barrier) == 1) {
+    }
+    CHECK(Clock::now() - begin > std::chrono::milliseconds(22));
+    for (int k = 0; k < 5; ++k) CHECK(count_if_late(0, barrier) == 2);
+  }
+}
+
 // Denormals are zero inside a task, on every thread and for any count, and as before outside.
 void denormals() {
   volatile float tiny = 1e-40f;
@@ -286,6 +323,8 @@ constexpr Named kChecks[] = {
     NAMED(fork_in_the_middle),
     NAMED(idle_burns_nothing),
     NAMED(sleepers_wake_every_time),
+    NAMED(punctual_workers_share),
+    NAMED(late_workers_are_left_out),
     NAMED(denormals),
     NAMED(refused_threads),
     NAMED(absurd_request),
