@@ -87,27 +87,36 @@ GATEWISE_INLINE void transpose(Vec<T> (&row)[LANES<T>]) {
   }
 }
 
-// The gate panels [j][K][W] of W (G*H, K).
+// Lines first .. end-1 of gate panel j of W (G*H, K), to `lines`. What is packed in parts is cut at
+// whole vectors.
 template <class T>
-void pack_gates(const T* weight, i64 K, const Units<T>& u, T* panels, i64 j) {
+void pack_gate_lines(const T* weight, i64 K, i64 first, i64 end, const Units<T>& u, T* lines,
+                     i64 j) {
   constexpr int L = LANES<T>;
-  T* panel = panels + j * K * u.W;
   for (int q = 0; q < u.groups; q++)
     for (int gate = 0; gate < u.G; gate++) {
       const int n = u.lanes(j, q);
       const T* rows = weight + (gate * u.H + j * u.U + i64(q) * L) * K;
-      T* column = panel + (q * u.G + gate) * L;
-      for (i64 k = 0; k < K; k += L) {
-        const int kn = int(smaller(L, K - k));
+      T* column = lines + (q * u.G + gate) * L;
+      for (i64 k = first; k < end; k += L) {
+        const int kn = int(smaller(L, end - k));
         Vec<T> block[L];
-        for (int r = 0; r < L; r++)
-          block[r] = r >= n    ? Vec<T>{}
-                     : kn == L ? load(rows + r * K + k)
-                               : load(rows + r * K + k, kn);
-        transpose<T>(block);
-        for (int r = 0; r < kn; r++) store(column + (k + r) * u.W, block[r]);
+        if (n < L || kn < L || !load_columns(rows + k, K, block)) {
+          for (int r = 0; r < L; r++)
+            block[r] = r >= n    ? Vec<T>{}
+                       : kn == L ? load(rows + r * K + k)
+                                 : load(rows + r * K + k, kn);
+          transpose<T>(block);
+        }
+        for (int r = 0; r < kn; r++) store(column + (k - first + r) * u.W, block[r]);
       }
     }
+}
+
+// The gate panels [j][K][W] of W (G*H, K).
+template <class T>
+void pack_gates(const T* weight, i64 K, const Units<T>& u, T* panels, i64 j) {
+  pack_gate_lines(weight, K, 0, K, u, panels + j * K * u.W, j);
 }
 
 // The reverse way for a gradient: lines [K][W] of panel j, `lines` apart from panel to panel, into

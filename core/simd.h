@@ -294,6 +294,49 @@ GATEWISE_INLINE FloatV dot(IntV a, IntV b, FloatV sum) {
 }
 #endif
 
+// LANES x LANES numbers whose rows lie `apart`, as columns, where that is quicker than loads and a
+// transpose: here loads put rows r and r + 8 side by side, which spares one of its four rounds; and
+// the exchanges of a round have one port, where the insertion of what is loaded has two. Says
+// whether it was done.
+template <class T, class V, int n>
+GATEWISE_INLINE bool load_columns(const T*, int64_t, V (&)[n]) {
+  return false;
+}
+#if defined(__AVX512F__)
+GATEWISE_INLINE bool load_columns(const float* rows, int64_t apart, FloatV (&column)[16]) {
+#pragma GCC unroll 2
+  for (int half = 0; half < 16; half += 8) {
+    __m512 row[8];
+    __m512d pairs[8], fours[8];
+#pragma GCC unroll 8
+    for (int r = 0; r < 8; r++) {
+      const float* first = rows + r * apart + half;
+      row[r] = _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(first)),
+                                  _mm256_loadu_ps(first + 8 * apart), 1);
+    }
+#pragma GCC unroll 4
+    for (int k = 0; k < 8; k += 2) {
+      pairs[k] = (__m512d)_mm512_unpacklo_ps(row[k], row[k + 1]);
+      pairs[k + 1] = (__m512d)_mm512_unpackhi_ps(row[k], row[k + 1]);
+    }
+#pragma GCC unroll 2
+    for (int k = 0; k < 8; k += 4)
+#pragma GCC unroll 2
+      for (int j = 0; j < 2; j++) {
+        fours[k + 2 * j] = _mm512_unpacklo_pd(pairs[k + j], pairs[k + j + 2]);
+        fours[k + 2 * j + 1] = _mm512_unpackhi_pd(pairs[k + j], pairs[k + j + 2]);
+      }
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) {
+      const DoubleV a = (DoubleV)fours[k], b = (DoubleV)fours[k + 4];
+      column[half + k] = (FloatV)__builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
+      column[half + k + 4] = (FloatV)__builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+  }
+  return true;
+}
+#endif
+
 // A whole transpose where there is a shorter way than rounds of interleave(): with AVX2 these cross
 // the middle of the register, which costs a second instruction each. Says whether it was done.
 template <class V, int n>

@@ -21,16 +21,19 @@ bool is_small(const Call& call) {
   return is_small(call.dims, CELLS[call.cell].cell.gates()) && !call.direction[0].w.W_hr;
 }
 
+// Lines of a panel that are packed at once: they, and the weights they come from, stay in the
+// first-level cache together.
+inline constexpr i64 SMALL_LINES = 64;
+
 template <class T>
 struct SmallForwardSpace {
   Units<T> u;
-  T *Wx, *Wh, *bias;  // one panel: [I][W], [P][W], [W]
-  T* zeros;           // a state that is not given
+  T *W, *bias;  // of one panel: lines [SMALL_LINES][W], [W]
+  T* zeros;     // a state that is not given
 
   SmallForwardSpace(const ForwardCall<T>& call, Carver& carver)
       : u(call.dims.H, CELLS[call.cell].cell.gates()) {
-    Wx = carver.take<T>(call.dims.I * u.W);
-    Wh = carver.take<T>(call.dims.P * u.W);
+    W = carver.take<T>(SMALL_LINES * u.W);
     bias = carver.take<T>(u.W);
     zeros = carver.take<T>(u.H);
   }
@@ -51,10 +54,18 @@ void small_forward(const ForwardCall<T>& call, Carver& carver) {
   alignas(64) T z[SMALL_ROWS * NV * LANES<T>];
   for (i64 j = 0; j < u.J; j++) {
     const i64 unit = j * u.U;
-    pack_gates(dir.w.W_ih, I, u, ws.Wx - j * I * u.W, j);
-    pack_gates(dir.w.W_hh, H, u, ws.Wh - j * H * u.W, j);
+    Lines<const T> so_far{};
+    const auto add = [&](Lines<const T> rows, const T* weight, i64 K) {
+      for (i64 first = 0; first < K; first += SMALL_LINES) {
+        const i64 end = smaller(K, first + SMALL_LINES);
+        pack_gate_lines(weight, K, first, end, u, ws.W, j);
+        product<T>(B, u.vectors, {{rows.right(first), ws.W, end - first}}, so_far, {z, u.W});
+        so_far = {z, u.W};
+      }
+    };
+    add(x, dir.w.W_ih, I);
+    add(h, dir.w.W_hh, H);
     pack_bias(dir.w.b_ih, dir.w.b_hh, u, ws.bias - j * u.W, j);
-    product<T>(B, u.vectors, {{x, ws.Wx, I}, {h, ws.Wh, H}}, {}, {z, u.W});
     ForwardRows<T> p{};
     p.rows = B;
     p.j = j;
