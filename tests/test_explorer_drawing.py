@@ -244,9 +244,52 @@ def test_print_shows_all_five_moments_in_light(opened) -> None:
         assert tab.locator(f"#moment-{name}").is_visible()
     assert not tab.locator("#play").is_visible()
     assert tab.evaluate("document.documentElement.dataset.theme") == "light"
+    widths = tab.evaluate("[...document.querySelectorAll('canvas')].map(c => c.clientWidth)")
+    assert max(widths) <= 680 < tab.viewport_size["width"]  # drawn for paper, and not scaled to it
     assert len(tab.pdf()) > 20_000
     tab.evaluate("window.dispatchEvent(new Event('afterprint'))")
     assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_on_paper_no_canvas_wipes_out_the_one_below_it(opened) -> None:
+    """Print takes a canvas as its calls, and a cleared rectangle then clears the page."""
+    tab = opened(traced(gatewise.LSTM(4, 6)), tokens=CHARACTERS)
+    tab.evaluate(
+        """() => { window.cleared = 0; const all = CanvasRenderingContext2D.prototype;
+        all.clearRect = () => { window.cleared += 1; };
+        window.dispatchEvent(new Event('beforeprint')); }"""
+    )
+    settle(tab)
+    assert tab.evaluate("window.cleared") == 0
+
+
+def test_names_of_curves_stand_whole_on_a_phone(opened) -> None:
+    both = {"bidirectional": True}
+    x = torch.randn(10, 1, 4)
+    first, second = (kind(4, 6, **both).trace(x) for kind in (gatewise.LSTM, gatewise.RNN))
+    for trace in (first, second):
+        trace.output.sum().backward()
+    tab = opened(first, beside=second, tokens=CHARACTERS, viewport=(360, 740))
+    tab.locator("#reach").scroll_into_view_if_needed()
+    settle(tab)
+    edge = tab.evaluate(
+        """() => { const c = document.getElementById("reach");
+        return [...c.getContext("2d").getImageData(c.width - 2, 0, 2, c.height).data]; }"""
+    )
+    assert len(edge) > 0
+    assert max(edge) == 0
+
+
+def test_a_number_of_a_series_is_written_as_numbers_are(opened) -> None:
+    tab = opened(traced(gatewise.LSTM(1, 3), T=4), tokens=[0.5, -1.25, 2.0, -3.0], at="#t=1")
+    assert tab.locator("#diagram .token").text_content() == "−1.25"
+    assert "step 1, −1.25, unit" in tab.locator("#lead").text_content()
+
+
+def test_a_plain_rnn_begins_with_what_it_does(opened) -> None:
+    tab = opened(traced(gatewise.RNN(4, 6)), tokens=CHARACTERS)
+    assert tab.locator("#tab-write").get_attribute("aria-selected") == "true"
+    assert tab.locator("#lanes-title").text_content() == "Where output and h_n come from"
 
 
 def test_what_is_not_a_number_says_so(opened) -> None:
@@ -370,7 +413,7 @@ def test_numbers_for_reading(value, text, functions) -> None:
     assert functions(f"show }} = modules['cell.js']; return show({value});") == text
 
 
-@pytest.mark.parametrize("value", [0.1, 1 / 3, -2.5e-30, 123456.789, 1.17549435e-38])
+@pytest.mark.parametrize("value", [0.1, 1 / 3, -2.5e-30, 123456.789, 1.17549435e-38, 1.2158e-6])
 def test_exact_numbers_are_the_shortest_that_give_the_float_back(value, functions) -> None:
     single = np.float32(value)
     text = functions(f"exact }} = modules['cell.js']; return exact({float(single)!r});")

@@ -35,14 +35,17 @@ export function show(v) {
   return (v < 0 ? "−" : "") + text;
 }
 
+// As Python writes it: zeros after the point up to three, then a power of ten.
+const plain = (v) => (v !== 0 && Math.abs(v) < 1e-4 ? v.toExponential() : String(v));
+
 // A float32 with as few digits as tell it from its neighbours.
 export function exact(v) {
   if (!Number.isFinite(v)) return String(v);
   for (let digits = 1; digits < 9; digits++) {
     const text = v.toPrecision(digits);
-    if (Math.fround(Number(text)) === v) return String(Number(text));
+    if (Math.fround(Number(text)) === v) return plain(Number(text));
   }
-  return String(Number(v.toPrecision(9)));
+  return plain(Number(v.toPrecision(9)));
 }
 
 const percent = (v) => `${Math.round(100 * v)}\u00a0%`;

@@ -1,6 +1,8 @@
 // The numbers of the page, and what is computed from them. Pure: nothing here draws or listens.
 //   T steps   I input size   H hidden size   P output size   t a step, u a unit, d a direction
 
+import { welded } from "./cell.js";
+
 // A base64 block of little-endian float32 as a typed array.
 export function decode(text) {
   if (Uint8Array.fromBase64) return new Float32Array(Uint8Array.fromBase64(text.trim()).buffer);
@@ -251,7 +253,7 @@ export function telling(page, s) {
   const c = field(page, s, "c");
   const f = field(page, s, "f");
   const T = Math.min(run(page, s).T, 200);
-  const best = { t: 0, unit: 0 };
+  const best = { t: 0, unit: 0, moment: welded(cell, "f") ? 2 : 1 }; // write, where nothing forgets
   let most = -1;
   for (let t = 1; t < T; t++) {
     for (let u = 0; u < Math.min(c.width, 128); u++) {

@@ -48,7 +48,9 @@ export function labels(app, remember) {
     $("text-title").textContent =
       `The text, coloured by ${s.grad ? "the gradient of " : ""}${names[s.field]} ${s.field} of ${app.rowName()} ${app.row()}`;
     $("lanes-title").textContent =
-      size.D === 2 ? "Two directions, joined" : "Where output, h_n and c_n come from";
+      size.D === 2
+        ? "Two directions, joined"
+        : `Where output${cell.has_cell_state ? ", h_n and c_n" : " and h_n"} come from`;
     $("gradient").classList.toggle("with-hint", here.grad === null);
     $("play").classList.toggle("on", s.playing);
     $("play").ariaLabel = s.playing ? "Pause" : "Play";

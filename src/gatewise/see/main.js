@@ -241,7 +241,8 @@ function cellView() {
 
 function word(s) {
   const words = app.words();
-  if (words !== null) return `“${visible(words[s.t])}”`;
+  if (words !== null)
+    return page.meta.kind === "series" ? show(Number(words[s.t])) : `“${visible(words[s.t])}”`;
   const x = input(page, { ...s, layer: 0 }, s.t);
   return x.length === 1 ? show(x[0]) : `${x.length} numbers`;
 }
@@ -268,6 +269,7 @@ calm.addEventListener("change", () => set({}));
 window.addEventListener("resize", () => set({}));
 const printing = (on) => {
   state.printing = on;
+  document.documentElement.classList.toggle("printing", on); // as wide as paper, before it is drawn
   draw();
 };
 window.addEventListener("beforeprint", () => printing(true));

@@ -23,8 +23,8 @@ export function fit(canvas, width, height) {
     canvas.style.height = `${height}px`;
   }
   const context = canvas.getContext("2d");
-  context.setTransform(ratio, 0, 0, ratio, 0, 0);
-  context.clearRect(0, 0, width, height);
+  context.reset(); // clearRect would, on paper, wipe out what lies under this canvas too
+  context.scale(ratio, ratio);
   return context;
 }
 

@@ -110,10 +110,13 @@ export function reaching(host, app) {
 
     const outer = host.clientWidth;
     const narrow = outer < 560;
-    const right = narrow ? 72 : RIGHT;
-    const width = outer - LEFT - right;
     const tall = 220;
     const context = fit(canvas, outer, tall + 44);
+    const called = ({ name, title }) => `${title}, ∂${name}`;
+    context.font = style.smallBold;
+    const longest = Math.max(...all.map((one) => context.measureText(called(one)).width));
+    const right = narrow ? Math.ceil(longest) + 12 : RIGHT;
+    const width = outer - LEFT - right;
     const yOf = (n) =>
       n >= 10 ** low ? 10 + tall - ((Math.log10(n) - low) / (high - low)) * tall : NaN;
     const xOf = (t) => LEFT + (t / T) * width;
@@ -161,7 +164,7 @@ export function reaching(host, app) {
       labels.push({
         y: Number.isFinite(end) ? end : 10 + tall,
         ink: inks[m],
-        text: narrow ? `${title.slice(0, 7)} ${name}` : `${title}, ∂${name}`,
+        text: called({ name, title }),
       });
     }
     labels.sort((p, q) => p.y - q.y);
