@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import colors
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch.nn.utils.rnn import pack_sequence
 
@@ -46,7 +47,7 @@ def test_maps_show_the_numbers_in_the_stated_order() -> None:
         values = getattr(trace, title[-1])[0, 1, :, 1].detach().numpy()
         np.testing.assert_array_equal(image.get_array(), values[:, by_memory].T)
         assert "longest memory on top" in image.axes.get_ylabel()
-        assert image.axes.get_xlabel() == "step t"
+        assert image.axes.get_xlabel() == "step t, read right to left"
         assert [t.get_text() for t in image.axes.get_yticklabels()] == [str(u) for u in by_memory]
         assert [t.get_text() for t in image.axes.get_xticklabels()] == list("gate·wise")
 
@@ -156,6 +157,45 @@ def test_reach_draws_the_norms_of_both_traces() -> None:
     assert figure.axes[0].get_yscale() == "log"
     looks = {(line.get_color(), line.get_linestyle()) for line in lines.values()}
     assert len(looks) == 4
+
+
+def inked(figure: Figure, line: object) -> int:
+    """How many pixels of a drawn figure have the colour of a line."""
+    pixels = np.asarray(drawn(figure).canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]
+    want = np.round(255 * np.array(colors.to_rgb(line.get_color())))  # type: ignore[attr-defined]
+    return int((pixels == want).all(axis=-1).sum())
+
+
+def test_one_step_is_seen() -> None:
+    trace = gatewise.LSTM(3, H).trace(torch.randn(1, 1, 3))
+    trace.output.sum().backward()
+    for figure in (trace.plot_unit(0), trace.plot_reach()):
+        FigureCanvasAgg(figure)
+        for line in [line for ax in figure.axes for line in ax.lines if len(line.get_xdata()) == 1]:
+            figure.axes[0].legend_ = figure.axes[-1].legend_ = None
+            assert inked(figure, line) > 9, line.get_label()
+        assert all(t == round(t) for ax in figure.axes for t in ax.get_xticks())
+
+
+def test_every_lane_of_the_reach_has_a_line_of_its_own() -> None:
+    trace = traced(num_layers=3)
+    beside = traced("rnn", num_layers=3)
+    lines = trace.plot_reach(beside=beside).axes[0].lines
+    looks = {(line.get_color(), line.get_linestyle()) for line in lines}
+    assert len(lines) == len(looks) == 12
+
+
+def test_the_reach_of_one_sequence() -> None:
+    trace = traced(num_layers=1)
+    shown = trace.plot_reach(sequence=1).axes[0].lines[0].get_ydata()
+    np.testing.assert_array_equal(shown, trace.gradient_reach()[0, 0, :, 1])
+    with pytest.raises(ArgumentError, match="sequence: expected 0 to 1"):
+        trace.plot_reach(sequence=2)
+
+
+def test_rows_of_a_projected_state_are_numbered_by_whole_units() -> None:
+    figure = drawn(gatewise.LSTM(3, H, proj_size=3).trace(torch.randn(T, B, 3)).plot(["h"]))
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["0", "1", "2"]
 
 
 def test_text_is_coloured_by_the_unit() -> None:

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import gatewise
 from gatewise import CELLS, ArgumentError, Trace, reference
-from gatewise.fields import NAMES
+from gatewise.fields import NAMES, WEIGHTS
 
 T, B, I, H = 5, 4, 2, 4
 LENGTHS = (2, 5, 3, 2)  # not sorted; two end at the same step
@@ -111,6 +111,10 @@ def test_results_are_those_of_the_call(how: dict[str, object], layout: object) -
     assert torch.equal(trace.output.nan_to_num(7), output.nan_to_num(7))
     assert torch.equal(trace.h_n, h_n)
     assert torch.equal(trace.c_n, c_n)
+
+
+def test_weights_have_the_names_of_the_page() -> None:
+    assert reference.Weights._fields == WEIGHTS
 
 
 def test_a_batch_first_layer_and_a_single_sequence_trace_time_first() -> None:

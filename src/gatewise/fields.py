@@ -26,6 +26,8 @@ Array = Any
 #: What has a name at every step: the four gates, the cell state, the hidden state.
 NAMES = ("i", "f", "g", "o", "c", "h")
 DIRECTIONS = ("fwd", "reverse")
+#: The parameters of one direction of a layer, in the order of ``reference.Weights``.
+WEIGHTS = ("W_ih", "W_hh", "b_ih", "b_hh", "W_hr", "peep")
 _PATH = re.compile(r"l(\d+)\.(fwd|reverse)\.(\w+)")
 
 

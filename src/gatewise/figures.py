@@ -41,6 +41,9 @@ COLOURS = {
     "h": "#0072B2",
 }
 _WAYS = {"fwd": "left to right", "reverse": "right to left"}
+#: Lines of layers, and of the layers beside them; dashes of their directions.
+_LINES = [COLOURS[name] for name in "cifhgo"]
+_DASHES = [("-", ":"), ("--", "-.")]
 
 
 def plot(
@@ -94,11 +97,11 @@ def plot(
         )
         panel.set_title(f"d loss / d {name}" if gradient else TITLES[name], fontsize=10)
         panel.set_ylabel("projected unit" if projected else f"unit, {meaning}", fontsize=8)
-        if not projected:
-            at = np.arange(0, len(by_unit), -(-len(by_unit) // 8))
-            panel.set_yticks(at, [str(unit) for unit in by_unit[at]])
+        units = np.arange(shown.shape[1]) if projected else by_unit
+        at = np.arange(0, len(units), -(-len(units) // 8))
+        panel.set_yticks(at, [str(unit) for unit in units[at]])
         _tidy(panel)
-        _label_steps(panel, tokens, T)
+        _label_steps(panel, tokens, T, direction)
         bar = panel.figure.colorbar(image, ax=panel, fraction=0.05, pad=0.02)
         bar.ax.tick_params(labelsize=7)
         bar.outline.set_linewidth(0.5)
@@ -134,12 +137,14 @@ def plot_unit(
             continue  # projected: h has no such unit
         panel = upper if name in "ifo" else lower
         heavy = name in "ch"
+        curve = values(name)[:, unit]
         panel.plot(
-            values(name)[:, unit],
+            curve,
             color=COLOURS[name],
             label=TITLES[name],
             linewidth=1.8 if heavy else 1.2,
             linestyle="--" if name == "g" else "-",
+            **_dots(curve),
         )
     if upper is not lower:
         if all(_is_share(trace, name) for name in _computed(trace) if name in "ifo"):
@@ -154,7 +159,7 @@ def plot_unit(
         _tidy(panel)
         if panel.lines:
             panel.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _label_steps(lower, tokens, T)
+    _label_steps(lower, tokens, T, direction)
     return figure
 
 
@@ -164,6 +169,7 @@ def plot_reach(
     *,
     beside: Trace | None = None,
     labels: Sequence[str] | None = None,
+    sequence: int | None = None,
     ax: Axes | None = None,
 ) -> Figure:
     """How far back the gradient reaches: the norm of d loss / d c(t) at each step, log scale.
@@ -172,25 +178,30 @@ def plot_reach(
         name: i, f, g, o, c or h.
         beside: another trace of the same input, e.g. of a plain RNN.
         labels: what to call the two in the legend; by default by their cells.
+        sequence: which sequence of the batch; None for the mean over those that have the step.
         ax: axes to draw in; by default a new figure.
 
-    Each line is the mean over the batch of ``gradient_reach``. A norm of exactly 0 is a gap: it
-    has no logarithm.
+    Each line is a lane of ``gradient_reach``: a colour for each layer, a dash for each direction. A
+    norm of exactly 0 is a gap: it has no logarithm.
     """
     figure, (panel,) = _axes(ax, 1, 1, width=5.6, height=3.2)
     traces = [trace] if beside is None else [trace, beside]
     called = list(labels) if labels is not None else [each.cell.name for each in traces]
-    styles = ["-", "--"]
-    palette = list(COLOURS.values())
     for number, each in enumerate(traces):
-        reach = np.nanmean(each.gradient_reach(name), axis=-1)
+        reach = each.gradient_reach(name)
+        if sequence is None:
+            reach = np.nanmean(reach, axis=-1)
+        else:
+            _check_sequence(each, sequence)
+            reach = reach[..., sequence]
+        T = reach.shape[-1]
         for k, d in np.ndindex(reach.shape[:2]):
             lane = "" if reach.shape[:2] == (1, 1) else f", layer {k}, {list(_WAYS.values())[d]}"
             line = np.where(reach[k, d] > 0, reach[k, d], np.nan)
-            colour = palette[(4 + number + 2 * (k * reach.shape[1] + d)) % len(palette)]
-            panel.plot(line, styles[number], color=colour, label=called[number] + lane)
+            colour, dash = _LINES[(k + 3 * number) % 6], _DASHES[number][d]
+            panel.plot(line, dash, color=colour, label=called[number] + lane, **_dots(line))
     panel.set_yscale("log")
-    panel.set_xlabel("step t", fontsize=8)
+    _label_steps(panel, None, T)
     panel.set_ylabel(f"norm of d loss / d {name}(t)", fontsize=8)
     panel.set_title("how far the gradient reaches back", fontsize=10)
     panel.legend(fontsize=8, frameon=False)
@@ -230,12 +241,13 @@ def plot_text(
     placed = _typeset(tokens, width)
     lines = placed[-1][1] + 1 if placed else 1
     used = max((column + cells for _, _, column, cells in placed), default=1)
-    figure, (panel,) = _axes(ax, 1, 1, width=0.115 * used + 1.2, height=0.28 * lines + 0.7)
+    figure, (panel,) = _axes(ax, 1, 1, width=0.085 * used + 1.2, height=0.25 * lines + 0.7)
     colours = _colours(trace, name, v, gradient=False)
     mappable = _mappable(colours)
     for (shown, row, left, cells), value in zip(placed, v, strict=True):
         rgba = mappable.to_rgba(value)
-        ink = "white" if np.dot(rgba[:3], (0.299, 0.587, 0.114)) < 0.5 else "black"
+        light = np.dot(np.power(rgba[:3], 2.2), (0.2126, 0.7152, 0.0722))  # as WCAG has it, nearly
+        ink = "white" if light < 0.18 else "black"
         panel.add_patch(Rectangle((left, row), cells, 1, facecolor=rgba, edgecolor="none"))
         panel.text(
             left + cells / 2, row + 0.52, shown, color=ink, fontsize=9, family="monospace",
@@ -270,9 +282,7 @@ def _lane(
             "gradient: expected a trace after backward(), got one without gradients"
         )
     view: DirectionView = fields.layer(layer)[direction]
-    B = trace.mask.shape[1]
-    if not -B <= sequence < B:
-        raise ArgumentError(f"sequence: expected 0 to {B - 1} (B - 1), got {sequence}")
+    _check_sequence(trace, sequence)
     T = int(trace.mask[:, sequence].sum())
 
     def values(name: str) -> Values:
@@ -353,9 +363,14 @@ def _axes(
     return given[0].figure, given  # type: ignore[return-value]
 
 
-def _label_steps(panel: Axes, tokens: Sequence[str] | None, T: int) -> None:
+def _dots(curve: Values) -> dict[str, Any]:
+    """How the points of a curve are marked: one alone makes no line."""
+    return {"marker": "o", "markersize": 4} if np.isfinite(curve).sum() == 1 else {}
+
+
+def _label_steps(panel: Axes, tokens: Sequence[str] | None, T: int, direction: str = "fwd") -> None:
     """Tokens under the steps, where they can be read."""
-    panel.set_xlabel("step t", fontsize=8)
+    panel.set_xlabel("step t" if direction == "fwd" else "step t, read right to left", fontsize=8)
     if tokens is None:
         return
     shown = [_visible(token) for token in tokens]
@@ -395,6 +410,10 @@ def _visible(token: str) -> str:
 
 
 def _tidy(panel: Axes) -> None:
+    """Small ticks at whole steps, and no frame."""
+    from matplotlib.ticker import MaxNLocator
+
+    panel.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     panel.tick_params(labelsize=7)
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)
@@ -403,6 +422,12 @@ def _tidy(panel: Axes) -> None:
 def _check_tokens(tokens: Sequence[str] | None, T: int) -> None:
     if tokens is not None and len(tokens) != T:
         raise ShapeError(f"tokens: expected one a step (T = {T}), got {len(tokens)}")
+
+
+def _check_sequence(trace: Trace, sequence: int) -> None:
+    B = trace.mask.shape[1]
+    if not -B <= sequence < B:
+        raise ArgumentError(f"sequence: expected 0 to {B - 1} (B - 1), got {sequence}")
 
 
 def _check_unit(values: Values, unit: int) -> None:

@@ -29,15 +29,13 @@ _KEY = re.compile(r"(?:(?P<module>.+)\.)?l(?P<layer>\d+)\.(?P<way>fwd|reverse)\.
 
 def record(module: nn.Module, x: Tensor | PackedSequence, hx: Any = None) -> Trace:
     """Run a layer once and return its Trace: ``LSTM.trace``."""
+    if Watch.place not in module.__dict__ and not torch.compiler.is_compiling():
+        return Watch(module).record_alone(x, hx)  # spares the book-keeping, dear to a short run
     traces = Traces(keep=1, max_bytes=None)
-    watch, recorder = Watch.on(module), ("", traces, False)
+    watch, recorder = Watch.on(module).follow_calls(), ("", traces, False)
     watch.recorders.append(recorder)
     try:
-        if watch.hooks:
-            module(x, hx)
-        else:  # nobody else is watching: spare the hooks, which cost more than a short run
-            watch.begin(module, (x,), {})
-            watch.end(module, (), module(x, hx))
+        module(x, hx)
     finally:
         watch.recorders.remove(recorder)
         watch.leave()

@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gatewise.errors import ArgumentError
-from gatewise.fields import DIRECTIONS, NAMES, Array, Fields, Packing, as_numpy, library
+from gatewise.fields import (
+    DIRECTIONS,
+    NAMES,
+    WEIGHTS,
+    Array,
+    Fields,
+    Packing,
+    as_numpy,
+    library,
+)
 from gatewise.spec import WELDED, CellSpec
 
 if TYPE_CHECKING:
@@ -57,8 +66,8 @@ class LayerRecord:
         output: (T, B, D*P) or (N, D*P), what it gave to the layer above.
         h_n, c_n: (D, B, P), (D, B, H), where it ended.
         tape: (D, T, B, S, H) or (D, N, S, H), the values of ``cell.slots`` at every step.
-        weights: one dict a direction (W_ih, W_hh, and b_ih, b_hh, W_hr, peep where the layer has
-            them), or None when they are no longer those of the run.
+        weights: of each direction the six of ``fields.WEIGHTS``, None for what the layer lacks; or
+            None when they are no longer those of the run.
         grad: where backward leaves the total gradients.
         versions: torch's counts of in-place changes to the weights, when the run was made.
         z: the pre-activations of each direction, when they were asked for with the run.
@@ -71,7 +80,7 @@ class LayerRecord:
     h_n: Array
     c_n: Array
     tape: Array
-    weights: Sequence[dict[str, Array]] | None = None
+    weights: Sequence[Sequence[Array | None]] | None = None
     grad: GradSink = field(default_factory=GradSink)
     versions: Sequence[int] | None = None
     z: Sequence[Array] | None = None
@@ -311,16 +320,19 @@ class Trace(Fields):
 
     def _weights(self, k: int) -> Sequence[dict[str, Array]]:
         record = self.records[k]
-        weights = record.weights
-        if weights is not None and record.versions is not None:
-            now = [w._version for lane in weights for w in lane.values()]
-            weights = weights if now == record.versions else None
-        if weights is None:
+        lanes = record.weights
+        if lanes is not None and record.versions is not None:
+            now = [w._version for lane in lanes for w in lane if w is not None]
+            lanes = lanes if now == record.versions else None
+        if lanes is None:
             raise ArgumentError(
                 f"trace: expected the weights of the run, but layer {k} has others by now; ask "
                 "before the optimizer steps, or keep trace.to_numpy(), which copies them"
             )
-        return weights
+        return [
+            {name: w for name, w in zip(WEIGHTS, lane, strict=True) if w is not None}
+            for lane in lanes
+        ]
 
     @property
     def weights(self) -> list[list[dict[str, np.ndarray]]]:
@@ -351,11 +363,12 @@ class Trace(Fields):
     def _numpy_record(self, k: int) -> LayerRecord:
         record = self.records[k]
         try:
-            weights = [
-                {n: as_numpy(w).copy() for n, w in lane.items()} for lane in self._weights(k)
-            ]
+            known = self._weights(k)
         except ArgumentError:
             weights = None
+        else:
+            copies = [{n: as_numpy(w).copy() for n, w in lane.items()} for lane in known]
+            weights = [[lane.get(name) for name in WEIGHTS] for lane in copies]
         grad = (record.grad.tape, record.grad.h)
         return LayerRecord(
             x=as_numpy(record.x).copy(),

@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 
 from gatewise.errors import ArgumentError
-from gatewise.fields import DIRECTIONS, Packing
+from gatewise.fields import DIRECTIONS, WEIGHTS, Packing
 from gatewise.files import whole
 from gatewise.spec import CellSpec
 from gatewise.trace import GradSink, LayerRecord, Trace
 
 #: Under this name the file's metadata hold the JSON; it ends in the version of the layout.
 KEY = "gatewise.trace.1"
-_WEIGHTS = ("W_ih", "W_hh", "b_ih", "b_hh", "W_hr", "peep")
 _ENDS = ("h0", "c0", "h_n", "c_n")
 
 
@@ -43,8 +42,9 @@ def save(trace: Trace, path: Path) -> None:
             arrays[lane + "h"] = record.h[d]
             for end in _ENDS:
                 arrays[lane + end] = getattr(record, end)[d]
-            for name, w in record.weights[d].items() if record.weights else ():
-                arrays[lane + name] = w
+            for name, w in zip(WEIGHTS, record.weights[d], strict=True) if record.weights else ():
+                if w is not None:
+                    arrays[lane + name] = w
             if record.grad.tape is not None and record.grad.h is not None:
                 for s, slot in enumerate(trace.cell.slots):
                     arrays["grad." + lane + slot] = record.grad.tape[d][..., s, :]
@@ -89,7 +89,7 @@ def _record(
         )
 
     lanes = [f"{layer}{way}." for way in ways]
-    weights = [{n: arrays[lane + n] for n in _WEIGHTS if lane + n in arrays} for lane in lanes]
+    weights = [[arrays.get(lane + name) for name in WEIGHTS] for lane in lanes]
     grad = GradSink()
     if f"grad.{lanes[0]}h" in arrays:
         grad.add(tape(f"grad.{layer}"), np.stack([arrays[f"grad.{lane}h"] for lane in lanes]))
@@ -104,6 +104,6 @@ def _record(
         h_n,
         c_n,
         tape(layer),
-        weights if all(weights) else None,
+        weights if f"{lanes[0]}W_ih" in arrays else None,
         grad,
     )

@@ -107,6 +107,15 @@ class Watch:
         )
         return self
 
+    def record_alone(self, x: Tensor | PackedSequence, hx: Any) -> Trace:
+        """Run the module once for one who watches it alone, and leave."""
+        self.module.__dict__[self.place] = self.keep
+        try:
+            self.module(x, hx)
+        finally:
+            self.leave()
+        return Trace(self.module.cell, tuple(self.records), _packing(x))
+
     def leave(self) -> None:
         """Go, unless somebody still needs this watch."""
         if not self.recorders and not self.patches:
@@ -116,12 +125,8 @@ class Watch:
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A call of the module begins: drop what an unfinished one left."""
-        self.records, self.packing = [], None
-        given = args[0] if args else kwargs.get("input")
-        if isinstance(given, PackedSequence) and len(given.batch_sizes):
-            unsorted = given.unsorted_indices
-            columns = torch.arange(int(given.batch_sizes[0])) if unsorted is None else unsorted
-            self.packing = Packing(given.batch_sizes.numpy(), columns.cpu().numpy())
+        self.records = []
+        self.packing = _packing(args[0] if args else kwargs.get("input"))
         for name, traces, _ in self.recorders:
             traces._begin(name)
 
@@ -153,16 +158,32 @@ class Watch:
             if traces.max_bytes is not None:
                 kept = sum(record.nbytes for record in self.records)
                 traces._check_room(name, kept + _coming(self.module.cell, x, weights))
-        sink = GradSink() if self.recorders else None
         patched = self.patches and any(k == layer for p in self.patches for layer, _, _ in p)
+        taps = [partial(self._tap, k, d) for d in range(len(weights))] if patched else None
+        if self.recorders:
+            return self.keep(k, x, h0, c0, weights, batch_sizes, taps)
+        result: LayerResult = type(self.module)._run_layer(
+            self.module, k, x, h0, c0, weights, batch_sizes, taps=taps
+        )
+        return result
+
+    def keep(
+        self,
+        k: int,
+        x: Tensor,
+        h0: Tensor | None,
+        c0: Tensor | None,
+        weights: Sequence[Weights],
+        batch_sizes: Tensor | None,
+        taps: Sequence[Callable[..., Tensor]] | None = None,
+    ) -> LayerResult:
+        """Layer k, run by the module; what it leaves is kept."""
+        sink = GradSink()
         result: LayerResult = type(self.module)._run_layer(
             self.module, k, x, h0, c0, weights, batch_sizes,
-            keep_tape=sink is not None,
-            sink=sink if torch.is_grad_enabled() else None,
-            taps=[partial(self._tap, k, d) for d in range(len(weights))] if patched else None,
+            keep_tape=True, sink=sink if torch.is_grad_enabled() else None, taps=taps,
         )  # fmt: skip
-        if sink is not None:
-            self.records.append(_record(x, h0, c0, weights, result, sink))
+        self.records.append(_record(x, h0, c0, weights, result, sink))
         return result
 
     def _tap(self, k: int, d: int, name: str, value: Tensor, t: int = 0) -> Tensor:
@@ -292,6 +313,15 @@ class _Gathered(GradSink):
         return torch.cat([torch.zeros_like(v) if g is None else g for v, g in outputs], 1)
 
 
+def _packing(given: Any) -> Packing | None:
+    """Where the tokens of an input sit, if it is packed."""
+    if not isinstance(given, PackedSequence) or not len(given.batch_sizes):
+        return None
+    unsorted = given.unsorted_indices
+    columns = torch.arange(int(given.batch_sizes[0])) if unsorted is None else unsorted
+    return Packing(given.batch_sizes.numpy(), columns.cpu().numpy())
+
+
 def _is(given: Tensor, made: Tensor) -> bool:
     """Whether a state is the one that a step made: itself, or its numbers, as autocast rounds."""
     if given.shape != made.shape:
@@ -316,10 +346,8 @@ def _record(
     sink: GradSink,
 ) -> LayerRecord:
     """What a run of one layer left."""
-    fields = Weights._fields
-    named = [{n: w for n, w in zip(fields, lane, strict=True) if w is not None} for lane in weights]
     try:
-        versions = [w._version for lane in named for w in lane.values()]
+        versions = [w._version for lane in weights for w in lane if w is not None]
     except RuntimeError:  # tensors of inference mode keep no count
         versions = None
-    return LayerRecord(x, h0, c0, *result, named, sink, versions)
+    return LayerRecord(x, h0, c0, *result, weights, sink, versions)
