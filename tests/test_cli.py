@@ -68,7 +68,6 @@ def test_help_teaches() -> None:
         "demo": "gatewise demo --text",
         "explain": "gatewise explain --model lstm.pt --input series.csv",
         "study": "gatewise study --all --quick",
-        "bench": "bench/run.py",
         "info": "instruction sets",
     }.items():
         result = ask(name, "--help")
@@ -152,8 +151,19 @@ def test_demo_refuses(here: Path) -> None:
     refused(ask("demo", "--hidden-size", "0"), "hidden_size: expected at least 1, got 0")
     assert list(here.iterdir()) == []
     (here / "file").write_text("mine")
-    refused(ask("demo", "--out", "file"), "file: File exists")
-    refused(ask("demo", "--out", "file/deeper"), "file/deeper: Not a directory")
+    elsewhere = "; choose another place with --out"
+    refused(ask("demo", "--out", "file"), f"file: File exists{elsewhere}")
+    refused(ask("demo", "--out", "file/deeper"), f"file/deeper: Not a directory{elsewhere}")
+
+
+def test_where_nothing_can_be_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bilstm = tagger(here / "bilstm.safetensors", "bilstm")
+    denied = "Permission denied; choose another place with --out"
+    # to root, everything is permitted
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    monkeypatch.setattr(Training, "run", lambda _: pytest.fail("trained before it was said"))
+    refused(ask("demo", "--out", "place"), f"gatewise demo: place: {denied}")
+    refused(ask("explain", "--text", "a", "--model", bilstm), f"gatewise-explain.html: {denied}")
 
 
 def test_explain_refuses(here: Path) -> None:
@@ -230,7 +240,8 @@ def test_study(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(studies, "run", run)
     names = studies.names()
-    assert ask("study").output.split() == list(names)
+    for name, line in zip(names, ask("study").output.splitlines(), strict=True):
+        assert line.split(maxsplit=1) == [name, studies.load(name).question]
     assert ran == []
     result = ask("study", names[1], "--quick", "--out", "there")
     assert result.exit_code == 0
@@ -255,6 +266,12 @@ def test_bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "run.py").write_text("import sys; sys.exit(len(sys.argv[1:]))")
     assert ask("bench", "--quick", "case", "x").exit_code == 3
+
+
+def test_bench_shows_all_its_options(capfd: pytest.CaptureFixture[str]) -> None:
+    assert ask("bench", "--help").exit_code == 0
+    said = capfd.readouterr().out
+    assert all(option in said for option in ("--quick", "--only GROUP", "--threads", "--out"))
 
 
 def test_info() -> None:

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from gatewise import ArgumentError, corpus, demo
-from gatewise.demo import Interrupt, table_markdown, verdict
+from gatewise.demo import Interrupt, table, table_markdown, verdict
 from gatewise.tagger import KINDS
 from gatewise.training import Settings, Training, load
 
@@ -28,9 +28,11 @@ def small_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "load", lambda: text)
 
 
-def run(out: Path, *texts: str, settings: Settings = SMALL, **kwargs: Any) -> tuple[Any, str]:
+def run(
+    out: Path, *texts: str, settings: Settings = SMALL, width: int = 300, **kwargs: Any
+) -> tuple[Any, str]:
     told = io.StringIO()
-    results = demo.run(out, settings, texts, console=Console(file=told, width=300), **kwargs)
+    results = demo.run(out, settings, texts, console=Console(file=told, width=width), **kwargs)
     return results, told.getvalue()
 
 
@@ -71,6 +73,14 @@ def test_what_is_trained_is_used_again(tmp_path: Path, monkeypatch: pytest.Monke
     assert told.count("trained before") == 3
     assert second["models"] == first["models"]
     assert second["restored"][1:] == first["restored"]
+
+
+def test_the_progress_fits_a_narrow_terminal(tmp_path: Path) -> None:
+    _, told = run(tmp_path, width=44)
+    progress = told[: told.index("gatewise s/epoch")]
+    for name in KINDS.values():
+        assert f"{name:<9} F1 0." in progress
+    assert "\u2026" not in progress  # nothing is cut
 
 
 def test_a_damaged_model_is_trained_again(tmp_path: Path) -> None:
@@ -195,6 +205,18 @@ def test_the_table_for_the_readme() -> None:
         "2e-07",
     ):
         assert said in caption
+
+
+@pytest.mark.parametrize("width", [40, 80, 90])
+def test_no_number_is_cut_however_narrow_the_terminal(width: int) -> None:
+    results = results_of(row("plain RNN", 0.8), row("LSTM", 0.9, 0.25), row("Bi-LSTM", 0.98))
+    told = io.StringIO()
+    Console(file=told, width=width).print(table(results, width))
+    lines = told.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    for whole in ("LSTM (25% trained)", "gatewise s/epoch", "9.0 (4.5 x)", "12,345"):
+        assert whole in told.getvalue()
+    assert (len(lines) == 7) == (width == 90)
 
 
 def test_the_verdict_is_honest() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from gatewise.files import whole
+from gatewise.files import directory, whole
 
 
 def test_it_takes_the_place(tmp_path: Path) -> None:
@@ -41,3 +42,16 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
         pass
     with pytest.raises(IsADirectoryError, match="a directory, where a file"), whole(tmp_path):
         pass
+
+
+def test_without_permission_the_place_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # to root, everything is permitted
+    with (
+        pytest.raises(PermissionError, match=r"denied: '.*/page.html'"),
+        whole(tmp_path / "page.html"),
+    ):
+        raise AssertionError("begun")
+    with pytest.raises(PermissionError, match=r"denied: '.*/place'"):
+        directory(tmp_path / "place")

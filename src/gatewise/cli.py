@@ -36,8 +36,12 @@ Begin with `gatewise demo`; then look at your own sentence with `gatewise explai
 
 
 @contextmanager
-def _said(command: str) -> Iterator[None]:
-    """What is wrong with the input in one line and exit status 2; Ctrl-C ends with 130."""
+def _said(command: str, out: Path | None = None) -> Iterator[None]:
+    """What is wrong with the input in one line and exit status 2; Ctrl-C ends with 130.
+
+    Args:
+        out: where the command writes; what fails there is told how to write elsewhere.
+    """
     try:
         yield
     except KeyboardInterrupt:
@@ -49,7 +53,10 @@ def _said(command: str) -> Iterator[None]:
         _say(command, f"{missing.name} is not installed; pip install 'gatewise[all]'")
         raise typer.Exit(2) from None
     except OSError as wrong:
-        named = f"{wrong.filename}: {wrong.strerror}" if wrong.filename else str(wrong)
+        path = wrong.filename
+        named = f"{path}: {wrong.strerror}" if path else str(wrong)
+        if path and out and (out.is_relative_to(path) or Path(path).is_relative_to(out)):
+            named += "; choose another place with --out"
         _say(command, named)
         raise typer.Exit(2) from None
     except GatewiseError as wrong:
@@ -85,7 +92,7 @@ def demo(
 
         gatewise demo --text thisisasentencewithoutspaces
     """
-    with _said("demo"):
+    with _said("demo", out):
         from gatewise import demo as job
         from gatewise.training import Settings
 
@@ -128,7 +135,7 @@ def explain(
         gatewise explain --text ilovechina
         gatewise explain --model lstm.pt --input series.csv
     """
-    with _said("explain"):
+    with _said("explain", out):
         if (text is None) == (input is None):
             raise ArgumentError("give either --text TEXT or --input FILE.csv|.npy")
         from gatewise import explain as job
@@ -159,7 +166,9 @@ def explain(
 
 @app.command()
 def study(
-    name: Annotated[str | None, typer.Argument(help="Which; without it, their names.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Which; without it, what there is to ask.")
+    ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every study.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A look: under a minute each.")] = False,
     full: Annotated[
@@ -174,7 +183,7 @@ def study(
 
     gatewise study --all --quick
     """
-    with _said("study"):
+    with _said("study", out):
         studies = _part("gatewise.studies")
         names = list(studies.names())
         if quick and full:
@@ -184,7 +193,8 @@ def study(
         if name is not None and name not in names:
             raise ArgumentError(f"NAME: expected one of {', '.join(names)}, got {name}")
         if name is None and not (all_ or quick or full):
-            print("\n".join(names))
+            for each in names:
+                print(f"{each:<18}{studies.load(each).question}")
             return
         mode = "quick" if quick else "full" if full else "default"
         for each in names if name is None else [name]:
@@ -192,11 +202,17 @@ def study(
             print(f"{each}: {done.answer}\n  {done.path}\n  {done.figure}")
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(
+    context_settings={  # all options, --help among them, are for bench/run.py to read
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    }
+)
 def bench(context: typer.Context) -> None:
     """Time gatewise against torch.nn, interleaved; in a checkout of the repository only.
 
-    What follows is passed on to bench/run.py.
+    What follows is passed on to bench/run.py: gatewise bench --help shows its options.
     """
     with _said("bench"):
         import subprocess

@@ -17,18 +17,28 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from gatewise import corpus
 from gatewise.corpus import SENTENCE, Corpus, letters_of
 from gatewise.explain import text_page
-from gatewise.files import whole
+from gatewise.files import directory, whole
 from gatewise.tagger import KINDS, Score, Tagger, score
 from gatewise.training import Settings, Training
 
 #: Sentences that are restored whatever else is asked, with one that was held out.
 SENTENCES = ("ilovechina", "thequickbrownfoxjumpsoverthelazydog")
+
+#: Columns of a terminal that a progress line fills with a bar that says anything.
+WIDE = 64
 
 Results = dict[str, Any]
 
@@ -88,7 +98,7 @@ def run(
     console = console or Console()
     for asked in texts:
         letters_of(asked)  # says what is wrong before anything is trained
-    out.mkdir(parents=True, exist_ok=True)
+    directory(out)
     english = _first(corpus.load(), settings.letters)
     trainings, interrupted = train(out, settings, english, fresh, console)
     if not trainings:  # Ctrl-C came before the first of them: there is nothing to show
@@ -97,7 +107,7 @@ def run(
     results["interrupted"] = interrupted
     models = {kind: training.model.eval() for kind, training in trainings.items() if training.score}
     results["restored"] = restore(models, [*texts, *SENTENCES, _held_out(english)])
-    console.print(table(results))
+    console.print(table(results, console.width))
     console.print(f"[dim]{escape(caption(results))}[/dim]\n")
     console.print(restored_table(results))
     console.print(verdict(results) + "\n")
@@ -125,14 +135,7 @@ def train(
         The trainings that were begun, by kind, and whether Ctrl-C came.
     """
     trainings: dict[str, Training] = {}
-    columns = (
-        TextColumn("{task.description:<9}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("batches  {task.fields[note]}"),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
-    bars = Progress(*columns, console=console, refresh_per_second=4)
+    bars = Progress(*_columns(console.width), console=console, refresh_per_second=4)
     with Interrupt() as interrupt, bars as progress:
         for kind, name in KINDS.items():
             if interrupt.asked:
@@ -155,6 +158,16 @@ def train(
             note = f"F1 {training.score.f1:.3f}{', trained before' if reused else ''}"
             progress.update(task, note=note, completed=training.step)
     return trainings, interrupt.asked
+
+
+def _columns(width: int) -> tuple[ProgressColumn, ...]:
+    """Of the progress line; the bar and the count of batches give way first."""
+    name = TextColumn("{task.description:<9}")
+    note = TextColumn("{task.fields[note]}")
+    left = TimeRemainingColumn(elapsed_when_finished=True)
+    if width < WIDE:
+        return name, note, left
+    return name, BarColumn(), MofNCompleteColumn(), TextColumn("batches "), note, left
 
 
 def results_of(trainings: Mapping[str, Training], text: Corpus) -> Results:
@@ -228,9 +241,17 @@ def _rows(results: Results) -> list[tuple[str, ...]]:
     return rows
 
 
-def table(results: Results) -> Table:
-    """The one table, for a terminal."""
+def table(results: Results, width: int) -> Table:
+    """The one table, for a terminal; on a narrow one, a model below the other."""
     header, *rows = _rows(results)
+    frame = 3 * len(header) + 1
+    if sum(max(map(len, column)) for column in zip(header, *rows, strict=True)) + frame > width:
+        narrow = Table.grid(padding=(0, 2))
+        for name, *numbers in rows:
+            narrow.add_row(f"[bold]{name}[/bold]")
+            for what, number in zip(header[1:], numbers, strict=True):
+                narrow.add_row(f"  {what}", number)
+        return narrow
     made = Table()
     for k, name in enumerate(header):
         made.add_column(name, justify="left" if k == 0 else "right")

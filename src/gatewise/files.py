@@ -1,11 +1,29 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and where they may be written."""
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def directory(path: Path) -> None:
+    """Make a directory for files; one that refuses them is refused now, not after hours of work.
+
+    Raises:
+        OSError: it cannot be made, or nothing can be written there.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "new" / "place"
+        >>> directory(path)
+        >>> path.is_dir()
+        True
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    _may_write(path, path)
 
 
 @contextmanager
@@ -27,9 +45,16 @@ def whole(path: Path) -> Iterator[Path]:
         raise IsADirectoryError(f"{path}: a directory, where a file is to be written")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no directory {path.parent}")
+    _may_write(path.parent, path)
     draft = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     try:
         yield draft
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _may_write(folder: Path, path: Path) -> None:
+    """Refuse a path in a folder without permission, by its own name and not by the draft's."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
