@@ -154,6 +154,7 @@ struct ReducedForward : Forward<float> {
       for (i64 k = 0; Wr && k < rows; k += ROW_BLOCK) project(t, k, smaller(ROW_BLOCK, rows - k));
       finish(t, rows);
     }
+    settle();
   }
 
   void shorten_inputs(i64 t, i64 b) const {
@@ -182,7 +183,7 @@ struct ReducedForward : Forward<float> {
           {{pairs(x, dims.I, k), Wx + j * I * u.W, I}, {pairs(h, dims.P, k), Wh + j * P * u.W, P}},
           sums);
       cell.forward(u, {rows, j, sums, ws.bias + j * u.W, dir.w.peep, cell_rows(b).right(unit),
-                       hidden_rows(t, b).right(unit), tape_rows(t, b).right(unit)});
+                       hidden_rows(t, b).right(unit), tape_rows(t, b).right(unit), past});
     }
   }
 

@@ -17,6 +17,7 @@ inline constexpr i64 ROW_BLOCK =
 inline constexpr i64 INPUT_TOKENS = 48;  // tokens whose W_ih x is computed at once otherwise
 inline constexpr i64 PASS_TOKENS = 192;  // the same, for a panel of W_ih that is used by many rows
 inline constexpr i64 LARGE_WEIGHTS = i64(3) << 19;  // bytes that a worker's L2 does not hold
+inline constexpr i64 LARGE_TAPE = i64(8) << 20;     // bytes that drive everything else out of it
 
 // The workspace of one direction.
 template <class T>
@@ -60,6 +61,7 @@ struct Forward {
   const Rows own;
   const Share panels;
   const bool fused;
+  const bool past;  // the tape would drive the weights out of the caches
 
   // large: bytes of weights above which their units are split.
   Forward(const ForwardCall<T>& call_, int d, Team team_, Carver& carver, i64 large = LARGE_WEIGHTS)
@@ -76,9 +78,13 @@ struct Forward {
         own(split.rows),
         panels(split.panels(team, u.J)),
         fused(own.among(dims.B) >= FUSED_ROWS &&
-              weight_bytes() / u.J * (panels.end - panels.begin) <= large) {}
+              weight_bytes() / u.J * (panels.end - panels.begin) <= large),
+        past(dims.H % LANES<T> == 0 && uintptr_t(dir.tape) % VECTOR_BYTES == 0 &&
+             weight_bytes() > large && tape_bytes() >= LARGE_TAPE) {}
 
   i64 weight_bytes() const { return u.K * (dims.I + dims.P) * i64(sizeof(T)); }
+
+  i64 tape_bytes() const { return dims.N * cell.cell.slots() * dims.H * i64(sizeof(T)); }
 
   i64 time(i64 step) const { return reverse ? dims.T - 1 - step : step; }
 
@@ -104,6 +110,7 @@ struct Forward {
       }
       finish(t, rows);
     }
+    settle();
   }
 
   void pack() const {
@@ -217,7 +224,7 @@ struct Forward {
           const i64 panel = j + p, unit = panel * u.U;
           cell.forward(u, {rows, panel, out.from(p), ws.bias + panel * u.W, dir.w.peep,
                            cell_rows(b).right(unit), hidden_rows(t, b).right(unit),
-                           tape_rows(t, b).right(unit)});
+                           tape_rows(t, b).right(unit), past});
         }
       }
     }
@@ -240,7 +247,7 @@ struct Forward {
     const Lines<T> tape = tape_rows(t, b).right(j * u.U), h = hidden_rows(t, b).right(j * u.U);
     for (i64 r = 0; r < rows; r++) {
       prefetch_write(h[r]);
-      for (i64 slot = 0; tape.data && slot < cell.cell.slots(); slot++)
+      for (i64 slot = 0; tape.data && !past && slot < cell.cell.slots(); slot++)
         prefetch_write(tape[r] + slot * dims.H);
     }
   }

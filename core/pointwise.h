@@ -11,12 +11,13 @@ namespace gatewise::GATEWISE_ISA {
 template <class T>
 struct ForwardRows {
   i64 rows, j;
-  Lines<T> z;     // [W] read: W_ih x + W_hh h; scratch after that
-  const T* bias;  // [W] read
-  const T* peep;  // [3][H] read; null without peepholes
-  Lines<T> c;     // the running cell state, read and written; absent in a cell without one
-  Lines<T> h;     // written
-  Lines<T> tape;  // written, slots H apart; absent: nothing is kept
+  Lines<T> z;         // [W] read: W_ih x + W_hh h; scratch after that
+  const T* bias;      // [W] read
+  const T* peep;      // [3][H] read; null without peepholes
+  Lines<T> c;         // the running cell state, read and written; absent in a cell without one
+  Lines<T> h;         // written
+  Lines<T> tape;      // written, slots H apart; absent: nothing is kept
+  bool past = false;  // the tape past the caches; its whole vectors are aligned
 };
 
 template <class T>
@@ -59,7 +60,8 @@ void forward_group(const Units<T>& u, const ForwardRows<T>& p, int q, int n) {
     const Vec<T> g = activate<T, cell.g>(z[cell.slot_g()]);
     T* tape = p.tape.data ? p.tape[r] + at : nullptr;
     const auto keep = [&](int slot, Vec<T> v) {
-      if (tape) put(tape + slot * u.H, v);
+      if (!tape) return;
+      whole&& p.past ? store_past(tape + slot * u.H, v) : put(tape + slot * u.H, v);
     };
     keep(cell.slot_g(), g);
     if constexpr (!cell.has_cell_state()) {

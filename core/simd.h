@@ -88,6 +88,20 @@ GATEWISE_INLINE void store(T* p, Vec<T> v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
 
+// A whole vector to an address that is a multiple of its size, past the caches where it is a line
+// of theirs: for much that is not read again soon. Others may read it behind settle().
+#if defined(__AVX512F__)
+GATEWISE_INLINE void store_past(float* p, FloatV v) { _mm512_stream_ps(p, (__m512)v); }
+GATEWISE_INLINE void store_past(double* p, DoubleV v) { _mm512_stream_pd(p, (__m512d)v); }
+GATEWISE_INLINE void settle() { _mm_sfence(); }
+#else
+template <class T>
+GATEWISE_INLINE void store_past(T* p, Vec<T> v) {
+  store(p, v);
+}
+GATEWISE_INLINE void settle() {}
+#endif
+
 // The same vector, in a register: the compiler may not load it a second time instead.
 template <class V>
 GATEWISE_INLINE V held(V v) {
