@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import skip_init
-from twins import OURS, twins
+from twins import OURS, assert_same, twins
 
 import gatewise
 from gatewise import CELLS
@@ -157,3 +157,35 @@ def test_default_dtype_and_device_are_obeyed() -> None:
 def test_peephole_weights_start_within_the_same_range() -> None:
     peep = gatewise.LSTM(5, 100, cell="peephole").weight_peep_l0
     assert 0.05 < peep.abs().max() <= 0.1
+
+
+# --- a setting that changes later ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("num_layers", 1), ("batch_first", True), ("dropout", 1.0)]
+)
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_a_setting_may_change_as_in_torch(setting, value, batch_first) -> None:
+    ours, theirs = twins(nn.LSTM, 5, 7, 2, batch_first=batch_first)
+    for module in (ours, theirs):
+        setattr(module, setting, value)
+    x = torch.randn(3, 3, 5)  # T and B may change places
+    assert_same(ours, theirs, x)
+    assert_same(ours, theirs, x, tuple(torch.randn(module_rows(theirs), 3, 7) for _ in "hc"))
+
+
+def module_rows(module: nn.Module) -> int:
+    return module.num_layers * (2 if module.bidirectional else 1)
+
+
+def test_a_setting_that_asks_for_weights_which_are_not_there_is_refused_by_their_name() -> None:
+    for setting, value, missing in (
+        ("num_layers", 3, "weight_ih_l2"),
+        ("bidirectional", True, "weight_ih_l0_reverse"),
+        ("proj_size", 2, "weight_hr_l0"),
+    ):
+        ours = gatewise.LSTM(5, 7, 2)
+        setattr(ours, setting, value)
+        with pytest.raises(AttributeError, match=f"no attribute '{missing}'"):
+            ours(torch.randn(3, 3, 5))

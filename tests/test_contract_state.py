@@ -211,6 +211,39 @@ def test_parametrizations(cls, options) -> None:
     assert_same(ours, theirs, x)
 
 
+class Drop(nn.Module):
+    """Another weight at each reading."""
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(weight, 0.5)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        parametrizations.spectral_norm,
+        lambda m, n: parametrize.register_parametrization(m, n, Drop()),
+    ],
+)
+def test_a_weight_that_is_another_at_each_reading_is_read_once_a_call(wrap) -> None:
+    """torch reads four times a call, or once where parametrize.cached() sees to it."""
+    ours, theirs = twins(nn.LSTM, 5, 7, 2, bidirectional=True, dropout=0.5, dtype=F64)
+    for module in (ours, theirs):
+        torch.manual_seed(3)
+        for name in ("weight_hh_l0", "weight_ih_l0", "weight_hh_l1_reverse"):
+            wrap(module, name)
+    theirs.load_state_dict(ours.state_dict())
+    for seed in range(3):
+        x = torch.randn(4, 2, 5, dtype=F64)
+        torch.manual_seed(seed)
+        got = ours(x)
+        torch.manual_seed(seed)
+        with parametrize.cached():
+            expected = theirs(x)
+        assert_close(got, expected)
+    assert_close(list(ours.state_dict().values()), list(theirs.state_dict().values()))
+
+
 def test_pruning() -> None:
     ours, theirs, x, _ = made(nn.LSTM, {})
     from torch.nn.utils import prune

@@ -1,8 +1,8 @@
 """LSTM and RNN: in place of the modules of the same names in torch.nn.
 
 The letters are those at the top of reference.py. A call checks its arguments, brings the input to
-(T, B, I), and hands layer after layer to ``ops.layer``. Weights are read from the module at every
-call and never kept in a second form, so none can be out of date.
+(T, B, I), and hands layer after layer to ``ops.layer``. Each weight is read from the module once a
+call, before anything is computed, and never kept in a second form, so none can be out of date.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ WAYS = ("", "_reverse")
 #: torch's name of a cell, ``nn.RNNBase.mode``.
 MODES = {"LSTM": "lstm", "RNN_TANH": "rnn", "RNN_RELU": "rnn_relu"}
 NONLINEARITIES = {"tanh": "rnn", "relu": "rnn_relu"}
+
+#: Settings that decide which weights there are.
+_NAMING = frozenset({"num_layers", "bias", "bidirectional", "proj_size"})
 
 _NO_TORCHSCRIPT = (
     "gatewise modules do not support TorchScript (torch.jit.script, torch.jit.trace). "
@@ -142,6 +145,12 @@ class Layers(Recurrent):
             for k in range(self.num_layers)
         ]
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A setting may change later: with fewer layers, the lower ones are those that run."""
+        super().__setattr__(name, value)
+        if name in _NAMING and "_names" in self.__dict__:
+            self._names = self._name_weights()
+
     # --- the weights, under every name that torch gives them -------------------------------------
 
     def _weights(self, k: int) -> list[Weights]:
@@ -240,7 +249,7 @@ class Layers(Recurrent):
         gated, rank = self.cell.has_cell_state, input.dim()
         checks.input_rank(input, self.input_size, self._layout, gated)
         h0, c0 = self._split(hx, rank)
-        self._check_input(input, self._layout if rank == 3 else "(T, I)")
+        weights = self._checked_weights(input, self._layout if rank == 3 else "(T, I)")
         if rank == 2:
             x = input.unsqueeze(1)
         else:
@@ -248,7 +257,7 @@ class Layers(Recurrent):
         if h0 is not None:
             self._check_states(x, h0, c0, x.shape[1])
         checks.steps(x.shape[0])
-        output, h_n, c_n = self._run(x, h0, c0, None)
+        output, h_n, c_n = self._run(x, h0, c0, weights, None)
         if rank == 2:
             output, h_n, c_n = output.squeeze(1), h_n.squeeze(1), c_n.squeeze(1)
         elif self.batch_first:
@@ -261,14 +270,14 @@ class Layers(Recurrent):
         x, batch_sizes, longest_first, given_order = input
         h0, c0 = self._split(hx, 3)
         checks.packing(x, batch_sizes)
-        self._check_input(x, "(N, I)")
+        weights = self._checked_weights(x, "(N, I)")
         if h0 is not None:
             compiling = torch.compiler.is_compiling()  # then the batch is not known yet
             self._check_states(x, h0, c0, h0.shape[1] if compiling else int(batch_sizes[0]))
             if longest_first is not None:
                 h0 = h0.index_select(1, longest_first)
                 c0 = None if c0 is None else c0.index_select(1, longest_first)
-        output, h_n, c_n = self._run(x, h0, c0, batch_sizes)
+        output, h_n, c_n = self._run(x, h0, c0, weights, batch_sizes)
         if given_order is not None:
             h_n, c_n = h_n.index_select(1, given_order), c_n.index_select(1, given_order)
         packed = PackedSequence(output, batch_sizes, longest_first, given_order)
@@ -288,8 +297,12 @@ class Layers(Recurrent):
             states = tuple(state.unsqueeze(1) for state in states)
         return states[0], states[1] if len(states) == 2 else None
 
-    def _check_input(self, x: Tensor, layout: str) -> None:
-        checks.input_fits(x, self._weight("weight_ih_l0"), self.input_size, layout)
+    def _checked_weights(self, x: Tensor, layout: str) -> list[list[Weights]]:
+        """The weights of every layer, which the input fits. A weight may be costly to read, or
+        another at each reading (spectral norm, dropout on a weight)."""
+        weights = [self._weights(k) for k in range(len(self._names))]
+        checks.input_fits(x, weights[0][0].W_ih, self.input_size, layout)
+        return weights
 
     def _check_states(self, x: Tensor, h0: Tensor, c0: Tensor | None, B: int) -> None:
         rows, H = len(self._names) * len(self._names[0]), self.hidden_size
@@ -303,14 +316,19 @@ class Layers(Recurrent):
         return "(B, T, I)" if self.batch_first else "(T, B, I)"
 
     def _run(
-        self, x: Tensor, h0: Tensor | None, c0: Tensor | None, batch_sizes: Tensor | None
+        self,
+        x: Tensor,
+        h0: Tensor | None,
+        c0: Tensor | None,
+        weights: list[list[Weights]],
+        batch_sizes: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """All layers; x (T, B, I) or (N, I); h0, h_n (L*D, B, P); c0, c_n (L*D, B, H)."""
-        L, D = len(self._names), len(self._names[0])
+        L, D = len(weights), len(weights[0])
         h_n, c_n = [], []
         for k in range(L):
             h, c = (None if s is None else s[k * D : (k + 1) * D] for s in (h0, c0))
-            run = self._run_layer(k, x, h, c, self._weights(k), batch_sizes)
+            run = self._run_layer(k, x, h, c, weights[k], batch_sizes)
             x = run.output
             if self.training and self.dropout and k + 1 < L:
                 x = nn.functional.dropout(x, self.dropout)
