@@ -25,7 +25,7 @@ from gatewise.training import Settings, Training
 TINY = ("--hidden-size", "4", "--letters", "3000", "--epochs", "1")
 
 
-def command(*args: str, cwd: Path) -> subprocess.Popen[str]:
+def command(*args: str, cwd: Path, **env: str) -> subprocess.Popen[str]:
     """The command in a fresh process."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "gatewise.cli", *args],
@@ -33,7 +33,7 @@ def command(*args: str, cwd: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"COLUMNS": "200", "TERM": "dumb"},
+        env=os.environ | {"COLUMNS": "200", "TERM": "dumb"} | env,
     )
 
 
@@ -272,6 +272,14 @@ def test_bench_shows_all_its_options(capfd: pytest.CaptureFixture[str]) -> None:
     assert ask("bench", "--help").exit_code == 0
     said = capfd.readouterr().out
     assert all(option in said for option in ("--quick", "--only GROUP", "--threads", "--out"))
+
+
+@pytest.mark.parametrize("args", [("info",), ("demo", *TINY)])
+def test_an_unknown_instruction_set_is_one_line(args: tuple[str, ...], tmp_path: Path) -> None:
+    status, out, err = finished(command(*args, cwd=tmp_path, GATEWISE_ISA="nosuch"))
+    assert (status, out.strip()) == (2, "")
+    assert err.startswith(f"gatewise {args[0]}: GATEWISE_ISA: expected one of ")
+    assert err.endswith("got 'nosuch'. Leave it unset for the best of them.\n")
 
 
 def test_info() -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from gatewise.errors import ArgumentError
 from gatewise.spec import CELLS
 
 
@@ -57,7 +58,11 @@ def _show(value: object) -> str:
 
 
 def info() -> Info:
-    """Look at this installation; torch is not imported for it."""
+    """Look at this installation; torch is not imported for it.
+
+    Raises:
+        ArgumentError: GATEWISE_ISA names an instruction set that is not here.
+    """
     core, note = _core()
     return Info(
         version=importlib.import_module("gatewise").__version__,
@@ -119,3 +124,5 @@ def _core() -> tuple[Mapping[str, Any], str]:
         return importlib.import_module("gatewise._core").info(), ""
     except ImportError as missing:
         return {}, f"the native core is not there ({missing}); pip install . builds it"
+    except ValueError as wrong:
+        raise ArgumentError(str(wrong)) from None
