@@ -49,14 +49,14 @@ emulate: setup
 clean:
 	rm -rf .venv build
 
-# The tools and what they need, at the pinned versions; pip first, for --group.
+# The tools and what they need, at the pinned versions; pip first, for --group. The emulator asks for wheel.
 .venv/tools: constraints.txt pyproject.toml tools/machine.sh
 	@tools/machine.sh $(PYTHON)
 	@echo "setting up .venv (once; a few minutes, most of it for torch)"
 	@$(PYTHON) -m venv .venv
 	@$(PIP) install --constraint constraints.txt pip
 	@$(PIP) install --constraint constraints.txt --group dev
-	@$(PIP) install --constraint constraints.txt --no-deps --only-binary :all: bochscpu-python 2>/dev/null || \
+	@$(PIP) install --constraint constraints.txt --no-deps --only-binary :all: bochscpu-python wheel 2>/dev/null || \
 		echo "no emulator for this machine: the AVX-512 kernels are tested where it has AVX-512"
 	@touch $@
 
