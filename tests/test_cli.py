@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -159,6 +161,12 @@ def test_demo_refuses(here: Path) -> None:
 def test_where_nothing_can_be_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bilstm = tagger(here / "bilstm.safetensors", "bilstm")
     denied = "Permission denied; choose another place with --out"
+    with monkeypatch.context() as patched:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        patched.setattr(Training, "run", Mock(side_effect=full))
+        said = "gatewise demo: No space left on device; choose another place with --out"
+        result = ask("demo", *TINY, "--out", here / "full")
+        assert (result.exit_code, result.stderr) == (2, f"{said}\n")
     # to root, everything is permitted
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
     monkeypatch.setattr(Training, "run", lambda _: pytest.fail("trained before it was said"))

@@ -130,6 +130,11 @@ class LSTMCell(Cell):
         bias: with the two bias vectors, which add up.
         device, dtype: of the parameters.
 
+    Raises:
+        ArgumentError: a size is no positive integer.
+
+    Source: Hochreiter and Schmidhuber 1997; forget gate: Gers, Schmidhuber and Cummins 2000.
+
     Example:
         >>> import torch, gatewise
         >>> h, c = gatewise.LSTMCell(10, 20)(torch.randn(3, 10))
@@ -176,7 +181,9 @@ class RNNCell(Cell):
     Args:
         nonlinearity: "tanh" or "relu".
 
-    The other arguments are those of ``LSTMCell``.
+    The other arguments, and what it raises, are those of ``LSTMCell``.
+
+    Source: Elman 1990.
 
     Example:
         >>> import torch, gatewise

@@ -7,6 +7,7 @@ one line; 130 stopped by Ctrl-C.
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,8 +55,9 @@ def _said(command: str, out: Path | None = None) -> Iterator[None]:
         raise typer.Exit(2) from None
     except OSError as wrong:
         path = wrong.filename
-        named = f"{path}: {wrong.strerror}" if path else str(wrong)
-        if path and out and (out.is_relative_to(path) or Path(path).is_relative_to(out)):
+        named = f"{path}: {wrong.strerror}" if path else wrong.strerror or str(wrong)
+        there = path and out and (out.is_relative_to(path) or Path(path).is_relative_to(out))
+        if there or wrong.errno == errno.ENOSPC:
             named += "; choose another place with --out"
         _say(command, named)
         raise typer.Exit(2) from None

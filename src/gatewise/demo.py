@@ -164,8 +164,9 @@ def _columns(width: int) -> tuple[ProgressColumn, ...]:
     """Of the progress line; the bar and the count of batches give way first."""
     name = TextColumn("{task.description:<9}")
     note = TextColumn("{task.fields[note]}")
-    left = TimeRemainingColumn(elapsed_when_finished=True)
-    if width < WIDE:
+    narrow = width < WIDE
+    left = TimeRemainingColumn(elapsed_when_finished=True, compact=narrow)
+    if narrow:
         return name, note, left
     return name, BarColumn(), MofNCompleteColumn(), TextColumn("batches "), note, left
 
