@@ -166,3 +166,18 @@ def test_results_are_ordinary_tensors() -> None:
     h.add_(1)
     del c
     assert torch.equal(h.clone(), h)
+
+
+def test_a_gradient_by_c_is_of_its_own_way_and_the_traces_is_whole() -> None:
+    theirs, ours = torch.nn.LSTMCell(5, 7, dtype=F64), gatewise.LSTMCell(5, 7, dtype=F64)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(3, 5, dtype=F64)
+    h, c = theirs(x)
+    (whole,) = torch.autograd.grad(h.sum() + 2 * c.sum(), c)
+    with gatewise.tracing(ours) as traces:
+        h, c = ours(x)
+    (own,) = torch.autograd.grad(h.sum() + 2 * c.sum(), c, retain_graph=True)
+    torch.testing.assert_close(own, torch.full_like(c, 2.0))
+    (h.sum() + 2 * c.sum()).backward()
+    (trace,) = traces.values()
+    torch.testing.assert_close(torch.as_tensor(trace.grad.c[0, 0, 0]), whole)

@@ -162,7 +162,10 @@ class LSTMCell(Cell):
             hx: the pair (h, c), each (B, H), or (H); zeros if absent.
 
         Returns:
-            The next (h, c), each (B, H), or (H).
+            The next (h, c), each (B, H), or (H). They are computed at once: a gradient by c (of
+            ``autograd.grad``, ``retain_grad``, a hook) is what comes by c's own way on, without
+            what comes through h of the same step, as where torch runs the step as one operation
+            (on GPUs); on CPUs torch counts both, and so does the trace of ``gatewise.tracing``.
 
         Raises:
             ShapeError: a rank or a size does not fit.
