@@ -349,6 +349,19 @@ class Layers(Recurrent):
 
         Args:
             x, hx: as for a call.
+
+        Returns:
+            Trace: i f g o c (L, D, T, B, H) and h (L, D, T, B, P), by name and as attributes, with
+            their graph; ``output``, ``h_n`` and ``c_n`` as a call gives them; after a backward
+            pass the gradients at all of them, ``.grad``.
+
+        Raises: what a call raises.
+
+        Example:
+            >>> import torch, gatewise
+            >>> trace = gatewise.LSTM(2, 3, num_layers=2).trace(torch.randn(5, 1, 2))
+            >>> trace.f.shape, trace["l0.fwd.f"].shape
+            (torch.Size([2, 1, 5, 1, 3]), torch.Size([5, 1, 3]))
         """
         from gatewise.recording import record
 
