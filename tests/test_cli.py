@@ -200,6 +200,30 @@ def test_explain_refuses(here: Path) -> None:
     assert sorted(here.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "'--input', 'a.npy'",
+        "'--input', 'no.npy', '--model', 'a.npy'",
+        "'--input', 'a.npy', '--model', 'no.pt'",
+        "'--text', 'hello'",
+        "'--input', 'a.npy', '--model', 'a.npy', '--out', 'no/page.html'",
+    ],
+)
+def test_what_is_missing_is_said_before_torch_is_imported(here: Path, wrong: str) -> None:
+    np.save("a.npy", np.ones(3))
+    code = f"""
+import sys
+from gatewise import cli
+try:
+    cli.app(["explain", {wrong}])
+except SystemExit as ended:
+    print(ended.code, "torch" in sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert (ran.stdout, ran.stderr.count("\n")) == ("2 False\n", 1)
+
+
 def test_explain_writes(here: Path) -> None:
     torch.save(nn.LSTM(2, 3).state_dict(), here / "a.pt")
     torch.save(nn.RNN(2, 3).state_dict(), here / "b.pt")

@@ -310,6 +310,14 @@ def test_one_of_a_kind_is_counted_as_one(opened) -> None:
     assert tab.locator("#what").text_content() == "LSTM · 1 layer · 1 unit · 1 step"
 
 
+def test_a_very_long_series_is_drawn(opened) -> None:
+    """More steps than a call in JavaScript takes arguments."""
+    layer, T = gatewise.RNN(1, 1), 150_000
+    tab = opened(traced(layer, T=T), tokens=[0.5] * T, at="#t=140000")
+    tab.wait_for_timeout(2500)  # what is off screen is drawn when nothing else happens
+    assert tab.locator(".reach-said li").get_attribute("data-steps") is not None
+
+
 def test_tokens_cannot_become_markup(opened) -> None:
     evil = ["</script><script>window.hit=1</script>", "<img src=x onerror=window.hit=1>", "<b>", ""]
     tab = opened(traced(gatewise.LSTM(4, 6), T=4), tokens=evil, title="<i onclick=x>")

@@ -55,3 +55,15 @@ def test_without_permission_the_place_is_named(
         raise AssertionError("begun")
     with pytest.raises(PermissionError, match=r"denied: '.*/place'"):
         directory(tmp_path / "place")
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+
+    def no_room() -> None:
+        with whole(path) as draft:
+            raise OSError(28, "No space left on device", str(draft))
+
+    with pytest.raises(OSError, match="No space left") as wrong:
+        no_room()
+    assert wrong.value.filename == str(path)

@@ -62,7 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": APPLICATION | {"tagger"},
     "explain": APPLICATION | {"tagger", "training"},
     "demo": APPLICATION | {"tagger", "training", "explain", "rich"},
-    "cli": {"errors", "typer"},  # and anything inside a subcommand's function
+    "cli": {"errors", "files", "typer"},  # and anything inside a subcommand's function
 }
 INSIDE_FUNCTIONS_ANYTHING = {"cli"}
 

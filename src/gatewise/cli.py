@@ -20,6 +20,7 @@ except ModuleNotFoundError:  # installed without its extras: one line, and no tr
     sys.exit("gatewise: typer is not installed; pip install 'gatewise[all]'")
 
 from gatewise.errors import ArgumentError, GatewiseError
+from gatewise.files import place
 
 DEMO = Path("gatewise-demo")
 
@@ -140,25 +141,26 @@ def explain(
     with _said("explain", out):
         if (text is None) == (input is None):
             raise ArgumentError("give either --text TEXT or --input FILE.csv|.npy")
+        if text is not None and (layer or cell or batch is not None):
+            raise ArgumentError(
+                "--layer, --cell and --batch: expected with --input only, got --text"
+            )
+        if model is None and input is not None:
+            raise ArgumentError("--input: expected --model FILE, a state_dict, got none")
+        if model is None:
+            model, known = DEMO / "bilstm.safetensors", DEMO / "rnn.safetensors"
+            if not model.is_file():
+                raise ArgumentError(f"no model: give --model FILE, or run gatewise demo ({model})")
+            beside = beside or (known if known.is_file() else None)
+        for given in filter(None, (model, beside, input)):
+            given.stat()  # what is not there is said at once, before torch is
+        place(out)
         from gatewise import explain as job
         from gatewise.training import load
 
         if text is not None:
-            if layer or cell or batch is not None:
-                raise ArgumentError(
-                    "--layer, --cell and --batch: expected with --input only, got --text"
-                )
-            if model is None:
-                model, known = DEMO / "bilstm.safetensors", DEMO / "rnn.safetensors"
-                if not model.is_file():
-                    raise ArgumentError(
-                        f"no model: give --model FILE, or run gatewise demo ({model})"
-                    )
-                beside = beside or (known if known.is_file() else None)
             job.text_page(out, load(model), text, load(beside) if beside else None)
         elif input is not None:
-            if model is None:
-                raise ArgumentError("--input: expected --model FILE, a state_dict, got none")
             series = job.read_series(input, batch)
             first = job.read_layer(model, layer, cell)
             second = job.read_layer(beside, layer, cell) if beside else None

@@ -26,6 +26,20 @@ def directory(path: Path) -> None:
     _may_write(path, path)
 
 
+def place(path: Path) -> Path:
+    """The path, if a file can stand there: to be asked before the work for it begins.
+
+    Raises:
+        OSError: the directory is missing or cannot be written to, or the path is one.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: a directory, where a file is to be written")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no directory {path.parent}")
+    _may_write(path.parent, path)
+    return path
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Write to the path given; it takes the place of ``path`` when the block ends well.
@@ -41,15 +55,14 @@ def whole(path: Path) -> Iterator[Path]:
         >>> path.read_text(), len(list(path.parent.iterdir()))
         ('all of it', 1)
     """
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: a directory, where a file is to be written")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no directory {path.parent}")
-    _may_write(path.parent, path)
-    draft = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    draft = place(path).with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     try:
         yield draft
         os.replace(draft, path)
+    except OSError as wrong:
+        if wrong.filename == str(draft):  # a name that nobody gave
+            wrong.filename = str(path)
+        raise
     finally:
         draft.unlink(missing_ok=True)
 

@@ -224,7 +224,7 @@ export function norms(page, s, name) {
 export function distance(norm, reverse, share = 0.01) {
   const seen = Array.from(norm, (n) => (Number.isFinite(n) ? n : 0));
   if (reverse) seen.reverse();
-  const top = Math.max(...seen);
+  const top = seen.reduce((a, b) => Math.max(a, b), 0);
   if (!(top > 0)) return { steps: 0, whole: false };
   const from = seen.lastIndexOf(top);
   let far = from;

@@ -101,8 +101,9 @@ export function axis(context, { a, b, left, width, y, style, words }) {
   context.fillStyle = style.soft;
   context.textAlign = "center";
   context.textBaseline = "top";
-  const widest = words === null ? Infinity : Math.max(...words.slice(a, b).map((w) => w.length));
-  if (words !== null && b - a <= 200 && each >= 7.5 * widest + 4) {
+  const few = words !== null && b - a <= 200;
+  const widest = few ? Math.max(...words.slice(a, b).map((w) => w.length)) : Infinity;
+  if (few && each >= 7.5 * widest + 4) {
     context.font = style.mono;
     context.fillStyle = style.ink;
     for (let t = a; t < b; t++) context.fillText(visible(words[t]), left + (t - a + 0.5) * each, y);

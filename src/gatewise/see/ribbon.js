@@ -92,7 +92,7 @@ export function ribbon(host, app) {
       drawSeries(s, T);
       return;
     }
-    const longest = Math.min(12, Math.max(...words.map((w) => w.length)));
+    const longest = words.reduce((most, w) => Math.min(12, Math.max(most, w.length)), 0);
     const least = longest <= 2 ? 30 : 9 * longest + 16;
     const fits = Math.max(3, Math.floor(host.clientWidth / least));
     span = windowAround(span, fits, s.t, T);
