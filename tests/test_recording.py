@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -168,6 +171,44 @@ def test_inference_mode_records_values() -> None:
         trace = module.trace(x)
     assert torch.equal(trace.c, expected.c)
     assert torch.equal(trace.z, expected.z)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_what_ran_without_a_graph_has_its_z_without_one(mode: type) -> None:
+    module, x = lstm(), x_()
+    with mode():
+        trace = module.trace(x)
+    assert not trace.z.requires_grad
+    same(trace.z, module.trace(x).z.detach())
+
+
+def test_recordings_nest() -> None:
+    module, x = lstm(), x_()
+    with tracing(module) as outer:
+        with tracing(module) as inner:
+            module(x)
+        alone = module.trace(2 * x)
+        module(3 * x)
+    assert "_run_layer" not in module.__dict__
+    for trace, times in ((inner[""], 1), (alone, 2), (outer[""], 3)):
+        same(trace.c, module.trace(times * x).c)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_of_a_watched_model_is_not_watched(copied: Callable[..., nn.Module]) -> None:
+    model = nn.ModuleDict({"layer": lstm(), "cell": gatewise.LSTMCell(I, H).double()})
+    x = x_()
+    alone = len(pickle.dumps(model))
+    with tracing(model, keep=None) as traces, patching(model, {"layer.l0.fwd.f": put(0.0)}):
+        model["layer"](x)
+        model["cell"](x[0])
+        other = copied(model)
+        assert len(pickle.dumps(model)) < 2 * alone  # no trace in it
+        plain, (c, _) = other["layer"](x)[0], other["cell"](x[0])
+    assert [len(traces.all(name)) for name in ("layer", "cell")] == [1, 1]
+    same(plain, model["layer"](x)[0])
+    same(c, model["cell"](x[0])[0])
+    assert not {"_run_layer", "_step"} & {*other["layer"].__dict__, *other["cell"].__dict__}
 
 
 def test_parametrized_weights_are_those_that_ran() -> None:

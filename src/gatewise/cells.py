@@ -54,6 +54,7 @@ class Cell(Recurrent):
         """Take a state of this module or of torch's."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._memo = Memo()
+        self.__dict__.pop("_step", None)  # who watched what this is a copy of
 
     def extra_repr(self) -> str:
         shown = f"{self.input_size}, {self.hidden_size}"

@@ -199,7 +199,7 @@ class Layers(Recurrent):
         self.__dict__.setdefault("proj_size", 0)  # torch had none before 1.8
         self.__dict__.setdefault("checkpoint", None)
         for computed in ("mode", "all_weights", "_all_weights", "_flat_weights",
-                         "_flat_weights_names", "_flat_weight_refs"):  # fmt: skip
+                         "_flat_weights_names", "_flat_weight_refs", "_run_layer"):  # fmt: skip
             self.__dict__.pop(computed, None)
         self._names = self._name_weights()
 

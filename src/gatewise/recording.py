@@ -37,8 +37,7 @@ def record(module: nn.Module, x: Tensor | PackedSequence, hx: Any = None) -> Tra
     try:
         module(x, hx)
     finally:
-        watch.recorders.remove(recorder)
-        watch.leave()
+        watch.drop(recorder)
     return traces[""]
 
 
@@ -184,8 +183,7 @@ def tracing(
         yield traces
     finally:
         for watch, recorder in watches:
-            watch.recorders.remove(recorder)
-            watch.leave()
+            watch.drop(recorder)
 
 
 @contextmanager

@@ -238,9 +238,12 @@ class Trace(Fields):
         return library(z).stack(parts, -2)
 
     def _precise(self, k: int, array: Array) -> Array:
-        """In the dtype of the tape, which is float32 where inputs and weights are bfloat16."""
+        """In the dtype of the tape, float32 where inputs and weights are bfloat16; with a graph if
+        the run had one."""
         tape = self.records[k].tape
-        return array.to(tape.dtype) if hasattr(array, "to") else array
+        if isinstance(array, np.ndarray):
+            return array
+        return (array if tape.requires_grad else array.detach()).to(tape.dtype)
 
     @property
     def z(self) -> Array:

@@ -116,6 +116,14 @@ class Watch:
             self.leave()
         return Trace(self.module.cell, tuple(self.records), _packing(x))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _idle, (type(self),)  # nobody watches a copy of the module, or what was saved of it
+
+    def drop(self, recorder: tuple[str, Traces, bool]) -> None:
+        """One who recorded is done."""
+        self.recorders = [one for one in self.recorders if one is not recorder]
+        self.leave()
+
     def leave(self) -> None:
         """Go, unless somebody still needs this watch."""
         if not self.recorders and not self.patches:
@@ -203,6 +211,13 @@ class Watch:
                 )
             value = new
         return value
+
+
+def _idle(kind: type[Watch]) -> Watch:
+    """A watch for nobody, on nothing."""
+    watch = kind.__new__(kind)
+    watch.recorders, watch.patches, watch.records, watch.hooks = [], [], [], ()
+    return watch
 
 
 class CellWatch(Watch):
