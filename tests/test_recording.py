@@ -7,6 +7,7 @@ import gc
 import pickle
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -192,6 +193,32 @@ def test_recordings_nest() -> None:
     assert "_run_layer" not in module.__dict__
     for trace, times in ((inner[""], 1), (alone, 2), (outer[""], 3)):
         same(trace.c, module.trace(times * x).c)
+
+
+def test_threads_do_not_see_each_other_s_runs() -> None:
+    module, n = gatewise.LSTM(I, H, num_layers=2), 4
+    inputs = [torch.randn(40, 2, I) for _ in range(n)]
+    expected = [module.trace(x).c for x in inputs]
+    wrong: list[str] = []
+
+    def use(k: int) -> None:
+        for turn in range(60):
+            if k == 0:
+                module(inputs[k])
+            elif k == 1 and turn % 2:
+                with tracing(module) as traces:
+                    module(inputs[k])
+                    trace = traces[""]
+                if trace.num_layers != 2:
+                    wrong.append(repr(trace))
+            elif not torch.equal(module.trace(inputs[k]).c, expected[k]):
+                wrong.append(f"thread {k}")
+
+    with ThreadPoolExecutor(n) as pool:
+        for each in [pool.submit(use, k) for k in range(n)]:
+            each.result()
+    assert wrong == []
+    assert "_run_layer" not in module.__dict__
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])

@@ -6,6 +6,7 @@ These are the words for people; ``watching`` is how it is done.
 from __future__ import annotations
 
 import re
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,18 +23,20 @@ from gatewise.fields import DIRECTIONS
 from gatewise.lstm import Layers
 from gatewise.spec import CellSpec
 from gatewise.trace import LayerRecord, Trace
-from gatewise.watching import CellRun, Patch, Watch, Where
+from gatewise.watching import CHANGE, CellRun, Patch, Recorder, Watch, Where
 
 _KEY = re.compile(r"(?:(?P<module>.+)\.)?l(?P<layer>\d+)\.(?P<way>fwd|reverse)\.(?P<name>\w+)")
 
 
 def record(module: nn.Module, x: Tensor | PackedSequence, hx: Any = None) -> Trace:
     """Run a layer once and return its Trace: ``LSTM.trace``."""
-    if Watch.place not in module.__dict__ and not torch.compiler.is_compiling():
-        return Watch(module).record_alone(x, hx)  # spares the book-keeping, dear to a short run
-    traces = Traces(keep=1, max_bytes=None)
-    watch, recorder = Watch.on(module).follow_calls(), ("", traces, False)
-    watch.recorders.append(recorder)
+    with CHANGE:
+        if Watch.place not in module.__dict__ and not torch.compiler.is_compiling():
+            return Watch(module).record_alone(x, hx)  # spares the book-keeping, dear to a short run
+        traces = Traces(keep=1, max_bytes=None)
+        watch = Watch.on(module).follow_calls()
+        recorder = Recorder("", traces, thread=threading.get_ident())
+        watch.recorders.append(recorder)
     try:
         module(x, hx)
     finally:
@@ -174,11 +177,13 @@ def tracing(
             )
     traces = Traces(keep, max_bytes)
     chosen = {n: m for n, m in layers.items() if any(fnmatchcase(n, p) for p in wanted)}
-    watches = [
-        (Watch.on(module).follow_calls(), (name, traces, z)) for name, module in chosen.items()
-    ]
-    for watch, recorder in watches:
-        watch.recorders.append(recorder)
+    with CHANGE:
+        watches = [
+            (Watch.on(module).follow_calls(), Recorder(name, traces, z))
+            for name, module in chosen.items()
+        ]
+        for watch, recorder in watches:
+            watch.recorders.append(recorder)
     try:
         yield traces
     finally:
@@ -224,15 +229,19 @@ def patching(model: nn.Module, patches: Mapping[str, Patch]) -> Iterator[None]:
             )
         place = (int(found["layer"]), DIRECTIONS.index(found["way"]), found["name"])
         by_module.setdefault(name, {})[_checked(layers[name], place, key)] = fn
-    watches = [(Watch.on(layers[name]).follow_calls(), group) for name, group in by_module.items()]
-    for watch, group in watches:
-        watch.patches.append(group)
+    with CHANGE:
+        watches = [
+            (Watch.on(layers[name]).follow_calls(), group) for name, group in by_module.items()
+        ]
+        for watch, group in watches:
+            watch.patches.append(group)
     try:
         yield
     finally:
         for watch, group in watches:
-            watch.patches = [kept for kept in watch.patches if kept is not group]
-            watch.leave()
+            with CHANGE:
+                watch.patches = [kept for kept in watch.patches if kept is not group]
+                watch.leave()
 
 
 def put(

@@ -6,6 +6,7 @@ takes that place, and goes when the last who needs it leaves.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -74,6 +75,35 @@ _IN_PIECES = (
 )
 
 
+#: Held by who takes or leaves a place, or has one alone.
+CHANGE = threading.RLock()
+
+
+class Recorder(NamedTuple):
+    """Who records a layer.
+
+    Args:
+        name: what the layer is called there.
+        traces: takes the runs.
+        z: whether pre-activations are wanted too.
+        thread: whose runs, by its ident; None for all.
+    """
+
+    name: str
+    traces: Traces
+    z: bool = False
+    thread: int | None = None
+
+
+class _Call(threading.local):
+    """The module's call in this thread: who records it, and what it has left so far."""
+
+    alone = False
+    recorders: Sequence[Recorder] = ()
+    records: list[LayerRecord]
+    packing: Packing | None = None
+
+
 class Watch:
     """Stands in a layer's ``_run_layer`` for all who record or patch that layer."""
 
@@ -81,10 +111,9 @@ class Watch:
 
     def __init__(self, module: Any) -> None:
         self.module = module
-        self.recorders: list[tuple[str, Traces, bool]] = []
+        self.recorders: list[Recorder] = []
         self.patches: list[dict[tuple[int, int, str], Patch]] = []
-        self.records: list[LayerRecord] = []
-        self.packing: Packing | None = None
+        self.call = _Call()
         self.hooks: tuple[Any, ...] = ()
         module.__dict__[self.place] = self.stand_in()
 
@@ -109,20 +138,30 @@ class Watch:
 
     def record_alone(self, x: Tensor | PackedSequence, hx: Any) -> Trace:
         """Run the module once for one who watches it alone, and leave."""
-        self.module.__dict__[self.place] = self.keep
+        call = self.call
+        call.alone, call.records = True, []
+        self.module.__dict__[self.place] = self.run_alone
         try:
             self.module(x, hx)
         finally:
             self.leave()
-        return Trace(self.module.cell, tuple(self.records), _packing(x))
+        return Trace(self.module.cell, tuple(call.records), _packing(x))
+
+    def run_alone(self, *layer: Any) -> LayerResult:
+        """Layer k, kept in the thread that watches it alone."""
+        if self.call.alone:
+            return self.keep(*layer)
+        result: LayerResult = type(self.module)._run_layer(self.module, *layer)
+        return result
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _idle, (type(self),)  # nobody watches a copy of the module, or what was saved of it
 
-    def drop(self, recorder: tuple[str, Traces, bool]) -> None:
+    def drop(self, recorder: Recorder) -> None:
         """One who recorded is done."""
-        self.recorders = [one for one in self.recorders if one is not recorder]
-        self.leave()
+        with CHANGE:
+            self.recorders = [one for one in self.recorders if one is not recorder]
+            self.leave()
 
     def leave(self) -> None:
         """Go, unless somebody still needs this watch."""
@@ -133,21 +172,24 @@ class Watch:
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A call of the module begins: drop what an unfinished one left."""
-        self.records = []
-        self.packing = _packing(args[0] if args else kwargs.get("input"))
-        for name, traces, _ in self.recorders:
-            traces._begin(name)
+        here = threading.get_ident()
+        self.call.recorders = [one for one in self.recorders if one.thread in (None, here)]
+        self.call.records = []
+        self.call.packing = _packing(args[0] if args else kwargs.get("input"))
+        for one in self.call.recorders:
+            one.traces._begin(one.name)
 
     def end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A call of the module is complete."""
-        if not self.recorders:
+        call = self.call
+        if not call.recorders:
             return
-        trace = Trace(self.module.cell, tuple(self.records), self.packing)
-        self.records = []
-        for name, traces, z in self.recorders:
+        trace = Trace(self.module.cell, tuple(call.records), call.packing)
+        for name, traces, z, _ in call.recorders:
             if z:
                 trace.keep_z()
             traces._end(name, trace)
+        call.recorders, call.records = (), []
 
     hear_begin, hear_end = _in_plain_sight(begin), _in_plain_sight(end)
 
@@ -162,13 +204,13 @@ class Watch:
         batch_sizes: Tensor | None,
     ) -> LayerResult:
         """Layer k, run by the module in full sight."""
-        for name, traces, _ in self.recorders:
+        for name, traces, _, _ in self.call.recorders:
             if traces.max_bytes is not None:
-                kept = sum(record.nbytes for record in self.records)
+                kept = sum(record.nbytes for record in self.call.records)
                 traces._check_room(name, kept + _coming(self.module.cell, x, weights))
         patched = self.patches and any(k == layer for p in self.patches for layer, _, _ in p)
         taps = [partial(self._tap, k, d) for d in range(len(weights))] if patched else None
-        if self.recorders:
+        if self.call.recorders:
             return self.keep(k, x, h0, c0, weights, batch_sizes, taps)
         result: LayerResult = type(self.module)._run_layer(
             self.module, k, x, h0, c0, weights, batch_sizes, taps=taps
@@ -191,7 +233,7 @@ class Watch:
             self.module, k, x, h0, c0, weights, batch_sizes,
             keep_tape=True, sink=sink if torch.is_grad_enabled() else None, taps=taps,
         )  # fmt: skip
-        self.records.append(_record(x, h0, c0, weights, result, sink))
+        self.call.records.append(_record(x, h0, c0, weights, result, sink))
         return result
 
     def _tap(self, k: int, d: int, name: str, value: Tensor, t: int = 0) -> Tensor:
@@ -200,8 +242,8 @@ class Watch:
             if fn is None:
                 continue
             rows = torch.arange(len(value))
-            if self.packing is not None:  # longest first
-                rows = torch.as_tensor(self.packing.unsorted).argsort()[: len(value)]
+            if self.call.packing is not None:  # longest first
+                rows = torch.as_tensor(self.call.packing.unsorted).argsort()[: len(value)]
             new = fn(value, Where(name, t, rows))
             if new.shape != value.shape:
                 raise ShapeError(
@@ -216,7 +258,7 @@ class Watch:
 def _idle(kind: type[Watch]) -> Watch:
     """A watch for nobody, on nothing."""
     watch = kind.__new__(kind)
-    watch.recorders, watch.patches, watch.records, watch.hooks = [], [], [], ()
+    watch.recorders, watch.patches, watch.call, watch.hooks = [], [], _Call(), ()
     return watch
 
 
@@ -245,8 +287,9 @@ class CellWatch(Watch):
         if single := x.dim() == 1:
             x, h, c = (None if t is None else t.unsqueeze(0) for t in (x, h, c))  # type: ignore[assignment]
         checks.cell_fits(x, h, c, w.W_ih, module.input_size, module.hidden_size)
-        runs = [traces._run_after(name, h, c) for name, traces, _ in self.recorders]
-        for name, traces, _ in self.recorders:
+        recorders = self.recorders
+        runs = [one.traces._run_after(one.name, h, c) for one in recorders]
+        for name, traces, _, _ in recorders:
             traces._check_room(name, _coming(cell, x, (w,)))
 
         x, h, c = (None if t is None else t.unsqueeze(0) for t in (x, h, c))  # type: ignore[assignment]
@@ -255,10 +298,10 @@ class CellWatch(Watch):
             cell, x, h, c, (w,), keep_tape=True, sink=sink if torch.is_grad_enabled() else None
         )
         record = _record(x, h, c, (w,), result, sink)
-        if any(z for _, _, z in self.recorders):
+        if any(one.z for one in recorders):
             Trace(cell, (record,)).keep_z()
-        for run, (name, traces, _) in zip(runs, self.recorders, strict=True):
-            traces._add_step(name, run, cell, record)
+        for run, one in zip(runs, recorders, strict=True):
+            one.traces._add_step(one.name, run, cell, record)
         h, c = result.h_n.squeeze(0), result.c_n.squeeze(0)
         return (h.squeeze(0), c.squeeze(0)) if single else (h, c)
 
