@@ -365,7 +365,8 @@ class Layers(Recurrent):
         """
         from gatewise.recording import record
 
-        return record(self, x, hx)
+        trace: Trace = record(self, x, hx)
+        return trace
 
 
 class LSTM(Layers):

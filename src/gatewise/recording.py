@@ -23,15 +23,16 @@ from gatewise.fields import DIRECTIONS
 from gatewise.lstm import Layers
 from gatewise.spec import CellSpec
 from gatewise.trace import LayerRecord, Trace
-from gatewise.watching import CHANGE, CellRun, Patch, Recorder, Watch, Where
+from gatewise.watching import CHANGE, CellRun, Patch, Recorder, Watch, Where, in_plain_sight
 
 _KEY = re.compile(r"(?:(?P<module>.+)\.)?l(?P<layer>\d+)\.(?P<way>fwd|reverse)\.(?P<name>\w+)")
 
 
+@in_plain_sight
 def record(module: nn.Module, x: Tensor | PackedSequence, hx: Any = None) -> Trace:
     """Run a layer once and return its Trace: ``LSTM.trace``."""
     with CHANGE:
-        if Watch.place not in module.__dict__ and not torch.compiler.is_compiling():
+        if Watch.place not in module.__dict__:
             return Watch(module).record_alone(x, hx)  # spares the book-keeping, dear to a short run
         traces = Traces(keep=1, max_bytes=None)
         watch = Watch.on(module).follow_calls()

@@ -48,23 +48,23 @@ class Where(NamedTuple):
 Patch = Callable[[Tensor, Where], Tensor]
 
 
-def _in_plain_sight(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method, run by Python even where a compiler reads the model.
+def in_plain_sight(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, run by Python even where a compiler reads the model.
 
     A compiled model then runs in pieces around the watched layers, and what is seen is what ran.
     """
 
-    @wraps(method)
-    def run(self: Watch, *args: Any, **kwargs: Any) -> Any:
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
         if not torch.compiler.is_compiling():
-            return method(self, *args, **kwargs)
+            return function(*args, **kwargs)
         if torch.compiler.is_exporting():
             raise RuntimeError(
                 "gatewise.tracing, patching: expected a model that runs, got one that is exported; "
                 "export it outside the block. An exported program has no layers left to watch"
             )
         torch._dynamo.graph_break(msg=_IN_PIECES)  # with fullgraph=True this is the error
-        return torch.compiler.disable(method)(self, *args, **kwargs)
+        return torch.compiler.disable(function)(*args, **kwargs)
 
     return run
 
@@ -98,7 +98,6 @@ class Recorder(NamedTuple):
 class _Call(threading.local):
     """The module's call in this thread: who records it, and what it has left so far."""
 
-    alone = False
     recorders: Sequence[Recorder] = ()
     records: list[LayerRecord]
     packing: Packing | None = None
@@ -113,7 +112,6 @@ class Watch:
         self.module = module
         self.recorders: list[Recorder] = []
         self.patches: list[dict[tuple[int, int, str], Patch]] = []
-        self.call = _Call()
         self.hooks: tuple[Any, ...] = ()
         module.__dict__[self.place] = self.stand_in()
 
@@ -130,7 +128,10 @@ class Watch:
 
     def follow_calls(self) -> Watch:
         """See each call of the module begin and end."""
-        self.hooks = self.hooks or (
+        if self.hooks:
+            return self
+        self.call = _Call()
+        self.hooks = (
             self.module.register_forward_pre_hook(self.hear_begin, with_kwargs=True),
             self.module.register_forward_hook(self.hear_end),
         )
@@ -138,19 +139,20 @@ class Watch:
 
     def record_alone(self, x: Tensor | PackedSequence, hx: Any) -> Trace:
         """Run the module once for one who watches it alone, and leave."""
-        call = self.call
-        call.alone, call.records = True, []
+        self.thread = threading.get_ident()
+        self.records: list[LayerRecord] = []
         self.module.__dict__[self.place] = self.run_alone
         try:
             self.module(x, hx)
         finally:
+            self.module.__dict__[self.place] = self.stand_in()  # for who came while it ran
             self.leave()
-        return Trace(self.module.cell, tuple(call.records), _packing(x))
+        return Trace(self.module.cell, tuple(self.records), _packing(x))
 
     def run_alone(self, *layer: Any) -> LayerResult:
         """Layer k, kept in the thread that watches it alone."""
-        if self.call.alone:
-            return self.keep(*layer)
+        if self.thread == threading.get_ident():
+            return self.keep(self.records, *layer)
         result: LayerResult = type(self.module)._run_layer(self.module, *layer)
         return result
 
@@ -191,9 +193,9 @@ class Watch:
             traces._end(name, trace)
         call.recorders, call.records = (), []
 
-    hear_begin, hear_end = _in_plain_sight(begin), _in_plain_sight(end)
+    hear_begin, hear_end = in_plain_sight(begin), in_plain_sight(end)
 
-    @_in_plain_sight
+    @in_plain_sight
     def run_layer(
         self,
         k: int,
@@ -211,7 +213,7 @@ class Watch:
         patched = self.patches and any(k == layer for p in self.patches for layer, _, _ in p)
         taps = [partial(self._tap, k, d) for d in range(len(weights))] if patched else None
         if self.call.recorders:
-            return self.keep(k, x, h0, c0, weights, batch_sizes, taps)
+            return self.keep(self.call.records, k, x, h0, c0, weights, batch_sizes, taps)
         result: LayerResult = type(self.module)._run_layer(
             self.module, k, x, h0, c0, weights, batch_sizes, taps=taps
         )
@@ -219,6 +221,7 @@ class Watch:
 
     def keep(
         self,
+        records: list[LayerRecord],
         k: int,
         x: Tensor,
         h0: Tensor | None,
@@ -227,13 +230,13 @@ class Watch:
         batch_sizes: Tensor | None,
         taps: Sequence[Callable[..., Tensor]] | None = None,
     ) -> LayerResult:
-        """Layer k, run by the module; what it leaves is kept."""
+        """Layer k, run by the module; what it leaves goes to the records."""
         sink = GradSink()
         result: LayerResult = type(self.module)._run_layer(
             self.module, k, x, h0, c0, weights, batch_sizes,
             keep_tape=True, sink=sink if torch.is_grad_enabled() else None, taps=taps,
         )  # fmt: skip
-        self.call.records.append(_record(x, h0, c0, weights, result, sink))
+        records.append(_record(x, h0, c0, weights, result, sink))
         return result
 
     def _tap(self, k: int, d: int, name: str, value: Tensor, t: int = 0) -> Tensor:
@@ -273,7 +276,7 @@ class CellWatch(Watch):
     def follow_calls(self) -> Watch:
         return self  # a step is a call
 
-    @_in_plain_sight
+    @in_plain_sight
     def step(
         self, cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None
     ) -> tuple[Tensor, Tensor]:
