@@ -99,7 +99,7 @@ def structure() -> Drawing:
     s.add("circle", cx=160, cy=low, r=4, fill=INK)
     s.text(38, low - 10, "h(t-1)", 15, anchor="start")
     s.text(172, 366, "x(t)", 15, anchor="start")
-    s.text(172, low + 22, "join", 12, GREY, anchor="start")
+    s.text(150, low + 20, "join", 12, GREY, anchor="end")
     for x, curve, name, colour in (
         (220, "σ", "forget f", F), (320, "σ", "input i", I),
         (400, "tanh", "candidate g", G), (520, "σ", "output o", O),
@@ -132,7 +132,7 @@ def bilstm() -> Drawing:
     s = Drawing(760, 400, "Two directions, joined at every step")
     ahead, back, joined, read = 240, 160, 62, 335
     s.text(14, ahead + 5, "left to right", 13, H, "start", bold=True)
-    s.text(14, back + 5, "right to left", 13, BACK, "start", bold=True)
+    s.text(14, back + 24, "right to left", 13, BACK, "start", bold=True)
     s.text(14, joined + 5, "output", 13, INK, "start", bold=True)
     s.text(14, read + 5, "input x", 13, INK, "start", bold=True)
     for t in range(steps):
