@@ -308,7 +308,7 @@ class Reader {
                   ", got None");
       return a;
     }
-    if (a.code != kFloat || a.bytes != int(sizeof(T)))
+    if (a.code != (sizeof(T) == 2 ? kBfloat : kFloat) || a.bytes != int(sizeof(T)))
       fail_type(std::string(name) + ": expected the dtype of x (" +
                 (sizeof(T) == 4 ? "float32" : "float64") + "), got " + a.dtype() + "; convert it");
     if (!axes.fit(a))

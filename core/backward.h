@@ -7,14 +7,15 @@
 namespace gatewise::GATEWISE_ISA {
 
 // One worker's part of one group of rows.
-template <class T>
+template <class T, class E>
 struct GroupWalk {
+  using K = Number<E>;  // of the tape
   static constexpr int L = LANES<T>;
-  static constexpr i64 LINE = 64 / sizeof(T);  // of the cache
-  const Group<T> g;
-  const Pointwise<T> cell;
-  const BackwardSpace<T>& all = g.all;
-  const GroupSpace<T>& ws = g.ws;
+  static constexpr i64 LINE = 64 / sizeof(K);  // of the cache
+  const Group<T, E> g;
+  const Pointwise<T, E> cell;
+  const BackwardSpace<T, E>& all = g.all;
+  const GroupSpace<T, E>& ws = g.ws;
   const typename BackwardCall<T>::Direction& dir = g.dir;
   const Dims& dims = g.dims;
   const Sequence& seq = g.seq;
@@ -27,7 +28,7 @@ struct GroupWalk {
   const i64 apart = own.step;                 // rows between two of mine
   const i64 places = own.step / g.rows.step;  // tokens of a chunk between two of mine
 
-  bool weights_are_large() const { return u.K * dims.P * i64(sizeof(T)) > LARGE_RECURRENT; }
+  bool weights_are_large() const { return u.K * operand_bytes<E>(dims.P) > LARGE_RECURRENT; }
 
   // Step s of the walk back, s = 0 .. T-1: against the direction of the forward run.
   i64 time(i64 s) const { return g.reverse ? s : dims.T - 1 - s; }
@@ -44,8 +45,8 @@ struct GroupWalk {
       while (end < dims.T && tokens + active(time(end)) <= ws.chunk);
       const Chunk c{smaller(time(s), time(end - 1)), larger(time(s), time(end - 1)) + 1, tokens};
       for (i64 k = s; k < end; k++) step(c, time(k));
-      if (ws.d_out) team.meet();  // the columns of d_out are made of every worker's rows
-      Gradients<T>{g, c}.all(first);
+      if (ws.d_out || IS_PAIR<E>) team.meet();  // d_out is turned, d_z paired: every worker's rows
+      Gradients<T, E>{g, c}.all(first);
       s = end;
     }
   }
@@ -59,6 +60,8 @@ struct GroupWalk {
         all.d_h[b * padded + n] = dir.d_h_n && n < dims.P ? dir.d_h_n[b * dims.P + n] : T(0);
       for (i64 n = 0; n < dims.H; n++)
         all.d_c[b * dims.H + n] = dir.d_c_n ? dir.d_c_n[b * dims.H + n] : T(0);
+      if constexpr (IS_PAIR<E>)
+        if (dir.c0) round_row(dir.c0 + b * dims.H, dims.H, all.c0 + b * all.hidden.padded);
     }
     if (team.id) return;
     for (i64 k = 0; k < 3 * dims.H && ws.d_peep; k++) ws.d_peep[k] = T(0);
@@ -87,17 +90,24 @@ struct GroupWalk {
       T* d_out = ws.d_out + g.place(c, t, b) * dims.P;
       const T* d_y = dir.d_y.data ? dir.d_y.at(seq, t, b) : all.zeros;
       for (i64 n = 0; n < dims.P; n++) d_out[n] = all.d_h[b * all.output.padded + n] + d_y[n];
+      if constexpr (IS_PAIR<E>) round_row(d_out, dims.P, as_numbers(d_out_rows(c, t, b).data));
     }
     split.meet(team);
     const i64 b = own.first;
     for (i64 p = mine.begin; p < mine.end; p++) {
       const i64 first = all.hidden.first(p);
-      product<T>(rows, all.hidden.width(p),
-                 {{{ws.d_out + g.place(c, t, b) * dims.P, places * dims.P},
-                   all.Wr + first * dims.P,
-                   dims.P}},
+      product<E>(rows, all.hidden.width(p),
+                 {{d_out_rows(c, t, b), all.Wr + first * operands<E>(dims.P), operands<E>(dims.P)}},
                  {}, {all.d_hidden + b * all.hidden.padded + first, apart * all.hidden.padded});
     }
+  }
+  // d_out of step t as the product wants it: my rows from b on.
+  Lines<E> d_out_rows(const Chunk& c, i64 t, i64 b) const {
+    if constexpr (IS_PAIR<E>)
+      return {ws.d_out_rounded + (b - g.rows.first) / g.rows.step * room<E>(dims.P),
+              places * room<E>(dims.P)};
+    else
+      return {ws.d_out + g.place(c, t, b) * dims.P, places * dims.P};
   }
 
   // The cell, backwards: d_h and d_c to d_z, d_c towards the step before. The rows that were there
@@ -105,29 +115,28 @@ struct GroupWalk {
   void gates(const Chunk& c, i64 t, i64 rows) const {
     const i64 back = before(t), known = smaller(rows, own.among(seq.active(back)));
     if (known) {
-      Lines<const T> c_before;
+      Lines<const K> c_before;
       if (cell.cell.has_cell_state())
         c_before = {g.slot(back, own.first, cell.cell.slot_c()), apart * S * dims.H};
       gates_of_rows(c, t, 0, known, c_before);
     }
     if (known < rows) {
-      Lines<const T> c_before;
-      if (dir.c0) c_before = {dir.c0 + own[known] * dims.H, apart * dims.H};
-      gates_of_rows(c, t, known, rows - known, c_before);
+      const Lines<const K> c0 = g.initial_cells();
+      gates_of_rows(c, t, known, rows - known, {c0[own[known]], apart * c0.stride});
     }
     if (dir.g_h && (split.by_batch || team.id == 0)) keep_hidden_gradient(c, t, rows);
   }
 
-  void gates_of_rows(const Chunk& c, i64 t, i64 begin, i64 rows, Lines<const T> c_before) const {
+  void gates_of_rows(const Chunk& c, i64 t, i64 begin, i64 rows, Lines<const K> c_before) const {
     const auto run = dir.d_tape || dir.g_tape ? cell.backward_watched : cell.backward;
     const i64 b = own[begin], slots = S * dims.H, token = (seq.token(t) + b) * slots;
     for (i64 j = panels.begin; j < panels.end; j++) {
       const i64 unit = j * u.U;
-      BackwardRows<T> p{};
+      BackwardRows<T, E> p{};
       p.rows = rows;
       p.j = j;
       p.peep = dir.w.peep;
-      p.tape = Lines<const T>{dir.tape + token + unit, apart * slots};
+      p.tape = Lines<const K>{tape_of<K>(dir) + token + unit, apart * slots};
       p.c_before = c_before.right(unit);
       p.d_h = ws.d_out ? Lines<const T>{all.d_hidden + b * all.hidden.padded + unit,
                                         apart * all.hidden.padded}
@@ -189,12 +198,12 @@ struct GroupWalk {
 };
 
 // One worker's part of one direction: what all its groups share.
-template <class T>
+template <class T, class E>
 struct Backward {
   const BackwardCall<T>& call;
   const typename BackwardCall<T>::Direction& dir;
   const Dims& dims;
-  const BackwardSpace<T>& ws;
+  const BackwardSpace<T, E>& ws;
   const Units<T>& u;
   const Team team;
   const i64 groups;
@@ -203,7 +212,7 @@ struct Backward {
     pack();
     team.meet();
     side_by_side(groups, team, barrier, [&](i64 k, Team of_group) {
-      GroupWalk<T>{{call, d, k, ws, of_group}, pointwise_of<T>(call.cell)}.run();
+      GroupWalk<T, E>{{call, d, k, ws, of_group}, pointwise_of<T, E>(call.cell)}.run();
     });
     team.meet();
     finish();
@@ -226,7 +235,7 @@ struct Backward {
     const Share mine = team.of(u.J);
     const i64 columns = dims.I + dims.P + 1;
     for (i64 j = mine.begin; j < mine.end; j++) {
-      const T* lines = sum_of(&GroupSpace<T>::d_W, j * columns * u.W, columns * u.W);
+      const T* lines = sum_of(&GroupSpace<T, E>::d_W, j * columns * u.W, columns * u.W);
       if (dir.d_W_ih) unpack_gates(lines, dims.I, u, dir.d_W_ih, j);
       if (dir.d_W_hh) unpack_gates(lines + dims.I * u.W, dims.P, u, dir.d_W_hh, j);
       if (dir.d_b) unpack_gates(lines + (dims.I + dims.P) * u.W, 1, u, dir.d_b, j);
@@ -234,7 +243,7 @@ struct Backward {
     for (i64 p = 0; dir.d_W_hr && p < ws.hidden.panels; p++) {
       const Share rows = team.of(dims.P);
       const i64 W = i64(ws.hidden.width(p)) * LANES<T>, first = ws.hidden.first(p);
-      const T* lines = sum_of(&GroupSpace<T>::d_Wr, first * dims.P + rows.begin * W,
+      const T* lines = sum_of(&GroupSpace<T, E>::d_Wr, first * dims.P + rows.begin * W,
                               (rows.end - rows.begin) * W);
       for (i64 k = rows.begin; k < rows.end; k++, lines += W)
         copy(lines, dir.d_W_hr + k * dims.H + first, smaller(W, dims.H - first));
@@ -245,11 +254,11 @@ struct Backward {
       if (dir.d_c0) copy(ws.d_c + b * dims.H, dir.d_c0 + b * dims.H, dims.H);
     }
     if (dir.d_peep && team.id == 0)
-      copy(sum_of(&GroupSpace<T>::d_peep, 0, 3 * dims.H), dir.d_peep, 3 * dims.H);
+      copy(sum_of(&GroupSpace<T, E>::d_peep, 0, 3 * dims.H), dir.d_peep, 3 * dims.H);
   }
 
   // n sums from `at` on, those of the other groups added to the first group's.
-  const T* sum_of(T* GroupSpace<T>::* sums, i64 at, i64 n) const {
+  const T* sum_of(T* GroupSpace<T, E>::* sums, i64 at, i64 n) const {
     T* total = ws.group[0].*sums + at;
     for (i64 k = 1; k < groups; k++)
       for (i64 i = 0; i < n; i++) total[i] += (ws.group[k].*sums)[at + i];
@@ -261,29 +270,29 @@ struct Backward {
   }
 };
 
-template <class T>
-i64 backward_bytes(const BackwardCall<T>& call, int) {
+template <class T, class E = T>
+i64 backward_bytes(const BackwardCall<T>& call) {
   Carver carver{nullptr};
-  for (i64 d = 0; d < call.dims.D; d++) BackwardSpace<T>(call, d, carver);
+  for (i64 d = 0; d < call.dims.D; d++) BackwardSpace<T, E>(call, d, carver);
   return carver.used;
 }
 
-template <class T>
+template <class T, class E = T>
 void backward(BackwardCall<T>& call, int id, int count) {
   const Team everybody{id, count, call.barrier};
-  const i64 groups = group_count(call);
+  const i64 groups = group_count<T, E>(call);
   side_by_side(call.dims.D, everybody, call.barrier + 1, [&](i64 d, Team team) {
     Carver carver{call.workspace};
-    for (i64 before = 0; before < d; before++) BackwardSpace<T>(call, before, carver);
-    const BackwardSpace<T> space(call, d, carver);
-    Backward<T>{call, call.direction[d], call.dims, space, space.units, team, groups}.run(
+    for (i64 before = 0; before < d; before++) BackwardSpace<T, E>(call, before, carver);
+    const BackwardSpace<T, E> space(call, d, carver);
+    Backward<T, E>{call, call.direction[d], call.dims, space, space.units, team, groups}.run(
         d, call.barrier + 3 + d * GROUPS);
   });
   if (call.dims.D == 2 && call.d_x.data) {  // the input feeds both directions
     everybody.meet();
     Carver carver{call.workspace};
-    BackwardSpace<T>(call, 0, carver);
-    const T* other = BackwardSpace<T>(call, 1, carver).other_d_x;
+    BackwardSpace<T, E>(call, 0, carver);
+    const T* other = BackwardSpace<T, E>(call, 1, carver).other_d_x;
     const Sequence& seq = call.sequence;
     for (i64 t = 0; t < call.dims.T; t++)
       for (i64 b = id; b < seq.active(t); b += count) {

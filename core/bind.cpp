@@ -89,6 +89,19 @@ T* part(T* all, int direction, i64 size) {
   return all ? all + direction * size : nullptr;
 }
 
+// The kernels in use multiply pairs of bfloat16.
+bool has_pairs() { return active().probe_pairs; }
+
+// A tape rounded to bfloat16, which reduced calls have; else it is of the dtype of x.
+bool is_rounded(Arrays& arrays, nb::handle tape) {
+  const Array a = arrays.read(tape, "tape");
+  const bool rounded = a.code == kBfloat && a.bytes == 2;
+  if (rounded && !has_pairs())
+    fail_type(std::string("tape: expected the dtype of x: no bfloat16 products in ") +
+              active().isa);
+  return rounded;
+}
+
 std::vector<Axis> tape_shape(const Problem& p) {
   const Dims& d = p.dims;
   if (p.packed) return {{"D", d.D}, {"N", d.N}, {"S", p.S}, {"H", d.H}};
@@ -137,6 +150,7 @@ void run(Call& call, Kernel kernel, Bytes bytes, int threads) {
         context.kernel(context.call, id, count);
       },
       &context, work_per_thread.load() > 0 ? Sharing::where_it_pays : Sharing::always);
+  space.check();
 }
 
 template <class T>
@@ -150,14 +164,17 @@ void forward(Arrays& arrays, Problem& p, int cell, nb::handle x, nb::handle h0, 
   call.dims = d;
   call.sequence = p.sequence;
   call.cell = cell;
-  call.reduced = reduced;
+  call.reduced = reduced && has_pairs();
   call.x = r.template tokens<const T>(x, "x", d, p.packed, {"I", d.I}, true);
   const View<T> out = r.template tokens<T>(y, "y", d, p.packed, {"D*P", d.D * d.P}, true);
   const T* h = r.input(h0, "h0", {D, B, P});
   const T* c = r.input(c0, "c0", {D, B, H});
   T* hn = r.output(h_n, "h_n", {D, B, P}, true);
   T* cn = r.output(c_n, "c_n", {D, B, H}, CELLS[cell].cell.has_cell_state());
-  T* kept = r.output(tape, "tape", tape_shape(p));
+  const bool rounded = is_rounded(arrays, tape);
+  if (rounded && !call.reduced) fail_type("tape: expected the dtype of x unless reduced");
+  T* kept = rounded ? nullptr : r.output(tape, "tape", tape_shape(p));
+  Bf16* short_kept = rounded ? Reader<Bf16>(arrays).output(tape, "tape", tape_shape(p)) : nullptr;
   for (int k = 0; k < d.D; k++) {
     auto& dir = call.direction[k];
     dir.w = read_weights(r, weights[std::size_t(k)], d, cell);
@@ -169,6 +186,7 @@ void forward(Arrays& arrays, Problem& p, int cell, nb::handle x, nb::handle h0, 
     dir.h_n = part(hn, k, d.B * d.P);
     dir.c_n = part(cn, k, d.B * d.H);
     dir.tape = part(kept, k, d.N * p.S * d.H);
+    dir.rounded_tape = part(short_kept, k, d.N * p.S * d.H);
   }
   if (d.N == 0) return;
   threads = workers(p, threads, 1);
@@ -205,11 +223,14 @@ void backward(Arrays& arrays, Problem& p, int cell, const BackwardArrays<T>& a, 
   const T *h0 = r.input(a.h0, "h0", {D, B, P}), *c0 = r.input(a.c0, "c0", {D, B, H});
   const T *d_h_n = r.input(a.d_h_n, "d_h_n", {D, B, P}),
           *d_c_n = r.input(a.d_c_n, "d_c_n", {D, B, H});
-  const T *tape = r.input(a.tape, "tape", tape_shape(p), true),
+  const bool rounded = is_rounded(arrays, a.tape);
+  const T *tape = rounded ? nullptr : r.input(a.tape, "tape", tape_shape(p), true),
           *d_tape = r.input(a.d_tape, "d_tape", tape_shape(p));
   T *d_h0 = r.output(a.d_h0, "d_h0", {D, B, P}), *d_c0 = r.output(a.d_c0, "d_c0", {D, B, H});
   T *g_tape = r.output(a.g_tape, "g_tape", tape_shape(p)),
     *g_h = r.output(a.g_h, "g_h", hidden_shape(p));
+  const Bf16* short_tape =
+      rounded ? Reader<Bf16>(arrays).input(a.tape, "tape", tape_shape(p)) : nullptr;
   if (i64(a.d_weights.size()) != d.D) fail("d_weights: expected one tuple for each direction");
   const i64 states = d.B * d.P, cells = d.B * d.H, slots = d.N * p.S * d.H;
   for (int k = 0; k < d.D; k++) {
@@ -234,7 +255,8 @@ void backward(Arrays& arrays, Problem& p, int cell, const BackwardArrays<T>& a, 
     dir.h0 = part(h0, k, states), dir.c0 = part(c0, k, cells);
     dir.d_h_n = part(d_h_n, k, states), dir.d_c_n = part(d_c_n, k, cells);
     dir.d_h0 = part(d_h0, k, states), dir.d_c0 = part(d_c0, k, cells);
-    dir.tape = part(tape, k, slots), dir.d_tape = part(d_tape, k, slots);
+    dir.tape = part(tape, k, slots), dir.rounded_tape = part(short_tape, k, slots);
+    dir.d_tape = part(d_tape, k, slots);
     dir.g_tape = part(g_tape, k, slots), dir.g_h = part(g_h, k, d.N * d.P);
     if (d.N == 0) {  // a sum over no tokens
       clear(dir.d_W_ih, p.G * d.H * d.I), clear(dir.d_W_hh, p.G * d.H * d.P),
@@ -346,20 +368,22 @@ void activations(nb::handle x, nb::handle sigmoid, nb::handle tanh) {
 
 // All workers begin together and run for `seconds`; the work they did over the time of the last.
 template <class T>
-double probe(int threads, double seconds) {
+double probe(i64 (*kernel)(i64, T*), int threads, double seconds) {
   using Clock = std::chrono::steady_clock;
   struct Context {
+    i64 (*kernel)(i64, T*);
     Clock::duration time;
     Barrier barrier;
     std::atomic<int64_t> work{0}, longest{0};
-  } context{std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds))};
+  } context{kernel,
+            std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds))};
   const auto task = [](void* c, int, int count) {
     auto& shared = *static_cast<Context*>(c);
     T sink[16 * 64 / sizeof(T)] = {T(0.5), T(0.25)};
     int64_t work = 0;
     if (count > 1) shared.barrier.wait(count);
     const auto begin = Clock::now();
-    do work += kernels<T>().probe(2000, sink);
+    do work += shared.kernel(2000, sink);
     while (Clock::now() - begin < shared.time);
     const int64_t took = (Clock::now() - begin).count();
     shared.work += work;
@@ -376,9 +400,11 @@ double probe_any(const std::string& dtype, int threads, double seconds) {
   threads = checked_threads(threads);
   if (!(seconds > 0 && seconds <= 60))
     fail("seconds: expected more than 0, at most 60, got " + std::to_string(seconds));
-  if (dtype == "float32") return probe<float>(threads, seconds);
-  if (dtype == "float64") return probe<double>(threads, seconds);
-  fail("dtype: expected 'float32' or 'float64', got '" + dtype + "'");
+  if (dtype == "float32") return probe(kernels<float>().probe, threads, seconds);
+  if (dtype == "float64") return probe(kernels<double>().probe, threads, seconds);
+  if (dtype == "bfloat16" && has_pairs()) return probe(active().probe_pairs, threads, seconds);
+  fail("dtype: expected 'float32' or 'float64', or 'bfloat16' where has_pairs(), got '" + dtype +
+       "'");
 }
 
 }  // namespace
@@ -394,12 +420,14 @@ NB_MODULE(_core, m) {
         "c0"_a.none(), "weights"_a, "y"_a, "h_n"_a, "c_n"_a.none(), "tape"_a.none(), "threads"_a,
         "reduced"_a = false,
         "Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. "
-        "Reduced: in float32 the products may round what they multiply to bfloat16.");
+        "Reduced: in float32 the products round what they multiply to bfloat16, where has_pairs(), "
+        "and the tape may be bfloat16.");
   m.def("backward", backward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(),
         "c0"_a.none(), "weights"_a, "y"_a, "tape"_a, "d_y"_a.none(), "d_h_n"_a.none(),
         "d_c_n"_a.none(), "d_tape"_a.none(), "d_x"_a.none(), "d_h0"_a.none(), "d_c0"_a.none(),
         "d_weights"_a, "g_tape"_a.none(), "g_h"_a.none(), "threads"_a,
-        "Run the layer's gradient; fills every output that is not None, and changes no input.");
+        "Run the layer's gradient; fills every output that is not None, and changes no input. "
+        "Of a tape in bfloat16: with products that round what they multiply to it.");
   m.def("activations", activations, "x"_a, "sigmoid"_a, "tanh"_a,
         "The kernels' own sigmoid and tanh of a vector.");
   m.def("probe", probe_any, "dtype"_a, "threads"_a, "seconds"_a,
@@ -414,6 +442,10 @@ NB_MODULE(_core, m) {
       "operations"_a,
       "The work below which a further thread is not woken; returns what it was. 0 for tests: all "
       "threads, however small the work and whatever they gain.");
+  m.def("has_pairs", has_pairs, "Whether the kernels in use have products of pairs of bfloat16.");
+  m.def("guard_workspaces", guard_workspaces, "on"_a,
+        "For tests; returns what it was. The scratch memory of a call is then filled with NaN "
+        "before, and a call that has written behind its end raises RuntimeError.");
   m.def("release", release_workspaces,
         "Give the scratch memory kept for reuse back to the system.");
 }

@@ -150,6 +150,7 @@ nb::tuple forward(Step& s, nb::handle h, nb::handle c, nb::handle weights, bool 
   dir.tape = tape.as<T>();
   call.workspace = space.data() + state;
   run(call, kernels<T>().forward);
+  space.check();
   return nb::make_tuple(h_n.give(s), c_n.give(s), tape.give(s));
 }
 
@@ -181,6 +182,7 @@ nb::tuple backward(Step& s, nb::tuple wanted, nb::handle h, nb::handle c, nb::ha
   Workspace space(kernels<T>().backward_bytes(call, 1));
   call.workspace = space.data();
   run(call, kernels<T>().backward);
+  space.check();
   return nb::make_tuple(d_x.give(s), d_h.give(s), d_c.give(s));
 }
 

@@ -9,12 +9,12 @@ namespace gatewise::GATEWISE_ISA {
 inline constexpr i64 INPUT_ROWS = 96;  // tokens of d_x done at once
 inline constexpr i64 PANEL_GROUP = 4;  // panels of d_z that stay in L2 while the columns pass
 
-template <class T>
+template <class T, class E>
 struct Gradients {
-  static constexpr int L = LANES<T>;
-  const Group<T>& g;
+  static constexpr int L = LANES<T>, numbers = Operand<E>::numbers;
+  const Group<T, E>& g;
   const Chunk& c;
-  const GroupSpace<T>& ws = g.ws;
+  const GroupSpace<T, E>& ws = g.ws;
   const Dims& dims = g.dims;
   const Units<T>& u = g.u;
   const i64 columns = dims.I + dims.P + 1;
@@ -22,6 +22,7 @@ struct Gradients {
   // Each worker may use what the others wrote only behind the next meeting.
   void all(bool first) const {
     turn_columns();
+    if constexpr (IS_PAIR<E>) pair_tokens();
     g.team.meet();
     if (g.call.d_x.data) input_gradient();
     weight_gradient(first);
@@ -38,35 +39,57 @@ struct Gradients {
       const i64 first = k * L;
       const int count = int(smaller(L, c.tokens - first));
       const T *x[L], *h[L], *d_out[L];
+      const Number<E>*cell[L], *gate[L];
       g.tokens(c, first, first + count, step, [&](i64 at, i64 t, i64 b) {
         x[at - first] = g.call.x.at(g.seq, t, b);
         h[at - first] = g.hidden_before(t, b);
         if (!ws.d_out) return;
         d_out[at - first] = ws.d_out + at * dims.P;
-        hidden_line(t, b, at);
+        cell[at - first] = g.slot(t, b, g.cell.slot_c());
+        gate[at - first] = g.slot(t, b, larger(0, g.cell.slot_o()));
       });
       pack_columns(x, count, dims.I, ws.turned, ws.length, first);
       pack_columns(h, count, dims.P, ws.turned + dims.I * ws.length, ws.length, first);
-      store(ws.turned + (dims.I + dims.P) * ws.length + first, set1(T(1)));
-      if (ws.d_out) pack_columns(d_out, count, dims.P, ws.d_out_turned, ws.length, first);
+      store(as_numbers(ws.turned + (dims.I + dims.P) * ws.length) + first, set1(T(1)));
+      if (!ws.d_out) continue;
+      pack_columns(d_out, count, dims.P, ws.d_out_turned, ws.length, first);
+      hidden_lines(cell, gate, count, first);
     }
   }
 
-  // hidden = o * out(c), again from the tape, as a line of the panels over H.
-  void hidden_line(i64 t, i64 b, i64 at) const {
-    const Axis<T>& hidden = g.all.hidden;
-    for (i64 n = 0; n < hidden.padded; n += L) {
-      const int valid = int(larger(0, smaller(L, dims.H - n)));
-      Vec<T> h = load(g.slot(t, b, g.cell.slot_c()) + n, valid);
-      if (g.cell.out == Act::tanh) h = tanh<T>(h);
-      if (g.cell.slot_o() >= 0) h = h * load(g.slot(t, b, g.cell.slot_o()) + n, valid);
-      const i64 p = n / (i64(hidden.vectors) * L);
-      store(hidden_panel(p, at) + (n - hidden.first(p)), h);
-    }
+  // hidden = o * out(c), again from the tape, of `count` tokens as lines of the panels over H.
+  void hidden_lines(const Number<E>* const* c_of, const Number<E>* const* o_of, int count,
+                    i64 first) const {
+    const Axis<T>& axis = g.all.hidden;
+    const auto hidden = [&](int k, i64 n) {
+      const int valid = k < count ? int(smaller(L, dims.H - n)) : 0;
+      if (!valid) return Vec<T>{};
+      Vec<T> h = load(c_of[k] + n, valid);
+      if (g.cell.out == Act::tanh) h = tanh<T, E>(h);
+      return g.cell.slot_o() < 0 ? h : h * load(o_of[k] + n, valid);
+    };
+    for (int k = 0; k < count; k += numbers)
+      for (i64 n = 0; n < axis.padded; n += L) {
+        const i64 p = n / (i64(axis.vectors) * L);
+        store(hidden_panel(p) + operands<E>(first + k) * axis.width(p) * L + (n - axis.first(p)),
+              operand<E>([&](int of) { return hidden(k + of, n); }));
+      }
   }
-  T* hidden_panel(i64 p, i64 at) const {
+  E* hidden_panel(i64 p) const {
     const Axis<T>& hidden = g.all.hidden;
-    return ws.hidden_lines + hidden.first(p) * c.tokens + at * hidden.width(p) * L;
+    return ws.hidden_lines + hidden.first(p) * operands<E>(c.tokens);
+  }
+
+  // d_z for the sums over tokens: the lines of two tokens in one.
+  void pair_tokens() const {
+    const Share mine = g.team.of(operands<E>(c.tokens));
+    for (i64 j = 0; j < u.J; j++)
+      for (i64 k = mine.begin; k < mine.end; k++)
+        for (i64 n = 0; n < u.W; n += L)
+          store(g.d_z_sum(j) + k * u.W + n, operand<E>([&](int of) {
+                  const i64 at = k * numbers + of;
+                  return at < c.tokens ? load(g.d_z(j, at) + n) : Vec<T>{};
+                }));
   }
 
   // d_x = d_z W_ih for my share of the tokens.
@@ -92,12 +115,13 @@ struct Gradients {
 
   // lines (+)= sum over tokens of columns[k][token] * panel[token], for a share of the columns in
   // tiles of MR.
-  void token_sums(const T* column, i64 count, const T* panel, int width, T* lines, bool first,
+  void token_sums(const E* column, i64 count, const E* panel, int width, T* lines, bool first,
                   Share mine) const {
     const i64 begin = smaller(count, mine.begin * MR), end = smaller(count, mine.end * MR);
     if (begin == end) return;
     const Lines<T> out{lines + begin * width * L, i64(width) * L};
-    product<T>(end - begin, width, {{{column + begin * ws.length, ws.length}, panel, c.tokens}},
+    product<E>(end - begin, width,
+               {{{column + begin * ws.length, ws.length}, panel, operands<E>(c.tokens)}},
                first ? Lines<T>{} : out, out);
   }
 
@@ -106,10 +130,10 @@ struct Gradients {
     for (i64 group = 0; group < u.J; group += PANEL_GROUP)
       for (i64 k = mine.begin; k < mine.end; k++)
         for (i64 j = group; j < smaller(u.J, group + PANEL_GROUP); j++)
-          token_sums(ws.turned, columns, g.d_z(j, 0), u.vectors, ws.d_W + j * columns * u.W, first,
+          token_sums(ws.turned, columns, g.d_z_sum(j), u.vectors, ws.d_W + j * columns * u.W, first,
                      {k, k + 1});
     for (i64 p = 0; ws.d_out && p < g.all.hidden.panels; p++)
-      token_sums(ws.d_out_turned, dims.P, hidden_panel(p, 0), g.all.hidden.width(p),
+      token_sums(ws.d_out_turned, dims.P, hidden_panel(p), g.all.hidden.width(p),
                  ws.d_Wr + g.all.hidden.first(p) * dims.P, first, g.team.of(ceil_div(dims.P, MR)));
   }
 
@@ -120,13 +144,14 @@ struct Gradients {
     for (i64 j = mine.begin; j < mine.end; j++) {
       i64 step = c.begin;
       g.tokens(c, 0, c.tokens, step, [&](i64 at, i64 t, i64 b) {
-        const T *now = g.slot(t, b, g.cell.slot_c()), *before = g.cell_before(t, b);
+        const Number<E>*now = g.slot(t, b, g.cell.slot_c()), *before = g.cell_before(t, b);
         for (int k = 0; k < 3; k++) {
-          const T* seen = k == 2 ? now : before;
+          const Number<E>* seen = k == 2 ? now : before;
           if (slot[k] < 0 || !seen) continue;
           for (i64 n = j * u.U; n < smaller(dims.H, (j + 1) * u.U); n++) {
             const i64 lane = n - j * u.U, q = lane / L;
-            ws.d_peep[k * dims.H + n] += g.d_z(j, at)[(q * u.G + slot[k]) * L + lane % L] * seen[n];
+            const Number<E> d_z = g.d_z(j, at)[(q * u.G + slot[k]) * L + lane % L];
+            ws.d_peep[k * dims.H + n] += widened(d_z) * widened(seen[n]);
           }
         }
       });

@@ -9,6 +9,8 @@
 //
 //   d_z      [J][chunk][W]      panels of the gate gradients; an odd number of lines keeps the
 //                               panels off the same cache sets
+//   d_z_sum  [J][chunk][W]      the same as what is summed over tokens: in pairs of tokens, where
+//                               operands are pairs (bf16.h); else it is d_z
 //   turned   [I+P+1][chunk]     x, h(t-1) and 1 of every token as columns: a row is what a tile
 //                               multiplies
 //   d_W      [J][I+P+1][W]      sums of the weight gradients; the last line is the bias
@@ -26,50 +28,60 @@ inline constexpr i64 GROUPS = 2, GROUP_ROWS = 4;      // most groups; fewest row
 inline constexpr i64 GROUP_WEIGHTS = i64(5) << 19;    // bytes: larger ones had better be read once
 inline constexpr i64 LARGE_RECURRENT = i64(3) << 19;  // bytes of W_hh that are split among workers
 
-template <class T>
+template <class T, class E>
 i64 group_count(const BackwardCall<T>& call) {
   const Dims& d = call.dims;
   const i64 weights = Units<T>(d.H, CELLS[call.cell].cell.gates()).K * (d.I + d.P);
-  return d.B >= GROUPS * GROUP_ROWS && weights * i64(sizeof(T)) <= GROUP_WEIGHTS ? GROUPS : 1;
+  return d.B >= GROUPS * GROUP_ROWS && operand_bytes<E>(weights) <= GROUP_WEIGHTS ? GROUPS : 1;
 }
 
 // The rows of group g. Where lengths differ they are dealt in turn, see Rows::part.
-template <class T>
+template <class T, class E>
 Rows group_rows(const BackwardCall<T>& call, i64 g) {
-  const Team team{int(g), int(group_count(call)), nullptr};
+  const Team team{int(g), int(group_count<T, E>(call)), nullptr};
   return Rows{0, 1, call.dims.B}.part(team, !call.sequence.batch_sizes);
 }
 
-template <class T>
+template <class T, class E>
 struct GroupSpace {
   i64 rows = 0;            // most sequences of a step
   i64 chunk = 0;           // tokens a chunk can hold
   i64 lines = 0;           // lines of a d_z panel, odd
-  i64 length = 0;          // of a column
+  i64 sum_lines = 0;       // lines of a d_z_sum panel, odd
+  i64 length = 0;          // of a column, in operands
   i64* counted = nullptr;  // [T+1]: tokens before each step; null where all lengths are T
-  T *d_z = nullptr, *turned = nullptr, *d_W = nullptr;
-  T* d_out = nullptr;         // (chunk, P): gradient at the projected output
-  T* d_out_turned = nullptr;  // [P][chunk]
-  T* hidden_lines = nullptr;  // [panels of H][chunk][width]
-  T* d_Wr = nullptr;          // [panels of H][P][width]
-  T* d_peep = nullptr;        // [3][H]
+  Number<E>* d_z = nullptr;
+  E *d_z_sum = nullptr, *turned = nullptr;
+  T* d_W = nullptr;
+  T* d_out = nullptr;          // (chunk, P): gradient at the projected output
+  E* d_out_rounded = nullptr;  // (rows, P): that of a step, where operands are pairs
+  E* d_out_turned = nullptr;   // [P][chunk]
+  E* hidden_lines = nullptr;   // [panels of H][chunk][width]
+  T* d_Wr = nullptr;           // [panels of H][P][width]
+  T* d_peep = nullptr;         // [3][H]
 
   GroupSpace(const BackwardCall<T>& call, const Weights<T>& w, const Units<T>& u,
              const Axis<T>& hidden, i64 g, Carver& carver) {
-    if (g >= group_count(call)) return;
+    if (g >= group_count<T, E>(call)) return;
     const Dims& s = call.dims;
-    rows = group_rows(call, g).among(s.B);
+    rows = group_rows<T, E>(call, g).among(s.B);
     chunk = rows * smaller(s.T, ceil_div(CHUNK_TOKENS, s.B));
     lines = chunk | 1;
-    length = round_up(chunk, LANES<T>) + LANES<T>;
+    sum_lines = operands<E>(chunk) | 1;
+    length = operands<E>(round_up(chunk, LANES<T>) + LANES<T>);
     const i64 columns = s.I + s.P + 1;
     counted = call.sequence.batch_sizes ? carver.take<i64>(s.T + 1) : nullptr;
-    d_z = carver.take<T>(u.K * lines);
-    turned = carver.take<T>(columns * length);
+    d_z = carver.take<Number<E>>(u.K * lines);
+    if constexpr (IS_PAIR<E>)
+      d_z_sum = carver.take<E>(u.K * sum_lines);
+    else
+      d_z_sum = d_z;
+    turned = carver.take<E>(columns * length);
     d_W = carver.take<T>(u.K * columns);
     d_out = w.W_hr ? carver.take<T>(chunk * s.P) : nullptr;
-    d_out_turned = w.W_hr ? carver.take<T>(s.P * length) : nullptr;
-    hidden_lines = w.W_hr ? carver.take<T>(hidden.padded * chunk) : nullptr;
+    d_out_rounded = w.W_hr && IS_PAIR<E> ? carver.take<E>(rows * room<E>(s.P)) : nullptr;
+    d_out_turned = w.W_hr ? carver.take<E>(s.P * length) : nullptr;
+    hidden_lines = w.W_hr ? carver.take<E>(hidden.padded * operands<E>(chunk)) : nullptr;
     d_Wr = w.W_hr ? carver.take<T>(hidden.padded * s.P) : nullptr;
     d_peep = w.peep ? carver.take<T>(3 * s.H) : nullptr;
   }
@@ -77,31 +89,34 @@ struct GroupSpace {
 
 // The workspace of one direction. What it holds follows from the call alone: where memory is only
 // counted, every pointer is null.
-template <class T>
+template <class T, class E>
 struct BackwardSpace {
   Units<T> units;
   Axis<T> input, output, hidden;
-  T *Wx, *Wh;    // [panels][J*W][width]
-  T* Wr;         // [panels of H][P][width]
+  E *Wx, *Wh;    // [panels][J*W][width]
+  E* Wr;         // [panels of H][P][width]
   T *d_h, *d_c;  // (B, padded P), (B, H): towards the step before
   T* d_hidden;   // (B, padded H) before the projection
   T* other_d_x;  // (N, I) of direction 1
   T* zeros;
-  GroupSpace<T> group[GROUPS];
+  Number<E>* c0;  // (B, padded H): as the tape would have it, where it is rounded
+  GroupSpace<T, E> group[GROUPS];
 
   BackwardSpace(const BackwardCall<T>& call, i64 d, Carver& carver)
       : units(call.dims.H, CELLS[call.cell].cell.gates()),
         input(call.dims.I),
         output(call.dims.P),
         hidden(call.dims.H),
-        Wx(call.d_x.data ? carver.take<T>(input.padded * units.K) : nullptr),
-        Wh(carver.take<T>(output.padded * units.K)),
-        Wr(call.direction[d].w.W_hr ? carver.take<T>(hidden.padded * call.dims.P) : nullptr),
+        Wx(call.d_x.data ? carver.take<E>(input.padded * operands<E>(units.K)) : nullptr),
+        Wh(carver.take<E>(output.padded * operands<E>(units.K))),
+        Wr(call.direction[d].w.W_hr ? carver.take<E>(hidden.padded * operands<E>(call.dims.P))
+                                    : nullptr),
         d_h(carver.take<T>(call.dims.B * output.padded)),
         d_c(carver.take<T>(call.dims.B * call.dims.H)),
         d_hidden(call.direction[d].w.W_hr ? carver.take<T>(call.dims.B * hidden.padded) : nullptr),
         other_d_x(d == 1 && call.d_x.data ? carver.take<T>(call.dims.N * call.dims.I) : nullptr),
         zeros(carver.take<T>(larger(call.dims.P, call.dims.H))),
+        c0(IS_PAIR<E> ? carver.take<Number<E>>(call.dims.B * hidden.padded) : nullptr),
         group{{call, call.direction[d].w, units, hidden, 0, carver},
               {call, call.direction[d].w, units, hidden, 1, carver}} {}
 };
@@ -111,23 +126,24 @@ struct Chunk {
   i64 begin, end, tokens;
 };
 
-template <class T>
+template <class T, class E>
 struct Group {
   static constexpr int L = LANES<T>;
+  using K = Number<E>;
   const BackwardCall<T>& call;
   const typename BackwardCall<T>::Direction& dir;
   const Dims& dims;
   const Sequence& seq;
   const bool reverse;
-  const BackwardSpace<T>& all;
-  const GroupSpace<T>& ws;
+  const BackwardSpace<T, E>& all;
+  const GroupSpace<T, E>& ws;
   const Units<T>& u;
   const Cell cell;
   const i64 S;
   const Rows rows;
   const Team team;
 
-  Group(const BackwardCall<T>& call_, i64 d, i64 g, const BackwardSpace<T>& space, Team team_)
+  Group(const BackwardCall<T>& call_, i64 d, i64 g, const BackwardSpace<T, E>& space, Team team_)
       : call(call_),
         dir(call_.direction[d]),
         dims(call_.dims),
@@ -138,7 +154,7 @@ struct Group {
         u(space.units),
         cell(CELLS[call_.cell].cell),
         S(cell.slots()),
-        rows(group_rows(call_, g)),
+        rows(group_rows<T, E>(call_, g)),
         team(team_) {}
 
   // The group's tokens before step t, and where in its chunk the token of step t and row b lies.
@@ -146,7 +162,8 @@ struct Group {
   i64 place(const Chunk& c, i64 t, i64 b) const {
     return counted(t) - counted(c.begin) + (b - rows.first) / rows.step;
   }
-  T* d_z(i64 j, i64 at) const { return ws.d_z + (j * ws.lines + at) * u.W; }
+  K* d_z(i64 j, i64 at) const { return ws.d_z + (j * ws.lines + at) * u.W; }
+  E* d_z_sum(i64 j) const { return ws.d_z_sum + j * ws.sum_lines * u.W; }
 
   // f(at, t, b) for the chunk's tokens first .. last-1. Starts at step t and leaves it at the step
   // of the last token.
@@ -164,33 +181,42 @@ struct Group {
     if (b < seq.active(back)) return dir.y.at(seq, back, b);
     return dir.h0 ? dir.h0 + b * dims.P : all.zeros;
   }
-  const T* cell_before(i64 t, i64 b) const {
+  const K* cell_before(i64 t, i64 b) const {
     const i64 back = reverse ? t + 1 : t - 1;
     if (b < seq.active(back)) return slot(back, b, cell.slot_c());
-    return dir.c0 ? dir.c0 + b * dims.H : nullptr;
+    return initial_cells()[b];
   }
-  const T* slot(i64 t, i64 b, int k) const {
-    return dir.tape + ((seq.token(t) + b) * S + k) * dims.H;
+  // c0, one line a row of the batch; absent where it is zeros.
+  Lines<const K> initial_cells() const {
+    if (!dir.c0) return {};
+    if constexpr (IS_PAIR<E>)
+      return {all.c0, all.hidden.padded};
+    else
+      return {dir.c0, dims.H};
+  }
+  const K* slot(i64 t, i64 b, int k) const {
+    return tape_of<K>(dir) + ((seq.token(t) + b) * S + k) * dims.H;
   }
 
   // out = d_z of the tokens at, at + apart, ... times panel p of a packed weight (of one token:
   // times two panels). The sum over all gates is cut in blocks, so that the block of the panel
   // stays in the second-level cache for all rows.
   template <class Fetch>
-  void gate_product(const T* packed, const Axis<T>& axis, i64 p, int panels_at_once, i64 count,
+  void gate_product(const E* packed, const Axis<T>& axis, i64 p, int panels_at_once, i64 count,
                     i64 at, i64 apart, Lines<T> out, Fetch fetch) const {
     const int width = axis.width(p);
     const i64 step = larger(1, SUM_BLOCK / u.W), line = i64(width) * L;
+    const i64 W = operands<E>(u.W), all_gates = operands<E>(u.K);
     for (i64 j = 0; j < u.J; j += step) {
-      const Stretch<T> sum[1] = {{{d_z(j, at), apart * u.W},
-                                  packed + axis.first(p) * u.K + j * u.W * line,
-                                  u.W,
+      const Stretch<E> sum[1] = {{{reinterpret_cast<const E*>(d_z(j, at)), apart * W},
+                                  packed + axis.first(p) * all_gates + j * W * line,
+                                  W,
                                   smaller(step, u.J - j),
-                                  ws.lines * u.W,
-                                  u.K * line}};
+                                  ws.lines * W,
+                                  all_gates * line}};
       const Lines<T> in = j ? out : Lines<T>{};
-      panels_at_once == 2 ? product_of_two<T>(width, sum, in, out)
-                          : product<T>(count, width, sum, in, out, [&](i64 row, i64 n) {
+      panels_at_once == 2 ? product_of_two<E>(width, sum, in, out)
+                          : product<E>(count, width, sum, in, out, [&](i64 row, i64 n) {
                               if (j == 0) fetch(row, n);
                             });
     }

@@ -3,9 +3,8 @@
 // keeps for all.
 #include "kernel.h"
 
-#include "bf16.h"
 #include "probe.h"
-#include "small.h"
+#include "route.h"
 #include "stream.h"
 
 namespace gatewise::GATEWISE_ISA {
@@ -22,8 +21,8 @@ void activations(const T* x, T* s, T* t, i64 n) {
 
 template <class T>
 constexpr Kernels<T> KERNELS = {
-    .forward_bytes = forward_bytes_of_either<T>,
-    .forward = forward_of_either<T>,
+    .forward_bytes = forward_bytes_of_any<T>,
+    .forward = forward_of_any<T>,
     .backward_bytes = backward_bytes_of_any<T>,
     .backward = backward_of_any<T>,
     .activations = activations<T>,
@@ -34,10 +33,17 @@ constexpr Kernels<T> KERNELS = {
     .probe = probe<T>,
 };
 
+#if defined(GATEWISE_PAIRS)
+constexpr i64 (*PROBE_PAIRS)(i64, float*) = probe<Pair>;
+#else
+constexpr i64 (*PROBE_PAIRS)(i64, float*) = nullptr;
+#endif
+
 #define GATEWISE_TEXT(name) #name
 #define GATEWISE_NAME(name) GATEWISE_TEXT(name)
 
 extern const Table table;
-const Table table = {GATEWISE_NAME(GATEWISE_ISA), VECTOR_BYTES, KERNELS<float>, KERNELS<double>};
+const Table table = {GATEWISE_NAME(GATEWISE_ISA), VECTOR_BYTES, KERNELS<float>, KERNELS<double>,
+                     PROBE_PAIRS};
 
 }  // namespace gatewise::GATEWISE_ISA

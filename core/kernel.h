@@ -32,7 +32,7 @@ struct ForwardCall {
   Dims dims;
   Sequence sequence;
   int cell;         // index in CELLS
-  bool reduced;     // products may round what they multiply to bfloat16 (see bf16.h)
+  bool reduced;     // products round what they multiply to bfloat16; only if Table::probe_pairs
   View<const T> x;  // read, I numbers a token
   struct Direction {
     Weights<T> w;
@@ -42,6 +42,7 @@ struct ForwardCall {
     T* h_n;       // written, (B, P)
     T* c_n;       // written, (B, H); the running cell state. Null is allowed for cells without one
     T* tape;      // written, (N, S, H); null: nothing is kept
+    Bf16* rounded_tape;  // written in its place, if the call is reduced and this is not null
   } direction[2];
   unsigned char*
       workspace;  // workspace_bytes() of it; 64-byte aligned; contents undefined before and after
@@ -59,13 +60,14 @@ struct BackwardCall {
   View<T> d_x;  // written; data null: not wanted
   struct Direction {
     Weights<T> w;
-    View<const T> y;         // read: what forward wrote
-    const T *h0, *c0;        // read
-    const T* tape;           // read
-    View<const T> d_y;       // read; data null: zeros
-    const T *d_h_n, *d_c_n;  // read, (B, P), (B, H)
-    const T* d_tape;         // read, (N, S, H): gradients that arrive at the slots themselves
-    T *d_h0, *d_c0;          // written, (B, P), (B, H)
+    View<const T> y;           // read: what forward wrote
+    const T *h0, *c0;          // read
+    const T* tape;             // read
+    const Bf16* rounded_tape;  // read in its place; then products round what they multiply, too
+    View<const T> d_y;         // read; data null: zeros
+    const T *d_h_n, *d_c_n;    // read, (B, P), (B, H)
+    const T* d_tape;           // read, (N, S, H): gradients that arrive at the slots themselves
+    T *d_h0, *d_c0;            // written, (B, P), (B, H)
     T *d_W_ih, *d_W_hh, *d_b, *d_W_hr,
         *d_peep;  // written, shapes as in Weights; d_b serves both biases
     T* g_tape;    // written, (N, S, H): total gradient at every slot
@@ -118,6 +120,7 @@ struct Table {
   int vector_bytes;
   Kernels<float> f32;
   Kernels<double> f64;
+  i64 (*probe_pairs)(i64 rounds, float* sink);  // null: it multiplies no pairs of bfloat16 (bf16.h)
 };
 
 }  // namespace gatewise

@@ -16,9 +16,10 @@
 // For the products with W transposed (d_h, d_x) a panel holds up to NV vectors of K's axis, and its
 // lines follow the order in which the gate gradients lie: panel j, then (group, gate, lane):
 // [panels][J*W][width].
+//
+// Where the operands are pairs (bf16.h), a line of a panel holds the pairs of two lines, and K
+// counts pairs.
 #pragma once
-#include "shape.h"
-#include "simd.h"
 #include "tile.h"
 
 namespace gatewise::GATEWISE_ISA {
@@ -87,36 +88,55 @@ GATEWISE_INLINE void transpose(Vec<T> (&row)[LANES<T>]) {
   }
 }
 
+// Columns first .. end-1 of up to L rows of K numbers, n of them there: the rows as the lanes of
+// one vector a line, `apart` operands from line to line; zeros in the other lanes.
+template <class T, class E>
+void pack_lanes(const T* rows, int n, i64 K, i64 first, i64 end, E* column, i64 apart) {
+  constexpr int L = LANES<T>, numbers = Operand<E>::numbers;
+  for (i64 k = first; k < end; k += L) {
+    const int kn = int(smaller(L, end - k));
+    Vec<T> block[L];
+    if (n < L || kn < L || !load_columns(rows + k, K, block)) {
+      for (int r = 0; r < L; r++)
+        block[r] = r >= n    ? Vec<T>{}
+                   : kn == L ? load(rows + r * K + k)
+                             : load(rows + r * K + k, kn);
+      transpose<T>(block);
+    }
+    for (int r = 0; r < kn; r += numbers)
+      store(column + operands<E>(k - first + r) * apart,
+            operand<E>([&](int of) { return block[r + of]; }));
+  }
+}
+
 // Lines first .. end-1 of gate panel j of W (G*H, K), to `lines`. What is packed in parts is cut at
 // whole vectors.
-template <class T>
-void pack_gate_lines(const T* weight, i64 K, i64 first, i64 end, const Units<T>& u, T* lines,
+template <class T, class E>
+void pack_gate_lines(const T* weight, i64 K, i64 first, i64 end, const Units<T>& u, E* lines,
                      i64 j) {
   constexpr int L = LANES<T>;
   for (int q = 0; q < u.groups; q++)
-    for (int gate = 0; gate < u.G; gate++) {
-      const int n = u.lanes(j, q);
-      const T* rows = weight + (gate * u.H + j * u.U + i64(q) * L) * K;
-      T* column = lines + (q * u.G + gate) * L;
-      for (i64 k = first; k < end; k += L) {
-        const int kn = int(smaller(L, end - k));
-        Vec<T> block[L];
-        if (n < L || kn < L || !load_columns(rows + k, K, block)) {
-          for (int r = 0; r < L; r++)
-            block[r] = r >= n    ? Vec<T>{}
-                       : kn == L ? load(rows + r * K + k)
-                                 : load(rows + r * K + k, kn);
-          transpose<T>(block);
-        }
-        for (int r = 0; r < kn; r++) store(column + (k - first + r) * u.W, block[r]);
-      }
-    }
+    for (int gate = 0; gate < u.G; gate++)
+      pack_lanes(weight + (gate * u.H + j * u.U + i64(q) * L) * K, u.lanes(j, q), K, first, end,
+                 lines + (q * u.G + gate) * L, u.W);
 }
 
 // The gate panels [j][K][W] of W (G*H, K).
-template <class T>
-void pack_gates(const T* weight, i64 K, const Units<T>& u, T* panels, i64 j) {
-  pack_gate_lines(weight, K, 0, K, u, panels + j * K * u.W, j);
+template <class T, class E>
+void pack_gates(const T* weight, i64 K, const Units<T>& u, E* panels, i64 j) {
+  pack_gate_lines(weight, K, 0, K, u, panels + j * operands<E>(K) * u.W, j);
+}
+
+// Panel p of a matrix (size, K) whose rows become lanes: [panels][K][width].
+template <class T, class E>
+void pack_rows(const T* matrix, i64 K, const Axis<T>& axis, E* panels, i64 p) {
+  constexpr int L = LANES<T>;
+  E* panel = panels + axis.first(p) * operands<E>(K);  // every panel before this one is whole
+  for (int v = 0; v < axis.width(p); v++) {
+    const i64 row = axis.first(p) + i64(v) * L;
+    pack_lanes(matrix + row * K, int(smaller(L, axis.size - row)), K, 0, K, panel + v * L,
+               i64(axis.width(p)) * L);
+  }
 }
 
 // The reverse way for a gradient: lines [K][W] of panel j, `lines` apart from panel to panel, into
@@ -159,47 +179,50 @@ void pack_bias(const T* b_ih, const T* b_hh, const Units<T>& u, T* lines, i64 j)
 }
 
 // Panel p of W's second axis, lines in the order of the gate gradients: [panels][J*W][width].
-template <class T>
-void pack_back(const T* weight, const Axis<T>& axis, const Units<T>& u, T* panels, i64 p) {
-  constexpr int L = LANES<T>;
+template <class T, class E>
+void pack_back(const T* weight, const Axis<T>& axis, const Units<T>& u, E* panels, i64 p) {
+  constexpr int L = LANES<T>, numbers = Operand<E>::numbers;
   const int width = axis.width(p);
   const i64 first = axis.first(p);
-  T* line = panels + first * u.K;  // every panel before this one is whole
+  E* line = panels + first * operands<E>(u.K);
   for (i64 j = 0; j < u.J; j++)
     for (int q = 0; q < u.groups; q++)
       for (int gate = 0; gate < u.G; gate++) {
         const int n = u.lanes(j, q);
         const T* row = weight + (gate * u.H + j * u.U + i64(q) * L) * axis.size + first;
-        for (int r = 0; r < L; r++, row += axis.size)
+        for (int r = 0; r < L; r += numbers, row += numbers * axis.size)
           for (int v = 0; v < width; v++, line += L) {
             const i64 left = axis.size - first - i64(v) * L;
-            store(line, r >= n      ? Vec<T>{}
-                        : left >= L ? load(row + v * L)
-                                    : load(row + v * L, int(left)));
+            store(line, operand<E>([&](int of) {
+                    const T* from = row + of * axis.size + v * L;
+                    return r + of >= n ? Vec<T>{} : left >= L ? load(from) : load(from, int(left));
+                  }));
           }
       }
 }
 
 // Panel p of a plain matrix (K, size): [panels][K][width]. Used for W_hr in d_u = d_h W_hr.
-template <class T>
-void pack_lines(const T* matrix, i64 K, const Axis<T>& axis, T* panels, i64 p) {
-  constexpr int L = LANES<T>;
+template <class T, class E>
+void pack_lines(const T* matrix, i64 K, const Axis<T>& axis, E* panels, i64 p) {
+  constexpr int L = LANES<T>, numbers = Operand<E>::numbers;
   const int width = axis.width(p);
   const i64 first = axis.first(p);
-  T* line = panels + first * K;
-  for (i64 k = 0; k < K; k++)
+  E* line = panels + first * operands<E>(K);
+  for (i64 k = 0; k < K; k += numbers)
     for (int v = 0; v < width; v++, line += L) {
       const i64 left = axis.size - first - i64(v) * L;
-      const T* from = matrix + k * axis.size + first + i64(v) * L;
-      store(line, left >= L ? load(from) : load(from, int(left)));
+      store(line, operand<E>([&](int of) {
+              const T* from = matrix + (k + of) * axis.size + first + i64(v) * L;
+              return k + of >= K ? Vec<T>{} : left >= L ? load(from) : load(from, int(left));
+            }));
     }
 }
 
 // Columns of up to L token vectors: column k of the chunk holds the k-th number of every token.
-// columns[k][token], `stride` apart. Fills tokens first .. first+count-1 (count <= L); zeros up to
-// L.
-template <class T>
-void pack_columns(const T* const* tokens, int count, i64 K, T* columns, i64 stride, i64 first) {
+// columns[k][token], `stride` operands apart. Fills tokens first .. first+count-1 (count <= L);
+// zeros up to L.
+template <class T, class E>
+void pack_columns(const T* const* tokens, int count, i64 K, E* columns, i64 stride, i64 first) {
   constexpr int L = LANES<T>;
   for (i64 k = 0; k < K; k += L) {
     const int kn = int(smaller(L, K - k));
@@ -207,7 +230,7 @@ void pack_columns(const T* const* tokens, int count, i64 K, T* columns, i64 stri
     for (int r = 0; r < L; r++)
       block[r] = r >= count ? Vec<T>{} : kn == L ? load(tokens[r] + k) : load(tokens[r] + k, kn);
     transpose<T>(block);
-    for (int r = 0; r < kn; r++) store(columns + (k + r) * stride + first, block[r]);
+    for (int r = 0; r < kn; r++) store(as_numbers(columns + (k + r) * stride) + first, block[r]);
   }
 }
 

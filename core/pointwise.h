@@ -7,40 +7,44 @@
 
 namespace gatewise::GATEWISE_ISA {
 
-// Lines begin at the panel's first unit, one line a row. Those without data are absent.
-template <class T>
+// T: what is computed in; E: the operands of the products, as which h goes on to the next of them;
+// K: the numbers of the tape. Lines begin at the panel's first unit, one line a row. Those without
+// data are absent.
+template <class T, class E = T, class K = Number<E>>
 struct ForwardRows {
   i64 rows, j;
   Lines<T> z;         // [W] read: W_ih x + W_hh h; scratch after that
   const T* bias;      // [W] read
   const T* peep;      // [3][H] read; null without peepholes
   Lines<T> c;         // the running cell state, read and written; absent in a cell without one
-  Lines<T> h;         // written
-  Lines<T> tape;      // written, slots H apart; absent: nothing is kept
+  Lines<T> h;         // written; absent where only products read it
+  Lines<K> tape;      // written, slots H apart; absent: nothing is kept
   bool past = false;  // the tape past the caches; its whole vectors are aligned
+  Lines<Number<E>> h_rounded{};  // written, where operands are pairs
 };
 
-template <class T>
+template <class T, class E = T>
 struct BackwardRows {
+  using K = Number<E>;
   i64 rows, j;
   const T* peep;            // [3][H] read
-  Lines<const T> tape;      // read, slots H apart
-  Lines<const T> c_before;  // read: c(t-1); absent: zeros
+  Lines<const K> tape;      // read, slots H apart
+  Lines<const K> c_before;  // read: c(t-1); absent: zeros
   Lines<const T> d_h;       // read: gradient from the step after; padded to whole vectors
   Lines<const T> d_y;       // read: gradient from above; absent: zeros
   Lines<const T> d_tape;    // read, slots H apart; absent: zeros
   Lines<T> d_c;             // read: d loss / d c(t) from the step after; written: towards c(t-1)
-  Lines<T> d_z;             // written, [W]
+  Lines<K> d_z;             // written, [W]
   Lines<T> g_tape;          // written, slots H apart; absent: not wanted
 };
 
 // Group q of the panel, n of its lanes; `whole` where that is all of them.
-template <class T, Cell cell, bool whole>
-void forward_group(const Units<T>& u, const ForwardRows<T>& p, int q, int n) {
+template <class T, class E, class K, Cell cell, bool whole>
+void forward_group(const Units<T>& u, const ForwardRows<T, E, K>& p, int q, int n) {
   constexpr int L = LANES<T>, G = cell.gates();
   const i64 at = i64(q) * L;  // the group's first unit, counted in the panel
   const auto get = [n](const T* from) { return whole ? load(from) : load(from, n); };
-  const auto put = [n](T* to, Vec<T> v) { whole ? store(to, v) : store(to, v, n); };
+  const auto put = [n](auto* to, Vec<T> v) { whole ? store(to, v) : store(to, v, n); };
   const auto line = [&](i64 r, int gate) { return p.z[r] + (q * G + gate) * L; };
   Vec<T> bias[G], peep[3];
 #pragma GCC unroll 4
@@ -57,11 +61,13 @@ void forward_group(const Units<T>& u, const ForwardRows<T>& p, int q, int n) {
       if constexpr (cell.slot_i() >= 0) z[cell.slot_i()] = fma(peep[0], c, z[cell.slot_i()]);
       if constexpr (cell.slot_f() >= 0) z[cell.slot_f()] = fma(peep[1], c, z[cell.slot_f()]);
     }
-    const Vec<T> g = activate<T, cell.g>(z[cell.slot_g()]);
-    T* tape = p.tape.data ? p.tape[r] + at : nullptr;
+    const Vec<T> g = activate<T, cell.g, E>(z[cell.slot_g()]);
+    K* tape = p.tape.data ? p.tape[r] + at : nullptr;
     const auto keep = [&](int slot, Vec<T> v) {
       if (!tape) return;
-      whole&& p.past ? store_past(tape + slot * u.H, v) : put(tape + slot * u.H, v);
+      if constexpr (whole && !IS_PAIR<E>)
+        if (p.past) return store_past(tape + slot * u.H, v);
+      put(tape + slot * u.H, v);
     };
     keep(cell.slot_g(), g);
     if constexpr (!cell.has_cell_state()) {
@@ -69,11 +75,11 @@ void forward_group(const Units<T>& u, const ForwardRows<T>& p, int q, int n) {
     } else {
       Vec<T> i = set1(T(1)), f = set1(T(1));
       if constexpr (cell.slot_i() >= 0) {
-        i = activate<T, cell.i>(z[cell.slot_i()]);
+        i = activate<T, cell.i, E>(z[cell.slot_i()]);
         keep(cell.slot_i(), i);
       }
       if constexpr (cell.slot_f() >= 0) {
-        f = activate<T, cell.f>(z[cell.slot_f()]);
+        f = activate<T, cell.f, E>(z[cell.slot_f()]);
         keep(cell.slot_f(), f);
       }
       if constexpr (cell.coupled) f = set1(T(1)) - i;
@@ -86,7 +92,7 @@ void forward_group(const Units<T>& u, const ForwardRows<T>& p, int q, int n) {
     }
     if constexpr (cell.slot_o() >= 0) {
       if constexpr (cell.peephole) z[cell.slot_o()] = fma(peep[2], c, z[cell.slot_o()]);
-      const Vec<T> o = activate<T, cell.o>(z[cell.slot_o()]);
+      const Vec<T> o = activate<T, cell.o, E>(z[cell.slot_o()]);
       keep(cell.slot_o(), o);
       store(line(r, cell.slot_o()), o);
     }
@@ -94,36 +100,40 @@ void forward_group(const Units<T>& u, const ForwardRows<T>& p, int q, int n) {
   }
   // A loop of its own: its chains do not wait for those above, and more rows are in flight in each.
   for (i64 r = 0; r < p.rows; r++) {
-    Vec<T> h = activate<T, cell.out>(load(line(r, cell.slot_g())));
+    Vec<T> h = activate<T, cell.out, E>(load(line(r, cell.slot_g())));
     if constexpr (cell.slot_o() >= 0) h = load(line(r, cell.slot_o())) * h;
+    if constexpr (IS_PAIR<E>) {
+      put(p.h_rounded[r] + at, h);
+      if (!p.h.data) continue;
+    }
     put(p.h[r] + at, h);
   }
 }
 
-template <class T, Cell cell>
-void forward_units(const Units<T>& u, const ForwardRows<T>& p) {
+template <class T, class E, class K, Cell cell>
+void forward_units(const Units<T>& u, const ForwardRows<T, E, K>& p) {
   for (int q = 0; q < u.groups; q++) {
     const int n = u.lanes(p.j, q);
     if (n == LANES<T>)
-      forward_group<T, cell, true>(u, p, q, n);
+      forward_group<T, E, K, cell, true>(u, p, q, n);
     else if (n > 0)
-      forward_group<T, cell, false>(u, p, q, n);
+      forward_group<T, E, K, cell, false>(u, p, q, n);
   }
 }
 
 // watched: some gradient arrives at the slots, or the gradients of the slots are wanted.
-template <class T, Cell cell, bool watched, bool whole>
-void backward_group(const Units<T>& u, const BackwardRows<T>& p, int q, int n) {
+template <class T, class E, Cell cell, bool watched, bool whole>
+void backward_group(const Units<T>& u, const BackwardRows<T, E>& p, int q, int n) {
   constexpr int L = LANES<T>, G = cell.gates();
   const Vec<T> one = set1(T(1));
   const i64 at = i64(q) * L;
-  const auto get = [n](const T* from) { return whole ? load(from) : load(from, n); };
+  const auto get = [n](const auto* from) { return whole ? load(from) : load(from, n); };
   const auto put = [n](T* to, Vec<T> v) { whole ? store(to, v) : store(to, v, n); };
   Vec<T> peep[3];
   if constexpr (cell.peephole)
     for (int k = 0; k < 3; k++) peep[k] = get(p.peep + k * u.H + p.j * u.U + at);
   for (i64 r = 0; r < p.rows; r++) {
-    const T* tape = p.tape[r] + at;
+    const Number<E>* tape = p.tape[r] + at;
     const auto kept = [&](int slot) { return slot < 0 ? one : get(tape + slot * u.H); };
     // The total gradient at a slot: what came through the cell, and what arrives from outside.
     const auto total = [&](int slot, Vec<T> d) {
@@ -138,7 +148,7 @@ void backward_group(const Units<T>& u, const BackwardRows<T>& p, int q, int n) {
     Vec<T> d_h = load(p.d_h[r] + at);
     if (p.d_y.data) d_h = d_h + get(p.d_y[r] + at);
     const Vec<T> c = kept(cell.slot_c());
-    const Vec<T> a = activate<T, cell.out>(c);
+    const Vec<T> a = activate<T, cell.out, E>(c);
     Vec<T> d_c = d_h;
     if constexpr (cell.slot_o() >= 0) {
       const Vec<T> o = kept(cell.slot_o());
@@ -183,15 +193,15 @@ void backward_group(const Units<T>& u, const BackwardRows<T>& p, int q, int n) {
   }
 }
 
-template <class T, Cell cell, bool watched>
-void backward_units(const Units<T>& u, const BackwardRows<T>& p) {
+template <class T, class E, Cell cell, bool watched>
+void backward_units(const Units<T>& u, const BackwardRows<T, E>& p) {
   constexpr int G = cell.gates(), L = LANES<T>;
   for (int q = 0; q < u.groups; q++) {
     const int n = u.lanes(p.j, q);
     if (n == L)
-      backward_group<T, cell, watched, true>(u, p, q, n);
+      backward_group<T, E, cell, watched, true>(u, p, q, n);
     else if (n > 0)
-      backward_group<T, cell, watched, false>(u, p, q, n);
+      backward_group<T, E, cell, watched, false>(u, p, q, n);
     else  // no such units, but the product reads the whole line
       for (i64 r = 0; r < p.rows; r++)
         for (int k = 0; k < G; k++) store(p.d_z[r] + (q * G + k) * L, Vec<T>{});
@@ -199,24 +209,24 @@ void backward_units(const Units<T>& u, const BackwardRows<T>& p) {
 }
 
 // The pointwise functions of a cell, chosen once a call.
-template <class T>
+template <class T, class E = T, class K = Number<E>>
 struct Pointwise {
-  void (*forward)(const Units<T>&, const ForwardRows<T>&);
-  void (*backward)(const Units<T>&, const BackwardRows<T>&);
-  void (*backward_watched)(const Units<T>&, const BackwardRows<T>&);
+  void (*forward)(const Units<T>&, const ForwardRows<T, E, K>&);
+  void (*backward)(const Units<T>&, const BackwardRows<T, E>&);
+  void (*backward_watched)(const Units<T>&, const BackwardRows<T, E>&);
   Cell cell;
 };
 
-template <class T, int row = 0>
-Pointwise<T> pointwise_of(int index) {
+template <class T, class E = T, class K = Number<E>, int row = 0>
+Pointwise<T, E, K> pointwise_of(int index) {
   if constexpr (row == CELL_COUNT) {
     return {};
   } else {
     constexpr Cell cell = CELLS[row].cell;
     if (index == row)
-      return {forward_units<T, cell>, backward_units<T, cell, false>, backward_units<T, cell, true>,
-              cell};
-    return pointwise_of<T, row + 1>(index);
+      return {forward_units<T, E, K, cell>, backward_units<T, E, cell, false>,
+              backward_units<T, E, cell, true>, cell};
+    return pointwise_of<T, E, K, row + 1>(index);
   }
 }
 

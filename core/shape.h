@@ -14,6 +14,8 @@ namespace gatewise {
 
 using i64 = int64_t;
 
+enum class Bf16 : uint16_t {};  // bfloat16: the upper half of a float
+
 constexpr i64 ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
 constexpr i64 round_up(i64 a, i64 b) { return ceil_div(a, b) * b; }
 constexpr i64 smaller(i64 a, i64 b) { return a < b ? a : b; }

@@ -4,6 +4,7 @@
 // instruction sets is written here once per set: fused multiply-add, partial loads and stores,
 // rounding and scaling by a power of two. GATEWISE_ISA names the namespace of this build.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -285,26 +286,38 @@ GATEWISE_INLINE void interleave(DoubleV& a, DoubleV& b) {
 // a pair to each 32-bit lane, the even one in the low half, and adds to a float.
 #if defined(__AVX512BF16__) || defined(GATEWISE_WIDE)
 #define GATEWISE_PAIRS
-GATEWISE_INLINE IntV set1(int32_t s) { return IntV{} + s; }
+typedef uint16_t ShortV __attribute__((vector_size(VECTOR_BYTES / 2)));
+typedef uint32_t BitsV __attribute__((vector_size(VECTOR_BYTES)));
 #endif
 #if defined(__AVX512BF16__)
-GATEWISE_INLINE IntV short_bits(FloatV v) {  // in the low half of each lane, zeros above
-  return (IntV)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v));
-}
-GATEWISE_INLINE FloatV dot(IntV a, IntV b, FloatV sum) {
+GATEWISE_INLINE ShortV shortened(FloatV v) { return (ShortV)_mm512_cvtneps_pbh((__m512)v); }
+GATEWISE_INLINE FloatV fma(IntV a, IntV b, FloatV sum) {
   return (FloatV)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
 }
-#elif defined(GATEWISE_WIDE)
-GATEWISE_INLINE IntV short_bits(FloatV v) {
-  typedef uint32_t Bits __attribute__((vector_size(VECTOR_BYTES)));
-  const Bits bits = (Bits)v, quiet = (bits >> 16) | 0x40;
-  const Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  return (IntV)(v == v ? rounded : quiet);
+GATEWISE_INLINE ShortV load_short(const void* p, int n) {
+  return (ShortV)_mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), p);
 }
-GATEWISE_INLINE FloatV dot(IntV a, IntV b, FloatV sum) {
-  const IntV high = set1(int32_t(0xffff0000));
+GATEWISE_INLINE void store_short(void* p, ShortV v, int n) {
+  _mm256_mask_storeu_epi16(p, (__mmask16)((1u << n) - 1), (__m256i)v);
+}
+#elif defined(GATEWISE_WIDE)
+GATEWISE_INLINE ShortV shortened(FloatV v) {
+  const BitsV bits = (BitsV)v, quiet = (bits >> 16) | 0x40;
+  const BitsV rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return __builtin_convertvector(v == v ? rounded : quiet, ShortV);
+}
+GATEWISE_INLINE FloatV fma(IntV a, IntV b, FloatV sum) {
+  const IntV high = IntV{} + int32_t(0xffff0000);
   sum = sum + (FloatV)(a & high) * (FloatV)(b & high);  // a product of two is exact
   return sum + (FloatV)(a << 16) * (FloatV)(b << 16);
+}
+GATEWISE_INLINE ShortV load_short(const void* p, int n) {
+  ShortV v = {};
+  __builtin_memcpy(&v, p, size_t(n) * 2);
+  return v;
+}
+GATEWISE_INLINE void store_short(void* p, ShortV v, int n) {
+  __builtin_memcpy(p, &v, size_t(n) * 2);
 }
 #endif
 

@@ -297,36 +297,4 @@ struct SmallBackward {
   }
 };
 
-// A call by the route that suits its size. The size alone decides, so bits do not depend on the
-// number of workers.
-template <class T>
-i64 forward_bytes_of_any(const ForwardCall<T>& call, int threads) {
-  if (!is_small(call)) return forward_bytes(call, threads);
-  Carver carver{nullptr};
-  SmallForwardSpace<T>(call, carver);
-  return carver.used;
-}
-
-template <class T>
-void forward_of_any(ForwardCall<T>& call, int id, int count) {
-  if (!is_small(call)) return forward(call, id, count);
-  Carver carver{call.workspace};
-  if (id == 0) small_forward(call, carver);
-}
-
-template <class T>
-i64 backward_bytes_of_any(const BackwardCall<T>& call, int threads) {
-  if (!is_small(call)) return backward_bytes(call, threads);
-  Carver carver{nullptr};
-  SmallSpace<T>(call, carver);
-  return carver.used;
-}
-
-template <class T>
-void backward_of_any(BackwardCall<T>& call, int id, int count) {
-  if (!is_small(call)) return backward(call, id, count);
-  Carver carver{call.workspace};
-  if (id == 0) SmallBackward<T>(call, carver).run();
-}
-
 }  // namespace gatewise::GATEWISE_ISA

@@ -5,14 +5,13 @@
 // Every product (gates from x and h, d_h and d_x from the gate gradients, weight gradients,
 // projection) is this loop over rows at equal distances and a packed panel of NV vectors a k.
 // Each output is one chain of multiply-adds in the order of k, so it has the same bits for any tile
-// height and any split.
+// height and any split. The operands a and panel are numbers, or pairs of them (bf16.h).
 //
 // Size: MR*NV accumulators + NV panel vectors + one broadcast must fit the registers. With 32
 // registers 6 x 4 = 24 + 4 + 1; with 16, the panel is streamed and 3 broadcasts are held instead: 3
 // x 4 = 12 + 3 + 1.
 #pragma once
-#include "shape.h"
-#include "simd.h"
+#include "bf16.h"
 
 namespace gatewise::GATEWISE_ISA {
 
@@ -22,47 +21,47 @@ inline constexpr int NV = 4;                               // most vectors of a 
 // A stretch of the sum: `blocks` runs of `length` elements; from one run to the next each row moves
 // on by `jump` elements, while the panel goes on without a gap. The panel after this one is `next`
 // further on.
-template <class T>
+template <class E>
 struct Stretch {
-  Lines<const T> rows;
-  const T* panel;
+  Lines<const E> rows;
+  const E* panel;
   i64 length;
   i64 blocks = 1, jump = 0, next = 0;
 };
 
-template <class T, int rows, int vectors, int panels>
-GATEWISE_INLINE void accumulate(const Stretch<T>& s, Vec<T> (&acc)[rows][panels * vectors]) {
-  constexpr int L = LANES<T>;
+template <class E, int rows, int vectors, int panels>
+GATEWISE_INLINE void accumulate(const Stretch<E>& s, Vec<Sum<E>> (&acc)[rows][panels * vectors]) {
+  constexpr int L = LANES<E>;
   const i64 apart = s.rows.stride;
-  const T *first = s.rows.data, *b = s.panel;
+  const E *first = s.rows.data, *b = s.panel;
   for (i64 block = 0; block < s.blocks; block++, first += s.jump) {
-    const T* const end = first + s.length;
+    const E* const end = first + s.length;
     // Unrolled, with one moving pointer a side: where another tenant shares the core, instructions
     // are short and not multiply-adds.
 #pragma GCC unroll 4
-    for (const T* a = first; a != end; a++, b += vectors * L) {
+    for (const E* a = first; a != end; a++, b += vectors * L) {
       if constexpr (rows == 1) {
-        const Vec<T> x = set1(*a);
+        const Vec<E> x = set1(*a);
 #pragma GCC unroll 8
         for (int v = 0; v < panels * vectors; v++)
           acc[0][v] = fma(x, load(b + (v / vectors) * s.next + (v % vectors) * L), acc[0][v]);
       } else if constexpr (VECTOR_REGISTERS >= 32) {
-        Vec<T> w[vectors];
+        Vec<E> w[vectors];
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; v++) w[v] = held(load(b + v * L));
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
-          const Vec<T> x = held(set1(a[r * apart]));
+          const Vec<E> x = held(set1(a[r * apart]));
 #pragma GCC unroll 8
           for (int v = 0; v < vectors; v++) acc[r][v] = fma(x, w[v], acc[r][v]);
         }
       } else {
-        Vec<T> x[rows];
+        Vec<E> x[rows];
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) x[r] = held(set1(a[r * apart]));
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) {
-          const Vec<T> w = held(load(b + v * L));
+          const Vec<E> w = held(load(b + v * L));
 #pragma GCC unroll 8
           for (int r = 0; r < rows; r++) acc[r][v] = fma(x[r], w, acc[r][v]);
         }
@@ -73,9 +72,10 @@ GATEWISE_INLINE void accumulate(const Stretch<T>& s, Vec<T> (&acc)[rows][panels 
 
 // in: data null for zero. Each line holds the vectors of a panel; in and out may be the same lines.
 // One row may take two panels at once, to have enough chains in flight: line p is then panel p.
-template <class T, int rows, int vectors, int panels = 1>
-__attribute__((noinline)) void tile(int stretches, const Stretch<T>* stretch, Lines<const T> in,
-                                    Lines<T> out) {
+template <class E, int rows, int vectors, int panels = 1>
+__attribute__((noinline)) void tile(int stretches, const Stretch<E>* stretch,
+                                    Lines<const Sum<E>> in, Lines<Sum<E>> out) {
+  using T = Sum<E>;
   static_assert(panels == 1 || rows == 1);
   constexpr int L = LANES<T>, W = panels * vectors;
   Vec<T> acc[rows][W];
@@ -84,61 +84,61 @@ __attribute__((noinline)) void tile(int stretches, const Stretch<T>* stretch, Li
 #pragma GCC unroll 8
     for (int v = 0; v < W; v++)
       acc[r][v] = in.data ? load(in[r + v / vectors] + (v % vectors) * L) : set1(T(0));
-  for (int s = 0; s < stretches; s++) accumulate<T, rows, vectors, panels>(stretch[s], acc);
+  for (int s = 0; s < stretches; s++) accumulate<E, rows, vectors, panels>(stretch[s], acc);
 #pragma GCC unroll 8
   for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
     for (int v = 0; v < W; v++) store(out[r + v / vectors] + (v % vectors) * L, acc[r][v]);
 }
 
-template <class T>
-using Tile = void (*)(int, const Stretch<T>*, Lines<const T>, Lines<T>);
+template <class E>
+using Tile = void (*)(int, const Stretch<E>*, Lines<const Sum<E>>, Lines<Sum<E>>);
 
-template <class T, int rows, int panels = 1>
-inline constexpr Tile<T> TILES[NV] = {tile<T, rows, 1, panels>, tile<T, rows, 2, panels>,
-                                      tile<T, rows, 3, panels>, tile<T, rows, 4, panels>};
+template <class E, int rows, int panels = 1>
+inline constexpr Tile<E> TILES[NV] = {tile<E, rows, 1, panels>, tile<E, rows, 2, panels>,
+                                      tile<E, rows, 3, panels>, tile<E, rows, 4, panels>};
 
 // The tile for a number of rows (1..MR) and a width in vectors (1..NV).
-template <class T>
-GATEWISE_INLINE Tile<T> choose_tile(i64 rows, int vectors) {
-  if (rows == MR) return TILES<T, MR>[vectors - 1];
+template <class E>
+GATEWISE_INLINE Tile<E> choose_tile(i64 rows, int vectors) {
+  if (rows == MR) return TILES<E, MR>[vectors - 1];
   if constexpr (MR > 3) {
-    if (rows == 5) return TILES<T, 5>[vectors - 1];
-    if (rows == 4) return TILES<T, 4>[vectors - 1];
-    if (rows == 3) return TILES<T, 3>[vectors - 1];
+    if (rows == 5) return TILES<E, 5>[vectors - 1];
+    if (rows == 4) return TILES<E, 4>[vectors - 1];
+    if (rows == 3) return TILES<E, 3>[vectors - 1];
   }
-  return rows == 2 ? TILES<T, 2>[vectors - 1] : TILES<T, 1>[vectors - 1];
+  return rows == 2 ? TILES<E, 2>[vectors - 1] : TILES<E, 1>[vectors - 1];
 }
 
 // The product for any number of rows, in balanced tiles of at most MR: 16 -> 6 5 5. Before each
 // tile, fetch(first, count) may ask for memory that its rows will need next: a tile's worth at a
 // time, since the processor has room for a few dozen requests, and more would stop it.
-template <class T, int stretches, class Fetch>
-GATEWISE_INLINE void product(i64 rows, int vectors, const Stretch<T> (&given)[stretches],
-                             Lines<const T> in, Lines<T> out, Fetch fetch) {
-  Stretch<T> stretch[stretches];
+template <class E, int stretches, class Fetch>
+GATEWISE_INLINE void product(i64 rows, int vectors, const Stretch<E> (&given)[stretches],
+                             Lines<const Sum<E>> in, Lines<Sum<E>> out, Fetch fetch) {
+  Stretch<E> stretch[stretches];
   for (int s = 0; s < stretches; s++) stretch[s] = given[s];
   i64 first = 0;
   for (i64 left = ceil_div(rows, MR); left > 0; left--) {
     const i64 count = ceil_div(rows - first, left);
     fetch(first, count);
-    choose_tile<T>(count, vectors)(stretches, stretch, in.from(first), out.from(first));
+    choose_tile<E>(count, vectors)(stretches, stretch, in.from(first), out.from(first));
     for (int s = 0; s < stretches; s++) stretch[s].rows = stretch[s].rows.from(count);
     first += count;
   }
 }
 
-template <class T, int stretches>
-GATEWISE_INLINE void product(i64 rows, int vectors, const Stretch<T> (&stretch)[stretches],
-                             Lines<const T> in, Lines<T> out) {
-  product<T>(rows, vectors, stretch, in, out, [](i64, i64) {});
+template <class E, int stretches>
+GATEWISE_INLINE void product(i64 rows, int vectors, const Stretch<E> (&stretch)[stretches],
+                             Lines<const Sum<E>> in, Lines<Sum<E>> out) {
+  product<E>(rows, vectors, stretch, in, out, [](i64, i64) {});
 }
 
 // One row and two panels of the same width; out[0] and out[1] are the panels' results.
-template <class T, int stretches>
-GATEWISE_INLINE void product_of_two(int vectors, const Stretch<T> (&stretch)[stretches],
-                                    Lines<const T> in, Lines<T> out) {
-  TILES<T, 1, 2>[vectors - 1](stretches, stretch, in, out);
+template <class E, int stretches>
+GATEWISE_INLINE void product_of_two(int vectors, const Stretch<E> (&stretch)[stretches],
+                                    Lines<const Sum<E>> in, Lines<Sum<E>> out) {
+  TILES<E, 1, 2>[vectors - 1](stretches, stretch, in, out);
 }
 
 }  // namespace gatewise::GATEWISE_ISA

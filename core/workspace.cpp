@@ -5,9 +5,13 @@
 #include <sys/mman.h>
 #endif
 
+#include <algorithm>
+#include <atomic>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <new>
+#include <stdexcept>
 #include <vector>
 
 namespace gatewise {
@@ -16,6 +20,10 @@ namespace {
 constexpr std::size_t kKept = 8;              // blocks; more than a few threads rarely run at once
 constexpr int64_t kBound = int64_t(1) << 30;  // bytes kept in all
 constexpr int64_t kHugePage = int64_t(2) << 20;
+constexpr int64_t kGuard = int64_t(1) << 16;  // bytes behind the end that are watched
+constexpr int kNaN = 0xff;                    // every byte of a number: NaN in all types
+
+std::atomic<bool> guarded{false};
 
 struct Block {
   unsigned char* data;
@@ -46,8 +54,16 @@ Block fresh(int64_t bytes) {
 
 }  // namespace
 
-Workspace::Workspace(int64_t bytes) {
+Workspace::Workspace(int64_t bytes) : guard_(nullptr) {
   bytes = bytes < 64 ? 64 : bytes;
+  if (guarded.load(std::memory_order_relaxed)) {
+    const Block block = fresh(bytes + kGuard);
+    data_ = block.data;
+    size_ = block.size;
+    guard_ = data_ + bytes;
+    std::memset(data_, kNaN, std::size_t(bytes + kGuard));
+    return;
+  }
   Block found{nullptr, 0};
   {
     const std::lock_guard lock(shelf.mutex);
@@ -74,7 +90,17 @@ Workspace::Workspace(int64_t bytes) {
   size_ = block.size;
 }
 
+void Workspace::check() const {
+  const auto untouched = [](unsigned char byte) { return byte == kNaN; };
+  if (guard_ && !std::all_of(guard_, guard_ + kGuard, untouched))
+    throw std::logic_error("workspace: written behind its end");
+}
+
 Workspace::~Workspace() {
+  if (guard_) {
+    std::free(data_);
+    return;
+  }
   unsigned char* surplus = data_;
   {
     const std::lock_guard lock(shelf.mutex);
@@ -96,6 +122,8 @@ Workspace::~Workspace() {
   }
   std::free(surplus);
 }
+
+bool guard_workspaces(bool on) { return guarded.exchange(on); }
 
 int64_t workspace_held() {
   const std::lock_guard lock(shelf.mutex);

@@ -16,11 +16,18 @@ class Workspace {
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
   unsigned char* data() const { return data_; }
+  // Throws std::logic_error if there are guards and something was written behind the end.
+  void check() const;
 
  private:
   unsigned char* data_;
   int64_t size_;
+  unsigned char* guard_;  // the first byte behind the end; null where there are none
 };
+
+// For tests: from now on a workspace is full of NaN at first, and what lies behind its end is
+// watched. Returns whether it was so.
+bool guard_workspaces(bool on);
 
 int64_t workspace_held();   // bytes kept for reuse now
 void release_workspaces();  // gives them back

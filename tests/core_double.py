@@ -118,6 +118,11 @@ def info() -> dict[str, Any]:
     return {"isas": ["page"], "isa": "page", "cells": list(CELLS)}
 
 
+def has_pairs() -> bool:
+    """Whether products of bfloat16 are to be had."""
+    return False
+
+
 def _check(
     cell: str,
     x: Tensor,

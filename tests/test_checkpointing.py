@@ -143,9 +143,9 @@ def test_states_are_kept_and_no_gates(D: int, packed: bool, monkeypatch) -> None
     tapes: list[Tensor] = []
     fill = native.fill
 
-    def spy(cell: Any, buffers: Any, inputs: Any) -> None:
+    def spy(cell: Any, reduced: Any, buffers: Any, inputs: Any) -> None:
         tapes.append(buffers[3])
-        fill(cell, buffers, inputs)
+        fill(cell, reduced, buffers, inputs)
 
     monkeypatch.setattr(native, "fill", spy)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
@@ -162,7 +162,9 @@ def test_states_are_kept_and_no_gates(D: int, packed: bool, monkeypatch) -> None
 @pytest.mark.parametrize(("T", "every"), [(1, 1), (2, 2), (4, 2), (5, 3), (9, 3), (10, 4)])
 def test_true_is_the_root_of_t_rounded_up(T: int, every: int, monkeypatch) -> None:
     found: list[int] = []
-    monkeypatch.setattr(native, "fill", lambda cell, buffers, inputs: found.append(len(inputs[0])))
+    monkeypatch.setattr(
+        native, "fill", lambda cell, reduced, buffers, inputs: found.append(len(inputs[0]))
+    )
     results(random_layer(T=T), True)
     assert max(found) == every
     assert sum(found) == T

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,11 +32,21 @@ BOUNDS = {
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """An instruction set, with all the threads that a problem names, however small it is."""
+    with kernels(request.param):
+        yield request.param
+
+
+@contextmanager
+def kernels(isa: str) -> Iterator[None]:
+    """These kernels, for every number of threads, with scratch memory of NaN that they may not read
+    before they write it, nor leave."""
     before, work = _core.info()["isa"], _core.work_per_thread(0.0)
-    _core.select_isa(request.param)
-    yield request.param
+    guards = _core.guard_workspaces(True)
+    _core.select_isa(isa)
+    yield
     _core.select_isa(before)
     _core.work_per_thread(work)
+    _core.guard_workspaces(guards)
 
 
 @dataclass(frozen=True)
@@ -136,8 +147,10 @@ def poisoned(like: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.full(like.shape, float("nan"), dtype=dtype)
 
 
-def on_the_core(p: Problem, given: dict[str, Any], page: dict[str, Any]) -> dict[str, Any]:
-    """The same by the kernels, into buffers that hold NaN."""
+def on_the_core(
+    p: Problem, given: dict[str, Any], page: dict[str, Any], reduced: bool = False
+) -> dict[str, Any]:
+    """The same by the kernels, into buffers that hold NaN; reduced: with a tape in bfloat16."""
 
     def cast(v: Tensor | None) -> Tensor | None:
         return None if v is None else v.to(p.dtype)
@@ -149,12 +162,13 @@ def on_the_core(p: Problem, given: dict[str, Any], page: dict[str, Any]) -> dict
         k: None if page[k] is None else poisoned(page[k], p.dtype)
         for k in ("y", "h_n", "c_n", "tape", "d_x")
     }
-    _core.forward(
-        p.cell, x, sizes, h0, c0, weights, out["y"], out["h_n"], out["c_n"], out["tape"], p.threads
-    )
+    out["tape"] = out["tape"].bfloat16() if reduced else out["tape"]
+    inputs = p.cell, x, sizes, h0, c0, weights
+    results = (out[k] for k in ("y", "h_n", "c_n", "tape"))
+    _core.forward(*inputs, *results, p.threads, reduced=reduced)
     bare = poisoned(page["y"], p.dtype)  # inference, without a tape
     h_n, c_n = (None if out[k] is None else poisoned(out[k], p.dtype) for k in ("h_n", "c_n"))
-    _core.forward(p.cell, x, sizes, h0, c0, weights, bare, h_n, c_n, None, p.threads)
+    _core.forward(*inputs, bare, h_n, c_n, None, p.threads, reduced=reduced)
     assert torch.equal(bare, out["y"])
     assert torch.equal(h_n, out["h_n"])
     d_states = {
@@ -168,7 +182,7 @@ def on_the_core(p: Problem, given: dict[str, Any], page: dict[str, Any]) -> dict
     g_h = torch.full((p.D, *x.shape[:-1], P), float("nan"), dtype=p.dtype)
     saved = [out[k].clone() for k in ("y", "tape")]
     arguments = (
-        p.cell, x, sizes, h0, c0, weights, out["y"], out["tape"],
+        *inputs, out["y"], out["tape"],
         cast(given["d_y"]), cast(given["d_h_n"]), cast(given["d_c_n"]), cast(given["d_tape"]),
         out["d_x"], d_states.get("d_h0"), d_states.get("d_c0"),
         tuple(tuple(ws) for ws in d_weights), g_tape, g_h, p.threads,

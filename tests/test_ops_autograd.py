@@ -61,9 +61,9 @@ def test_only_the_gradients_that_are_wanted(name: str, monkeypatch) -> None:
     asked: list[Any] = []
     backward = native.backward
 
-    def spy(cell: Any, which: Any, *args: Any) -> Any:
+    def spy(cell: Any, reduced: Any, which: Any, *args: Any) -> Any:
         asked.append(sum(which))
-        return backward(cell, which, *args)
+        return backward(cell, reduced, which, *args)
 
     monkeypatch.setattr(native, "backward", spy)
     assert_same(gradients(layer.run(), [wanted])[0], expected[id(wanted)])

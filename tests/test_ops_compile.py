@@ -159,10 +159,10 @@ def test_export_with_dynamic_lengths_and_batch(strict: bool) -> None:
 
 
 def _args(cell: str = "lstm", packed: bool = False, **sizes: Any) -> tuple[Any, ...]:
-    """Of the operator: x, batch_sizes, h0, c0, weights, cell."""
+    """Of the operator: x, batch_sizes, h0, c0, weights, cell, reduced."""
     layer = random_layer(cell, D=2, packed=packed, **sizes)
     weights = [w for direction in layer.weights for w in direction]
-    return layer.x, layer.batch_sizes, layer.h0, layer.c0, weights, cell
+    return layer.x, layer.batch_sizes, layer.h0, layer.c0, weights, cell, False
 
 
 @pytest.mark.parametrize(
@@ -174,12 +174,23 @@ def test_opcheck(cell: str, packed: bool, keep_tape: bool) -> None:
 
 
 def test_opcheck_of_the_gradient() -> None:
-    *inputs, cell = _args(T=2, H=2)
-    y, _, c_n, tape = (t.detach() for t in LAYER(*inputs, cell, True))
+    *inputs, cell, reduced = _args(T=2, H=2)
+    y, _, c_n, tape = (t.detach() for t in LAYER(*inputs, cell, reduced, True))
     wanted = [True, False, True, False, *[w is not None for w in inputs[4]]]
     torch.library.opcheck(
         GRADIENT,
-        (*inputs, y, tape, torch.randn_like(y), None, torch.randn_like(c_n), None, cell, wanted),
+        (
+            *inputs,
+            y,
+            tape,
+            torch.randn_like(y),
+            None,
+            torch.randn_like(c_n),
+            None,
+            cell,
+            reduced,
+            wanted,
+        ),
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
     )
 
@@ -190,7 +201,7 @@ def _of_x(args: tuple[Any, ...]) -> Callable[[Tensor], Tensor]:
 
 
 def _of_x_eager(args: tuple[Any, ...]) -> Callable[[Tensor], Tensor]:
-    _, batch_sizes, h0, c0, w, cell = args
+    _, batch_sizes, h0, c0, w, cell, _ = args
     weights = [Weights(*w[:6]), Weights(*w[6:])]
     return lambda x: ops.layer(CELLS[cell], x, h0, c0, weights, batch_sizes).output.sin().sum()
 

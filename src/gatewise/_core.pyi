@@ -42,12 +42,12 @@ class Stream:
 
 def forward(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], y: object, h_n: object, c_n: object | None, tape: object | None, threads: int, reduced: bool = False) -> None:
     """
-    Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. Reduced: in float32 the products may round what they multiply to bfloat16.
+    Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. Reduced: in float32 the products round what they multiply to bfloat16, where has_pairs(), and the tape may be bfloat16.
     """
 
 def backward(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], y: object, tape: object, d_y: object | None, d_h_n: object | None, d_c_n: object | None, d_tape: object | None, d_x: object | None, d_h0: object | None, d_c0: object | None, d_weights: tuple[Any, ...], g_tape: object | None, g_h: object | None, threads: int) -> None:
     """
-    Run the layer's gradient; fills every output that is not None, and changes no input.
+    Run the layer's gradient; fills every output that is not None, and changes no input. Of a tape in bfloat16: with products that round what they multiply to it.
     """
 
 def activations(x: object, sigmoid: object, tanh: object) -> None:
@@ -70,6 +70,14 @@ def select_isa(name: str) -> None:
 def work_per_thread(operations: float) -> float:
     """
     The work below which a further thread is not woken; returns what it was. 0 for tests: all threads, however small the work and whatever they gain.
+    """
+
+def has_pairs() -> bool:
+    """Whether the kernels in use have products of pairs of bfloat16."""
+
+def guard_workspaces(on: bool) -> bool:
+    """
+    For tests; returns what it was. The scratch memory of a call is then filled with NaN before, and a call that has written behind its end raises RuntimeError.
     """
 
 def release() -> None:

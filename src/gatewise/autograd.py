@@ -21,11 +21,13 @@ from gatewise.spec import CellSpec
 Gradients = tuple[Tensor | None, ...]
 
 
-def layer(cell: CellSpec, sink: GradSink | None, *flat: Tensor | None) -> Tensors:
-    """A layer that every derivative may be taken of."""
+def layer(
+    cell: CellSpec, reduced: bool, tape: torch.dtype, sink: GradSink | None, *flat: Tensor | None
+) -> Tensors:
+    """A layer that every derivative may be taken of; tape is the dtype of the tape."""
     if _nested_forward_mode():
         return formulas.layer(cell, *flat)  # type: ignore[arg-type]
-    results: Tensors = apply(Layer, cell, sink, *flat)
+    results: Tensors = apply(Layer, cell, reduced, tape, sink, *flat)
     return results
 
 
@@ -88,50 +90,57 @@ class Layer(Function):
     """x, batch_sizes, h0, c0, *weights -> y, h_n, c_n, tape."""
 
     @staticmethod
-    def forward(cell: CellSpec, sink: GradSink | None, *inputs: Any) -> Tensors:
-        return native.tensors(native.forward(cell, True, *inputs))
+    def forward(
+        cell: CellSpec, reduced: bool, tape: torch.dtype, sink: GradSink | None, *inputs: Any
+    ) -> Tensors:
+        return native.tensors(native.forward(cell, tape, reduced, *inputs))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
-        cell, ctx.sink, *flat = inputs
-        remember_layer(ctx, cell, flat, output)
+        cell, reduced, _, ctx.sink, *flat = inputs
+        remember_layer(ctx, cell, reduced, flat, output)
         if may_be_forward():
             ctx.save_for_forward(*flat)
 
     @staticmethod
     @new_vmap
     def backward(ctx: Any, *d_results: Tensor | None) -> Gradients:
-        wanted = ctx.needs_input_grad[2:]
+        run = ctx.cell, ctx.reduced, ctx.needs_input_grad[4:], ctx.sink
         args = (*ctx.saved_tensors, *d_results)
-        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
-            return None, None, *gradient(ctx.cell, wanted, ctx.sink, *args)
-        return None, None, *native.backward(ctx.cell, wanted, ctx.sink, *args)
+        again = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+        return *[None] * 4, *(gradient if again else native.backward)(*run, *args)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Gradients:
         y, h_n, c_n, tape = formulas.jvp(
-            lambda *flat: formulas.layer(ctx.cell, *flat), ctx.saved_tensors, tangents[2:]
+            lambda *flat: formulas.layer(ctx.cell, *flat), ctx.saved_tensors, tangents[4:]
         )
         return y, h_n, c_n if ctx.cell.has_cell_state else None, tape
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], cell: CellSpec, sink: Any, *flat: Any) -> Any:
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], cell: Any, reduced: Any, tape: Any, _: Any, *flat: Any
+    ) -> Any:
         return batching.layer(
-            lambda *unbatched: apply(Layer, cell, None, *unbatched),
+            lambda *unbatched: apply(Layer, cell, reduced, tape, None, *unbatched),
             info.batch_size,
-            in_dims[2:],
+            in_dims[4:],
             flat,
         )
 
 
 def gradient(
-    cell: CellSpec, wanted: Sequence[bool], sink: GradSink | None, *args: Tensor | None
+    cell: CellSpec,
+    reduced: bool,
+    wanted: Sequence[bool],
+    sink: GradSink | None,
+    *args: Tensor | None,
 ) -> Gradients:
     """A layer's gradients, by its inputs, that every derivative may be taken of."""
     if _nested_forward_mode():
         found = iter(formulas.gradient(cell, wanted, *args))
     else:
-        found = iter(apply(LayerGradient, cell, wanted, sink, *args))
+        found = iter(apply(LayerGradient, cell, reduced, wanted, sink, *args))
     return tuple(next(found) if want else None for want in wanted)
 
 
@@ -139,13 +148,15 @@ class LayerGradient(Function):
     """inputs, y, tape, d_y, d_h_n, d_c_n, d_tape -> the wanted gradients."""
 
     @staticmethod
-    def forward(cell: CellSpec, wanted: Any, sink: GradSink | None, *args: Any) -> tuple[Any, ...]:
-        found = native.backward(cell, wanted, sink, *args)
+    def forward(
+        cell: CellSpec, reduced: bool, wanted: Any, sink: GradSink | None, *args: Any
+    ) -> tuple[Any, ...]:
+        found = native.backward(cell, reduced, wanted, sink, *args)
         return tuple(d for d in found if d is not None)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        cell, wanted, _, *args = inputs
+        cell, _, wanted, _, *args = inputs
         remember_gradient(ctx, cell, wanted, args)
         if may_be_forward():
             ctx.save_for_forward(*args)
@@ -153,27 +164,29 @@ class LayerGradient(Function):
     @staticmethod
     @new_vmap
     def backward(ctx: Any, *d_grads: Tensor | None) -> Gradients:
-        return None, None, None, *second_gradient(ctx, d_grads)
+        return *[None] * 4, *second_gradient(ctx, d_grads)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        return formulas.jvp(_gradient(ctx), ctx.saved_tensors, tangents[3:])
+        return formulas.jvp(_gradient(ctx), ctx.saved_tensors, tangents[4:])
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, cell: CellSpec, wanted: Any, sink: Any, *args: Any) -> Any:
+    def vmap(
+        info: Any, in_dims: Any, cell: Any, reduced: Any, wanted: Any, _: Any, *args: Any
+    ) -> Any:
         return batching.gradient(
-            lambda *unbatched: apply(LayerGradient, cell, wanted, None, *unbatched),
+            lambda *unbatched: apply(LayerGradient, cell, reduced, wanted, None, *unbatched),
             info.batch_size,
-            in_dims[3:],
+            in_dims[4:],
             any(wanted[4:]),
             args,
         )
 
 
-def remember_layer(ctx: Any, cell: CellSpec, flat: Flat, output: Tensors) -> None:
+def remember_layer(ctx: Any, cell: CellSpec, reduced: bool, flat: Flat, output: Tensors) -> None:
     """Keep what the gradient of a layer needs."""
     y, _, c_n, tape = output
-    ctx.cell = cell
+    ctx.cell, ctx.reduced = cell, reduced
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*flat, y, tape)
     ctx.mark_non_differentiable(*(t for t in (c_n, tape) if not native.is_there(t)))

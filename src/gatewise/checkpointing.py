@@ -25,7 +25,7 @@ from gatewise.native import FIELDS, Flat, Results
 from gatewise.spec import CellSpec
 
 
-def layer(cell: CellSpec, checkpoint: bool | int, *flat: Tensor | None) -> Results:
+def layer(cell: CellSpec, reduced: bool, checkpoint: bool | int, *flat: Tensor | None) -> Results:
     """A layer that a gradient may be taken of.
 
     Args:
@@ -35,7 +35,7 @@ def layer(cell: CellSpec, checkpoint: bool | int, *flat: Tensor | None) -> Resul
     assert x is not None
     T = max(1, len(x) if batch_sizes is None else len(batch_sizes))
     every = isqrt(T - 1) + 1 if checkpoint is True else min(int(checkpoint), T)
-    y, h_n, c_n = autograd.apply(Checkpointed, cell, every, *flat)
+    y, h_n, c_n = autograd.apply(Checkpointed, cell, reduced, every, *flat)
     return y, h_n, c_n, None
 
 
@@ -146,12 +146,14 @@ WAYS = (Straight, Turned)
 # --- the two runs ---------------------------------------------------------------------------------
 
 
-def forward(cell: CellSpec, every: int, flat: Flat) -> tuple[Results, Tensor, Tensor]:
+def forward(
+    cell: CellSpec, reduced: bool, every: int, flat: Flat
+) -> tuple[Results, Tensor, Tensor]:
     """The results, and the states before every stretch but the first: h (D, R, P), c (D, R, H)."""
     x, batch_sizes, h0, c0, *weights = flat
     assert x is not None
     D, _, H, P = native.sizes(cell, x, batch_sizes, h0, weights)
-    results = native.empty_results(cell, False, x, batch_sizes, h0, weights)
+    results = native.empty_results(cell, None, x, batch_sizes, h0, weights)
     y, h_n, c_n, _ = results
     stretches = cut(x, batch_sizes, every)
     R = sum(s.going for s in stretches)
@@ -164,7 +166,7 @@ def forward(cell: CellSpec, every: int, flat: Flat) -> tuple[Results, Tensor, Te
             out, h_end = way.room(half, s), _room(kept_h, s, d)
             c_end = None if c_n is None else _room(kept_c, s, d)
             inputs = (way.take(x, s), s.sizes, h, c, *_of_direction(weights, d))
-            native.fill(cell, (out, h_end, c_end, None), inputs)
+            native.fill(cell, reduced, (out, h_end, c_end, None), inputs)
             way.put(half, s, out)
             h = _going(h_end, s, kept_h, h_n, d)
             c = None if c_end is None or c_n is None else _going(c_end, s, kept_c, c_n, d)
@@ -190,7 +192,13 @@ def _going(ends: Tensor, s: Stretch, kept: Tensor, last: Tensor, d: int) -> Tens
 
 
 def backward(
-    cell: CellSpec, every: int, wanted: Sequence[bool], flat: Flat, kept: Flat, d_results: Flat
+    cell: CellSpec,
+    reduced: bool,
+    every: int,
+    wanted: Sequence[bool],
+    flat: Flat,
+    kept: Flat,
+    d_results: Flat,
 ) -> list[Tensor | None]:
     """The gradients by flat, None where not wanted.
 
@@ -204,7 +212,8 @@ def backward(
     grads = native.empty_gradients(flat, wanted)
     d_x, d_y = grads[0], d_results[0]
     stretches = cut(x, batch_sizes, every)
-    tape = x.new_empty(stretches[0].tokens(), len(cell.slots), H)
+    dtype = torch.bfloat16 if reduced else x.dtype
+    tape = x.new_empty(stretches[0].tokens(), len(cell.slots), H, dtype=dtype)
     for d in range(D):
         way = WAYS[d](x, batch_sizes)
         half = None if d_y is None else d_y[..., d * P : (d + 1) * P]
@@ -219,7 +228,7 @@ def backward(
                 states = [_states(t, s, d) for t in kept]
                 d_before = [None if t is None else torch.empty_like(t) for t in states]
             inputs = (way.take(x, s), s.sizes, *states, *_of_direction(weights, d))
-            y, gates = _again(cell, inputs, tape)
+            y, gates = _again(cell, reduced, inputs, tape)
             d_ends = [_at_end(*of, s) for of in zip(d_states, d_last, strict=True)]
             d_outputs = (None if half is None else way.take(half, s), *d_ends, None)
             d_tokens = None if d_x is None else way.room(d_x, s)
@@ -234,14 +243,14 @@ def backward(
     return grads
 
 
-def _again(cell: CellSpec, inputs: Flat, tape: Tensor) -> tuple[Tensor, Tensor]:
+def _again(cell: CellSpec, reduced: bool, inputs: Flat, tape: Tensor) -> tuple[Tensor, Tensor]:
     """y and the tape of a stretch, which is written over that of another."""
     x, batch_sizes, h0, _, *weights = inputs
     assert x is not None
-    y, h_n, c_n, _ = native.empty_results(cell, False, x, batch_sizes, h0, weights)
+    y, h_n, c_n, _ = native.empty_results(cell, None, x, batch_sizes, h0, weights)
     *steps, _ = x.shape
     of_stretch = tape[: x.shape[:-1].numel()].view(1, *steps, *tape.shape[1:])
-    native.fill(cell, (y, h_n, c_n, of_stretch), inputs)
+    native.fill(cell, reduced, (y, h_n, c_n, of_stretch), inputs)
     return y, of_stretch
 
 
@@ -280,10 +289,10 @@ class Checkpointed(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, cell: CellSpec, every: int, *flat: Tensor | None
+        ctx: Any, cell: CellSpec, reduced: bool, every: int, *flat: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        (y, h_n, c_n, _), *kept = forward(cell, every, flat)
-        ctx.cell, ctx.every = cell, every
+        (y, h_n, c_n, _), *kept = forward(cell, reduced, every, flat)
+        ctx.run = cell, reduced, every
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*flat, *kept)
         return y, h_n, c_n
@@ -292,10 +301,11 @@ class Checkpointed(Function):
     @autograd.new_vmap
     def backward(ctx: Any, *d_results: Tensor | None) -> Gradients:
         *flat, kept_h, kept_c = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[2:]
+        cell, reduced, every = ctx.run
+        wanted = ctx.needs_input_grad[3:]
         if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
             none = kept_h.new_empty(0)  # y and tape, which a derivative of this computes anew
             args = (*flat, none, none, *d_results, None)
-            return None, None, *autograd.gradient(ctx.cell, wanted, None, *args)
+            return *[None] * 3, *autograd.gradient(cell, reduced, wanted, None, *args)
         kept = kept_h, kept_c
-        return None, None, *backward(ctx.cell, ctx.every, wanted, flat, kept, d_results)
+        return *[None] * 3, *backward(cell, reduced, every, wanted, flat, kept, d_results)

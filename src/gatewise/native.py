@@ -5,6 +5,11 @@ direction the six fields of ``reference.Weights``; None stands for what a run do
 Its results are y, h_n, c_n, tape; here None, and to autograd and operators, which want a tensor
 everywhere, an empty one, stands for what it does not have: a cell state in a plain RNN, a tape in
 inference.
+
+A run is reduced if its products, forward and backward, round what they multiply to bfloat16
+(core/bf16.h). ``may_reduce`` says which runs can be; whoever begins one decides, for all of it. Its
+tape is bfloat16 too where backward alone will read it. A tape that somebody may see is float32: the
+values that the run used. Backward rounds that one, so the gradients are the same either way.
 """
 
 from __future__ import annotations
@@ -70,17 +75,32 @@ def sizes(cell: CellSpec, x: Any, batch_sizes: Any, h0: Any, weights: Flat) -> t
     return len(weights) // FIELDS, B, rows // _GATES[cell.name], P
 
 
+def may_reduce(x: Tensor, batch_sizes: Tensor | None) -> bool:
+    """Whether a run may be reduced: where the kernels have the products for it. A step alone is
+    not worth the packing."""
+    return len(x if batch_sizes is None else batch_sizes) > 1 and _core.has_pairs()
+
+
 def empty_results(
-    cell: CellSpec, keep_tape: bool, x: Tensor, batch_sizes: Tensor | None, h0: Any, weights: Flat
+    cell: CellSpec,
+    tape: torch.dtype | None,
+    x: Tensor,
+    batch_sizes: Tensor | None,
+    h0: Any,
+    weights: Flat,
 ) -> Results:
-    """The buffers that a run fills; the fake kernels call it too, so shapes are said once."""
+    """The buffers that a run fills; the fake kernels call it too, so shapes are said once.
+
+    Args:
+        tape: its dtype; None for no tape.
+    """
     D, B, H, P = sizes(cell, x, batch_sizes, h0, weights)
     *steps, _ = x.shape
     return (
         x.new_empty(*steps, D * P),
         x.new_empty(D, B, P),
         x.new_empty(D, B, H) if _STATEFUL[cell.name] else None,
-        x.new_empty(D, *steps, _SLOTS[cell.name], H) if keep_tape else None,
+        None if tape is None else x.new_empty(D, *steps, _SLOTS[cell.name], H, dtype=tape),
     )
 
 
@@ -102,25 +122,25 @@ def is_there(t: Tensor) -> bool:
 
 def forward(
     cell: CellSpec,
-    keep_tape: bool,
+    tape: torch.dtype | None,
+    reduced: bool,
     x: Tensor,
     batch_sizes: Tensor | None,
     h0: Tensor | None,
     c0: Tensor | None,
     *weights: Tensor | None,
-    reduced: bool = False,
 ) -> Results:
     """Run a layer: y, h_n, c_n, tape.
 
     Args:
-        reduced: the products may round what they multiply to bfloat16, where that is faster.
+        tape: its dtype, that of x or, of a reduced run, bfloat16; None for no tape.
     """
-    results = empty_results(cell, keep_tape, x, batch_sizes, h0, weights)
-    fill(cell, results, (x, batch_sizes, h0, c0, *weights), reduced)
+    results = empty_results(cell, tape, x, batch_sizes, h0, weights)
+    fill(cell, reduced, results, (x, batch_sizes, h0, c0, *weights))
     return results
 
 
-def fill(cell: CellSpec, results: Results, inputs: Flat, reduced: bool = False) -> None:
+def fill(cell: CellSpec, reduced: bool, results: Results, inputs: Flat) -> None:
     """Run a layer into the results, of which y may have any outer strides."""
     x, batch_sizes, h0, c0, *weights = inputs
     assert x is not None
@@ -144,6 +164,7 @@ def fill(cell: CellSpec, results: Results, inputs: Flat, reduced: bool = False) 
 
 def backward(
     cell: CellSpec,
+    reduced: bool,
     wanted: Sequence[bool],
     sink: GradSink | None,
     x: Tensor,
@@ -165,13 +186,15 @@ def backward(
     assert y is not None
     assert tape is not None
     if not is_there(tape):  # whoever exported, or keeps states alone, has none: run again
-        y, *_, tape = tensors(forward(cell, True, x, batch_sizes, h0, c0, *weights))
+        kept = torch.bfloat16 if reduced else x.dtype
+        y, *_, tape = tensors(forward(cell, kept, reduced, x, batch_sizes, h0, c0, *weights))
     inputs = (x, batch_sizes, h0, c0, *weights)
     grads = empty_gradients(inputs, wanted)
     g_tape = g_h = None
     if sink is not None:
         D, _, _, P = sizes(cell, x, batch_sizes, h0, weights)
-        g_tape, g_h = torch.empty_like(tape), x.new_empty(D, *x.shape[:-1], P)
+        g_tape, g_h = tape.new_empty(tape.shape, dtype=x.dtype), x.new_empty(D, *x.shape[:-1], P)
+    tape = tape.bfloat16() if reduced else tape
     fill_gradients(cell, grads, inputs, y, tape, (d_y, d_h_n, d_c_n, d_tape), g_tape, g_h)
     if sink is not None and g_tape is not None and g_h is not None:
         sink.add(g_tape, g_h)
@@ -199,6 +222,7 @@ def fill_gradients(
     """Run a layer's gradient into grads, of which that of x may have any outer strides.
 
     Args:
+        tape: in bfloat16 that of a reduced run.
         grads: one for each of the inputs, None where it is not wanted.
         cotangents: d_y, d_h_n, d_c_n, d_tape.
         g_tape, g_h: for the total gradients, like the tape and (D, T, B, P) or (D, N, P).

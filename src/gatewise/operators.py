@@ -27,17 +27,19 @@ _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)  # any outer st
 
 torch.library.define(
     "gatewise::layer",
-    f"({_INPUTS}, str cell, bool keep_tape) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor tape)",
+    f"({_INPUTS}, str cell, bool reduced, bool keep_tape)"
+    " -> (Tensor y, Tensor h_n, Tensor c_n, Tensor tape)",
     tags=_TAGS,
 )
 torch.library.define(
     "gatewise::layer_gradient",
-    f"({_INPUTS}, Tensor y, Tensor tape, {_COTANGENTS}, str cell, bool[] wanted) -> Tensor[]",
+    f"({_INPUTS}, Tensor y, Tensor tape, {_COTANGENTS}, str cell, bool reduced, bool[] wanted)"
+    " -> Tensor[]",
     tags=_TAGS,
 )
 
 
-def layer(cell: CellSpec, keep_tape: bool, *flat: Tensor | None) -> Tensors:
+def layer(cell: CellSpec, reduced: bool, keep_tape: bool, *flat: Tensor | None) -> Tensors:
     """A layer as one node of a graph."""
     x, batch_sizes, h0, c0, *weights = flat
     assert x is not None
@@ -45,16 +47,18 @@ def layer(cell: CellSpec, keep_tape: bool, *flat: Tensor | None) -> Tensors:
         D, B, _, P = native.sizes(cell, x, batch_sizes, h0, weights)
         h0 = x.new_zeros(D, B, P)
     results: Tensors = torch.ops.gatewise.layer(
-        x, batch_sizes, h0, c0, weights, cell.name, keep_tape
+        x, batch_sizes, h0, c0, weights, cell.name, reduced, keep_tape
     )
     return results
 
 
-def layer_gradient(cell: CellSpec, wanted: Sequence[bool], *args: Tensor | None) -> list[Tensor]:
+def layer_gradient(
+    cell: CellSpec, reduced: bool, wanted: Sequence[bool], *args: Tensor | None
+) -> list[Tensor]:
     """The wanted gradients as one node of a graph; args as for ``native.backward``."""
     first = len(wanted)
     found: list[Tensor] = torch.ops.gatewise.layer_gradient(
-        *args[:4], args[4:first], *args[first:], cell.name, wanted
+        *args[:4], args[4:first], *args[first:], cell.name, reduced, wanted
     )
     return found
 
@@ -64,23 +68,36 @@ def layer_gradient(cell: CellSpec, wanted: Sequence[bool], *args: Tensor | None)
 
 @torch.library.impl("gatewise::layer", "CPU")
 def _(
-    x: Tensor, batch_sizes: Any, h0: Any, c0: Any, weights: Any, cell: str, keep: bool
+    x: Tensor,
+    batch_sizes: Any,
+    h0: Any,
+    c0: Any,
+    weights: Any,
+    cell: str,
+    reduced: bool,
+    keep: bool,
 ) -> Tensors:
-    return native.tensors(native.forward(CELLS[cell], keep, x, batch_sizes, h0, c0, *weights))
+    tape = x.dtype if keep else None
+    reduced = reduced and native.may_reduce(x, batch_sizes)  # asked where it runs
+    found = native.forward(CELLS[cell], tape, reduced, x, batch_sizes, h0, c0, *weights)
+    return native.tensors(found)
 
 
 @torch.library.impl("gatewise::layer_gradient", "CPU")
 def _(x: Tensor, batch_sizes: Any, h0: Any, c0: Any, weights: Any, *rest: Any) -> list[Tensor]:
-    *args, cell, wanted = rest
-    found = native.backward(CELLS[cell], wanted, None, x, batch_sizes, h0, c0, *weights, *args)
+    *args, cell, reduced, wanted = rest
+    flat = (x, batch_sizes, h0, c0, *weights, *args)
+    reduced = reduced and native.may_reduce(x, batch_sizes)
+    found = native.backward(CELLS[cell], reduced, wanted, None, *flat)
     return [d for d in found if d is not None]
 
 
 @torch.library.register_fake("gatewise::layer")  # type: ignore[untyped-decorator]
 def _(
-    x: Tensor, batch_sizes: Any, h0: Any, c0: Any, weights: Any, cell: str, keep: bool
+    x: Tensor, batch_sizes: Any, h0: Any, c0: Any, weights: Any, cell: str, _: bool, keep: bool
 ) -> Tensors:
-    return native.tensors(native.empty_results(CELLS[cell], keep, x, batch_sizes, h0, weights))
+    tape = x.dtype if keep else None
+    return native.tensors(native.empty_results(CELLS[cell], tape, x, batch_sizes, h0, weights))
 
 
 @torch.library.register_fake("gatewise::layer_gradient")  # type: ignore[untyped-decorator]
@@ -115,52 +132,64 @@ class _SingleLevel(Function):
 
 class _Layer(_SingleLevel):
     @staticmethod
-    def forward(cell: CellSpec, keep_tape: bool, *flat: Tensor | None) -> Tensors:
+    def forward(cell: CellSpec, reduced: bool, keep_tape: bool, *flat: Tensor | None) -> Tensors:
         with _next_level():
-            return layer(cell, keep_tape, *flat)
+            return layer(cell, reduced, keep_tape, *flat)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
-        autograd.remember_layer(ctx, inputs[0], inputs[2:], output)
+        cell, reduced, _, *flat = inputs
+        autograd.remember_layer(ctx, cell, reduced, flat, output)
 
     @staticmethod
     @autograd.new_vmap
     def backward(ctx: Any, *d_results: Tensor | None) -> Gradients:
-        wanted = ctx.needs_input_grad[2:]
-        found = iter(layer_gradient(ctx.cell, wanted, *ctx.saved_tensors, *d_results))
-        return None, None, *(next(found) if want else None for want in wanted)
+        wanted = ctx.needs_input_grad[3:]
+        args = (*ctx.saved_tensors, *d_results)
+        found = iter(layer_gradient(ctx.cell, ctx.reduced, wanted, *args))
+        return *[None] * 3, *(next(found) if want else None for want in wanted)
 
 
 class _LayerGradient(_SingleLevel):
     @staticmethod
-    def forward(cell: CellSpec, wanted: Sequence[bool], *args: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(
+        cell: CellSpec, reduced: bool, wanted: Sequence[bool], *args: Tensor | None
+    ) -> tuple[Tensor, ...]:
         with _next_level():
-            return tuple(layer_gradient(cell, wanted, *args))
+            return tuple(layer_gradient(cell, reduced, wanted, *args))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        autograd.remember_gradient(ctx, inputs[0], inputs[1], inputs[2:])
+        cell, _, wanted, *args = inputs
+        autograd.remember_gradient(ctx, cell, wanted, args)
 
     @staticmethod
     @autograd.new_vmap
     def backward(ctx: Any, *d_grads: Tensor | None) -> Gradients:
-        return None, None, *autograd.second_gradient(ctx, d_grads)
+        return *[None] * 3, *autograd.second_gradient(ctx, d_grads)
 
 
 @torch.library.impl("gatewise::layer", "Autograd")
 def _(
-    x: Tensor, batch_sizes: Any, h0: Any, c0: Any, weights: Any, cell: str, keep: bool
+    x: Tensor,
+    batch_sizes: Any,
+    h0: Any,
+    c0: Any,
+    weights: Any,
+    cell: str,
+    reduced: bool,
+    keep: bool,
 ) -> Tensors:
     flat = (x, batch_sizes, h0, c0, *weights)
     if _has_tangent(flat):
         return formulas.layer(CELLS[cell], *flat)
-    results: Tensors = _Layer.apply(CELLS[cell], keep, *flat)
+    results: Tensors = _Layer.apply(CELLS[cell], reduced, keep, *flat)
     return results
 
 
 @torch.library.impl("gatewise::layer_gradient", "Autograd")
 def _(x: Tensor, batch_sizes: Any, h0: Any, c0: Any, weights: Any, *rest: Any) -> list[Tensor]:
-    *args, cell, wanted = rest
+    *args, cell, reduced, wanted = rest
     flat = (x, batch_sizes, h0, c0, *weights, *args)
     if _has_tangent(flat):
         if torch._C._are_functorch_transforms_active():
@@ -169,7 +198,7 @@ def _(x: Tensor, batch_sizes: Any, h0: Any, c0: Any, weights: Any, *rest: Any) -
                 "grad, or call it outside torch.compile"
             )
         return formulas.gradient(CELLS[cell], wanted, *flat)
-    return list(_LayerGradient.apply(CELLS[cell], wanted, *flat))
+    return list(_LayerGradient.apply(CELLS[cell], reduced, wanted, *flat))
 
 
 def _has_tangent(flat: Sequence[Tensor | None]) -> bool:
@@ -182,9 +211,9 @@ def _has_tangent(flat: Sequence[Tensor | None]) -> bool:
 
 @torch.library.register_vmap("gatewise::layer")  # type: ignore[untyped-decorator]
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
-    *head, weights, cell, keep_tape = args
+    *head, weights, cell, reduced, keep_tape = args
     return batching.layer(
-        lambda *flat: layer(CELLS[cell], keep_tape, *flat),
+        lambda *flat: layer(CELLS[cell], reduced, keep_tape, *flat),
         info.batch_size,
         _dims(in_dims, len(weights), 5),
         (*head, *weights),
@@ -193,10 +222,10 @@ def _(info: Any, in_dims: Any, *args: Any) -> Any:
 
 @torch.library.register_vmap("gatewise::layer_gradient")  # type: ignore[untyped-decorator]
 def _(info: Any, in_dims: Any, *args: Any) -> Any:
-    *tensors, cell, wanted = args
+    *tensors, cell, reduced, wanted = args
     head, weights, rest = tensors[:4], tensors[4], tensors[5:]
     found, out_dims = batching.gradient(
-        lambda *flat: layer_gradient(CELLS[cell], wanted, *flat),
+        lambda *flat: layer_gradient(CELLS[cell], reduced, wanted, *flat),
         info.batch_size,
         _dims(in_dims, len(weights), len(tensors)),
         any(wanted[4:]),

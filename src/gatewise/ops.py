@@ -196,17 +196,20 @@ def _run(
     if x.is_meta or _recorded(flat):
         exporting = torch.compiler.is_exporting()  # mostly to infer: a backward would run it again
         keep_tape = keep_tape or (not exporting and _wants_grad(flat))
-        return operators.layer(cell, keep_tape, *flat)
+        return operators.layer(cell, reduced, keep_tape, *flat)
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         raise RuntimeError(
             "gatewise does not support TorchScript: use torch.compile, or torch.export in place of "
             "torch.jit.trace"
         )
+    reduced = reduced and native.may_reduce(x, flat[1])
     if checkpoint and _wants_grad(flat) and not (keep_tape or sink or autograd.may_be_forward()):
-        return checkpointing.layer(cell, checkpoint, *flat)
+        return checkpointing.layer(cell, reduced, checkpoint, *flat)
     if sink is not None or _wants_derivative(flat):
-        return autograd.layer(cell, sink, *flat)
-    return native.forward(cell, keep_tape, *flat, reduced=reduced)  # type: ignore[arg-type]
+        unseen = reduced and not (keep_tape or autograd.may_be_forward())  # which sees its tangent
+        tape = torch.bfloat16 if unseen else x.dtype
+        return autograd.layer(cell, reduced, tape, sink, *flat)
+    return native.forward(cell, x.dtype if keep_tape else None, reduced, *flat)  # type: ignore[arg-type]
 
 
 def _recorded(flat: Flat) -> bool:

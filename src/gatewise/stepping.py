@@ -187,7 +187,7 @@ def _differentiable(
     args = x[None], None, h, c, *joint.weights, y, tape[None, None], None, d_h, d_c, None
     of_weights = [t is not None and t.requires_grad for t in joint.weights]
     of_layer = wanted[0], False, *wanted[1:], *of_weights
-    found = list(autograd.gradient(cell, of_layer, None, *args))
+    found = list(autograd.gradient(cell, False, of_layer, None, *args))
     states = (None if t is None else t.squeeze(0) for t in (found[0], *found[2:4]))
     flat = [t.flatten() for t in found[4:] if t is not None]
     return *states, torch.cat(flat) if flat else None
