@@ -162,33 +162,39 @@ def _interval(found: list[float]) -> str:
 
 
 def draw(result: Json) -> Figure:
+    """Time with its interval, hollow with gradients; memory."""
     rows = result["summary"]["rows"]
-    figure, (left, right) = style.canvas(1, 2, result["question"], height=4.4)
-    colours = (style.BLUE, style.GREEN, style.ORANGE, style.BLUE, style.GREEN, style.ORANGE)
+    figure, (left, right) = style.canvas(1, 2, result["question"], height=4.8)
     shapes = [f"({r['T']}, {r['B']}, {r['H']})" for r in rows]
     for j, (way, words) in enumerate(WAYS.items()):
-        times = [r["milliseconds"][way] for r in rows]
+        colour, mark = _LOOKS[j % 3]
+        mid, low, high = zip(*(r["milliseconds"][way] for r in rows), strict=True)
         y = [k + 0.13 * (j - 2.5) for k in range(len(rows))]
-        off = [[t[0] - t[1] for t in times], [t[2] - t[0] for t in times]]
-        left.barh(y, [t[0] for t in times], height=0.12, xerr=off, color=colours[j],
-                  alpha=1.0 if j < 3 else 0.45, label=words)  # fmt: skip
-    left.set_yticks(range(len(rows)), shapes)
+        left.hlines(y, low, high, color=colour, linewidth=2)
+        left.plot(mid, y, mark, color=colour, markersize=5, label=words,
+                  markerfacecolor=colour if j < 3 else "white")  # fmt: skip
     left.set(xscale="log", xlabel="milliseconds", ylabel="(T, B, H)", title="time")
-    left.invert_yaxis()
-    for j, (name, colour) in enumerate(
-        (("forward", style.BLUE), ("trace", style.GREEN), ("cells", style.ORANGE))
-    ):
-        y = [k + 0.25 * (j - 1) for k in range(len(rows))]
-        right.barh(y, [r["bytes"][name] / 1e6 for r in rows], height=0.23, color=colour,
-                   label={"forward": "forward, for its backward", "trace": "trace, all it holds",
-                          "cells": "loop of LSTMCell, for its backward"}[name])  # fmt: skip
-    right.set_yticks(range(len(rows)), shapes)
+    held = {
+        "forward": "forward, for its backward",
+        "trace": "trace, all it holds",
+        "cells": "loop of LSTMCell, for its backward",
+    }
+    for j, (name, words) in enumerate(held.items()):
+        y = [k + 0.2 * (j - 1) for k in range(len(rows))]
+        colour, mark = _LOOKS[j]
+        right.plot([r["bytes"][name] / 1e6 for r in rows], y, mark, color=colour, markersize=5,
+                   label=words)  # fmt: skip
     right.set(xscale="log", xlabel="megabytes kept", title="memory")
-    right.invert_yaxis()
     for ax in (left, right):
+        ax.set_yticks(range(len(rows)), shapes)
+        ax.invert_yaxis()
         style.plain(ax, "x")
-        style.small(ax, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+        style.small(ax, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     return figure
+
+
+#: Colour and mark of ours, of the trace, of the loop.
+_LOOKS = ((style.BLUE, "^"), (style.GREEN, "s"), (style.ORANGE, "o"))
 
 
 def _loop_slower(summary: Json) -> bool | None:

@@ -77,12 +77,16 @@ class Study:
         question, method: sentences for a reader.
         predictions: written before the run; the result says which held.
         units: mode -> what has to be measured, in order.
+        then: mode and the records of those units -> what has to be measured after them, because it
+            depends on what they said (a learning rate that pilots choose).
         measure: unit -> what was measured.
         summarise: records -> the numbers that the answer, the figure and the lesson use.
         answer: summary -> one line, with its uncertainty.
         draw: result -> a matplotlib figure.
         published: the literature beside ours.
         revision: raised when ``measure`` changes, so that no old unit is taken for a new one.
+        threads: torch's threads while the study runs (small networks learn no sooner on more);
+            None leaves them as they are.
     """
 
     name: str
@@ -95,7 +99,9 @@ class Study:
     answer: Callable[[Json], str]
     draw: Callable[[Json], Figure]
     published: tuple[Published, ...] = ()
+    then: Callable[[Mode, list[Json]], list[Json]] = lambda mode, records: []
     revision: int = 1
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -129,21 +135,27 @@ def carry_out(
         raise ArgumentError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
     folder = Path(out) / study.name
     folder.mkdir(parents=True, exist_ok=True)
-    units = json.loads(json.dumps(study.units(mode)))  # as they come back from a file
-    mark = _mark(study.name, study.revision, machine())
-    finished = _read(folder / "result.json")
-    known = {} if fresh or finished.get("mark") != mark else _by_unit(finished["records"])
-    if fresh:
-        shutil.rmtree(folder / "units", ignore_errors=True)
-    if list(known) == [_mark(unit) for unit in units] and finished["mode"] == mode:
-        finished = _conclude(study, finished, finished["records"])
-    else:
-        plan = _plan(study, mode, mark, units, folder)
-        records = _measure(study, units, known, folder / "units", progress)
-        finished = _conclude(study, plan, records)
+    with _threads(study.threads):
+        mark = _mark(study.name, study.revision, machine())
+        finished = _read(folder / "result.json")
+        if fresh or finished.get("mark") != mark:
+            finished = {}
+        if fresh:
+            shutil.rmtree(folder / "units", ignore_errors=True)
+        plan = _plan(study, mode, mark, folder)
+        records = _measure(study, mode, finished.get("records", []), folder / "units", progress)
+    if finished.get("mode") == mode and finished["records"] == records:
+        plan = finished
+    finished = _conclude(study, plan, records)
     write(folder / "result.json", finished)
     shutil.rmtree(folder / "units", ignore_errors=True)
     return Result(folder / "result.json", redraw(study, folder), finished)
+
+
+def stages(study: Study, mode: Mode, records: list[Json]) -> Iterator[list[Json]]:
+    """The study's units, as they come back from a file; then those that wait for their records."""
+    yield json.loads(json.dumps(study.units(mode)))
+    yield json.loads(json.dumps(study.then(mode, records)))
 
 
 def redraw(study: Study, folder: Path) -> Path:
@@ -208,22 +220,17 @@ def _mark(*content: Any) -> str:
     return digest(json.dumps(content, sort_keys=True))[:16]
 
 
-def _by_unit(records: list[Json]) -> dict[str, Json]:
-    return {_mark(record["unit"]): record for record in records}
-
-
-def _plan(study: Study, mode: Mode, mark: str, units: list[Json], folder: Path) -> Json:
+def _plan(study: Study, mode: Mode, mark: str, folder: Path) -> Json:
     """What is asked and what is expected, on disk before anything is measured."""
     path = folder / "units" / "plan.json"
     plan = {
         "study": study.name,
         "mode": mode,
         "mark": mark,
-        "units": _mark(units),
+        "units": _mark(study.units(mode)),
         "question": study.question,
         "method": study.method,
         "predictions": [p.text for p in study.predictions],
-        "seeds": sorted({unit["seed"] for unit in units if "seed" in unit}),
         "machine": machine(),
     }
     there = _read(path)
@@ -237,36 +244,50 @@ def _plan(study: Study, mode: Mode, mark: str, units: list[Json], folder: Path) 
 
 
 def _measure(
-    study: Study,
-    units: list[Json],
-    known: dict[str, Json],
-    folder: Path,
-    progress: bool | Progress,
+    study: Study, mode: Mode, known: list[Json], folder: Path, progress: bool | Progress
 ) -> list[Json]:
-    records = []
+    """The records of all units, those that are known among them."""
+    there = {_mark(record["unit"]): record for record in known}
+    records: list[Json] = []
     with _reporter(study.name, progress) as report:
-        for k, unit in enumerate(units):
-            report(k, len(units), label(unit))
-            path = folder / f"{_mark(unit)}.json"
-            record = known.get(path.stem) or _read(path)
-            if record.get("unit") != unit:
-                start = time.perf_counter()
-                values = study.measure(unit)
-                seconds = round(time.perf_counter() - start, 3)
-                record = {"unit": unit, "values": values, "seconds": seconds}
-                write(path, record)
-            records.append(record)
-        report(len(units), len(units), "done")
+        for units in stages(study, mode, records):
+            total = len(records) + len(units)
+            for unit in units:
+                report(len(records), total, label(unit))
+                path = folder / f"{_mark(unit)}.json"
+                record = there.get(path.stem) or _read(path)
+                if record.get("unit") != unit:
+                    start = time.perf_counter()
+                    values = study.measure(unit)
+                    seconds = round(time.perf_counter() - start, 3)
+                    record = {"unit": unit, "values": values, "seconds": seconds}
+                    write(path, record)
+                records.append(record)
+        report(len(records), len(records), "done")
     return records
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """So many of torch's threads meanwhile; None: as many as there are."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _conclude(study: Study, plan: Json, records: list[Json]) -> Json:
     """What the records say, in the words of today; ``plan`` may be an earlier conclusion."""
-    summary = study.summarise(records)
+    summary, units = study.summarise(records), [r["unit"] for r in records]
     return {
         **plan,
         "question": study.question,
         "method": study.method,
+        "seeds": sorted({unit["seed"] for unit in units if "seed" in unit and "pilot" not in unit}),
         "finished": plan.get("finished", _now()),
         "seconds": round(sum(r["seconds"] for r in records), 1),
         "answer": study.answer(summary),

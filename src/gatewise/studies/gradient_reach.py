@@ -233,11 +233,12 @@ def answer(summary: Json) -> str:
     start, trained = summary["slopes"]["start"], summary["slopes"]["trained"]
     said = stats.plus_minus
     return (
-        f"At the start the gradient changes by {said(start['RNN tanh']['h'])} decades per 100 "
-        f"steps in the tanh RNN, {said(start['LSTM']['h'])} in the LSTM and "
-        f"{said(start['LSTM, forget bias 1']['h'])} in the LSTM with forget bias 1 (torch's "
-        f"initialisation otherwise); trained on adding, {said(trained['RNN tanh']['h'])} in the "
-        f"tanh RNN and {said(trained['LSTM']['h'])} in the LSTM."
+        "Over 100 steps back the gradient changes, at the start, by "
+        f"{said(start['RNN tanh']['h'])} powers of ten in the tanh RNN, "
+        f"{said(start['LSTM']['h'])} in the LSTM and {said(start['LSTM, forget bias 1']['h'])} in "
+        "the LSTM with forget bias 1 (torch's initialisation otherwise); trained on adding, "
+        f"{said(trained['RNN tanh']['h'])} in the tanh RNN and {said(trained['LSTM']['h'])} in the "
+        "LSTM."
     )
 
 
@@ -321,12 +322,13 @@ STUDY = Study(
     question="How far back does the gradient of the loss reach?",
     method=(
         "L = v . h(T) with a random v of length 1. Exact norms of dL/dh(t) and dL/dc(t) for every "
-        "distance from the end, on the specification page in float64, rescaled by powers of two "
-        "so that nothing underflows. Inputs are those of the adding problem; networks as torch "
-        "initialises them unless the name says otherwise. Trained: Adam, learning rate 0.01, "
-        "gradients clipped at norm 1, the same for all. Slope: least squares of log10 of the norm "
-        "over all distances from 5. Clipping: relu RNN with W_hh = 1.5 x orthogonal, plain "
-        "gradient descent."
+        "distance from the end (the first ten distances are those of a sequence of ten steps, and "
+        "so on), on the specification page in float64, rescaled by powers of two so that nothing "
+        "underflows. Inputs are those of the adding problem; networks as torch initialises them "
+        "unless the name says otherwise. Trained: Adam, gradients clipped at norm 1, learning rate "
+        "0.01 for all, as the pilots of long-lag took it for the networks that both have. Slope: "
+        "least squares of log10 of the norm over all distances from 5. Clipping: relu RNN with "
+        "W_hh = 1.5 x orthogonal, plain gradient descent."
     ),
     predictions=(
         Prediction(
@@ -358,6 +360,7 @@ STUDY = Study(
         ),
     ),
     units=units,
+    threads=1,
     measure=measure,
     summarise=summarise,
     answer=answer,

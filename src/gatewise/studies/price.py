@@ -237,7 +237,7 @@ def draw(result: Json) -> Figure:
             points = growth(records, axis, name)
             power = summary["exponents"][axis].get(name)
             ax.plot(*zip(*points, strict=True), **_LOOKS[name], markersize=4,
-                    label=f"{name}: {axis}^{power}")  # fmt: skip
+                    label=f"{name}: {axis}^{power:.2f}")  # fmt: skip
         ax.set(xscale="log", yscale="log", xlabel=words, ylabel="ms a training step")
         style.plain(ax)
         style.small(ax)
@@ -266,7 +266,7 @@ def _ratio_axes(ax: Axes, summary: Json, phase: str) -> None:
                 label=name)  # fmt: skip
         ax.fill_between(across, low, high, color=colour, alpha=0.2, linewidth=0)
     ax.axhline(1, color="#555555", linewidth=0.9)
-    ax.set(xscale="log", yscale="log", xlabel="hidden size H",
+    ax.set(xscale="log", yscale="log", xlabel="hidden size H", ylabel="times as long",
            title=f"{phase}: time over torch.nn.RNN's in float32")  # fmt: skip
     ax.set_xticks(sizes(summary), [str(H) for H in sizes(summary)])
     ticks = [0.25, 0.5, 1, 2, 4, 8]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,6 +46,23 @@ def canvas(rows: int, columns: int, title: str, height: float = 3.6) -> tuple[Fi
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.25, linewidth=0.6)
     return figure, list(axes.flat)
+
+
+def seeds(ax: Axes, k: int, errors: Sequence[float], least: float, **looks: Any) -> None:
+    """Line k of a panel: every seed small, their median large; none stands left of ``least``."""
+    shown = [max(error, least) for error in errors]
+    ax.hlines(k, min(shown), max(shown), color=looks["color"], alpha=0.4, linewidth=3)
+    ax.plot(shown, [k] * len(shown), ".", color=looks["color"], markersize=5)
+    ax.plot(median(shown), k, **looks)
+
+
+def limits(ax: Axes, lines: int, baseline: float, least: float | None = None) -> None:
+    """Above the lines of a panel: what its right and its left edge mean."""
+    ax.set_ylim(lines - 0.5, -1.1)
+    ax.axvline(baseline, color="#888888", linewidth=0.9, linestyle="--")
+    ax.text(baseline, -0.65, "remembers nothing ", fontsize=8, ha="right", va="center")
+    if least is not None:
+        ax.text(least, -0.65, "this or less", fontsize=8, ha="left", va="center")
 
 
 def plain(ax: Axes, axes: str = "xy") -> None:

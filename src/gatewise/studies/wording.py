@@ -1,0 +1,88 @@
+"""How the lesson writes its tables and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from gatewise.studies import stats
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown.
+
+    Example:
+        >>> print(table(["a", "b"], [[1, 2]]))
+        | a | b |
+        | --- | --- |
+        | 1 | 2 |
+    """
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def pm(pair: Sequence[float] | None) -> str:
+    """A mean with half its interval; in words where no gradient was left to have a slope."""
+    return "no gradient left" if pair is None else stats.plus_minus(pair)
+
+
+def power(exponent: float | None) -> str:
+    """A power of ten; 0 where there is no logarithm.
+
+    Example:
+        >>> power(-22.4), power(None)
+        ('10^-22', '0')
+    """
+    return "0" if exponent is None else f"10^{exponent:.0f}"
+
+
+def span(values: Sequence[int | None]) -> str:
+    """The range over the seeds.
+
+    Example:
+        >>> span([9, 7, None])
+        '7 to 9 (2 of 3 seeds)'
+    """
+    there = sorted(v for v in values if v is not None)
+    if not there:
+        return "not reached"
+    span = f"{there[0]}" if there[0] == there[-1] else f"{there[0]} to {there[-1]}"
+    return span if len(there) == len(values) else f"{span} ({len(there)} of {len(values)} seeds)"
+
+
+def ratio(found: Sequence[float] | None) -> str:
+    """A median with its interval; nothing where it was not measured."""
+    return "" if found is None else f"{found[0]:.2f} [{found[1]:.2f}, {found[2]:.2f}]"
+
+
+def middle(found: Sequence[float] | None, form: str) -> str:
+    """The middle of the seeds and their range.
+
+    Example:
+        >>> middle([2, 1, 3], ".1f")
+        '2.0 (1.0 to 3.0)'
+    """
+    if found is None:
+        return "not by all"
+    mid, low, high = (format(v, form) for v in found)
+    return f"{mid} ({low} to {high})"
+
+
+def ends(values: Sequence[float], form: str) -> str:
+    """From the lowest to the highest; nothing for none.
+
+    Example:
+        >>> ends([0.31, 0.1, 0.2], ".1f"), ends([3, 3], "d")
+        ('0.1 to 0.3', '3')
+    """
+    both = [format(v, form) for v in (min(values), max(values))] if values else []
+    return " to ".join(dict.fromkeys(both))
+
+
+def ms(found: Sequence[float] | None) -> str:
+    """The median of a time; nothing where it was not measured."""
+    return "" if found is None else f"{found[0]:.3g}"
+
+
+def short(value: float | None) -> str:
+    """An error in three digits; "lost" where training was."""
+    return "lost" if value is None else f"{value:.3g}"

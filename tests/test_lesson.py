@@ -1,0 +1,103 @@
+"""The lesson made from the results: it says what they say, in numbers and in words."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gatewise import studies
+from gatewise.studies import frame, lesson
+
+LEARN = Path(__file__).parents[1] / "docs" / "learn"
+
+
+def test_the_lesson_says_what_the_results_say() -> None:
+    page = (LEARN / "strengths-and-price.md").read_text(encoding="utf-8")
+    assert page == lesson.render(LEARN / "results", "results"), "run: make studies"
+
+
+@pytest.mark.parametrize("name", studies.names())
+def test_a_result_says_what_its_records_say(name: str) -> None:
+    study = studies.load(name)
+    data = json.loads((LEARN / "results" / name / "result.json").read_text("utf-8"))
+    summary = json.loads(json.dumps(study.summarise(data["records"])))
+    assert data["summary"] == summary
+    assert data["answer"] == study.answer(summary)
+    planned = chain.from_iterable(frame.stages(study, data["mode"], data["records"]))
+    assert [r["unit"] for r in data["records"]] == list(planned)
+
+
+def test_the_words_on_bai_et_al_are_true_of_the_results() -> None:
+    """What the lesson says in words, not in numbers, of why their LSTM failed."""
+    data = json.loads((LEARN / "results" / "long-lag" / "result.json").read_text("utf-8"))
+    why = data["summary"]["why"]
+
+    def solved(change: str, row: int = 0) -> float:
+        return float(np.mean([n is not None for n in why[change][row]["solved_at"]]))
+
+    slow = ("their settings", "forget bias 0", "forget bias 5", "input bias -5", "no clipping")
+    soon = ("chrono", "forget bias 5, input bias -5", "coupled, f = 1 - i")
+    assert all(solved(change) <= 0.2 for change in slow)
+    assert all(solved(change) >= 0.8 for change in soon)
+    few = {change for change, outcomes in why.items() if len(outcomes[0]["solved_at"]) < 5}
+    assert few == {"forget bias 0", "input bias -5"}
+    assert 0 < solved("their settings", -1) < 1
+    assert solved("rate 0.01") > solved("their settings")
+
+
+def test_the_words_on_reach_are_true_of_the_results() -> None:
+    data = json.loads((LEARN / "results" / "gradient-reach" / "result.json").read_text("utf-8"))
+    start, trained = (data["summary"]["slopes"][when] for when in ("start", "trained"))
+    slope = {name: found["h"][0] for name, found in start.items()}
+    assert slope["RNN tanh, orthogonal"] > slope["LSTM, forget bias 1"] > slope["LSTM"]
+    plain = [found["h"][0] for name, found in trained.items() if name.startswith("RNN")]
+    assert trained["LSTM"]["h"][0] > -1 > -10 > max(plain)
+
+
+def test_where_adding_has_no_pilots_its_rate_is_that_of_the_pilots_over_100_steps() -> None:
+    """Adding over more steps in long-lag, and the training in gradient-reach."""
+    data = json.loads((LEARN / "results" / "long-lag" / "result.json").read_text("utf-8"))
+    took = {r["rate"] for r in data["summary"]["tuning"] if r["unit"]["task"] == "adding"}
+    assert took == {0.01}
+    assert {r["rate"] for r in data["summary"]["rows"] if r["task"] == "adding"} == took
+
+
+def test_make_studies_writes_what_the_page_is_made_of() -> None:
+    recipe = (LEARN.parents[1] / "Makefile").read_text().split("\nstudies: ")[1].split("\n\n")[0]
+    assert "gatewise study --all --out docs/learn/results" in recipe
+    assert "studies.lesson docs/learn/results docs/learn/strengths-and-price.md" in recipe
+
+
+def test_a_figure_is_drawn_from_the_result_alone() -> None:
+    """The literature in a figure is what the file says, not what the code says by now."""
+    study = studies.load("long-lag")
+    data = json.loads((LEARN / "results" / "long-lag" / "result.json").read_text("utf-8"))
+    changed = {"adding 100": 123.0, "bai": 0.4}
+    data["published"] = [p | {"value": changed.get(p["key"], 9.0)} for p in data["published"]]
+    left, right = study.draw(data).axes
+    assert 123.0 in [x for line in left.lines for x in line.get_xdata()]
+    assert 0.4 in [y for line in right.lines for y in line.get_ydata()]
+
+
+@pytest.mark.parametrize("name", studies.names())
+def test_the_figure_was_drawn_from_the_result_beside_it(name: str) -> None:
+    from PIL import Image
+
+    folder = LEARN / "results" / name
+    with Image.open(folder / "figure.png") as picture:
+        assert picture.info["Source"] == frame.digest((folder / "result.json").read_text("utf-8"))
+
+
+def test_a_changed_result_changes_the_lesson(tmp_path: Path) -> None:
+    for name in studies.names():
+        data = json.loads((LEARN / "results" / name / "result.json").read_text("utf-8"))
+        if name == "price":
+            data["summary"]["steps"][0]["ratios"]["gatewise.LSTM / torch.nn.RNN"][0] += 1
+        (tmp_path / name).mkdir()
+        frame.write(tmp_path / name / "result.json", data)
+    page = (LEARN / "strengths-and-price.md").read_text(encoding="utf-8")
+    assert lesson.render(tmp_path, "results") != page
