@@ -13,6 +13,7 @@
 #include "cell.h"
 #include "dispatch.h"
 #include "kernel.h"
+#include "workers.h"
 #include "workspace.h"
 
 namespace nb = nanobind;
@@ -116,47 +117,10 @@ std::vector<Axis> hidden_shape(const Problem& p) {
 
 // --- calls --------------------------------------------------------------------------------------
 
-// Waking a worker costs a microsecond or two while it spins, and up to about 100 us once it sleeps;
-// below this work one does it alone. In floating-point operations. A test may set it to 0: then
-// workers share whatever it is, whether it pays or not.
-std::atomic<double> work_per_thread{2e6};
-
-// Workers who share the units of a few rows meet at every step, which takes a third of a
-// microsecond; below this forward work a step (a part of the above) that is more than they save.
-constexpr double kStepPart = 0.05;
-
-int workers(const Problem& p, int threads, double passes) {
-  const Dims& d = p.dims;
-  const double step = 2.0 * double(d.B) * double(d.D) * p.G * double(d.H) * double(d.I + d.P);
-  const double least = work_per_thread.load(std::memory_order_relaxed);
-  const double useful = passes * step * double(d.N) / double(d.B) / least;
-  threads = useful < threads ? (useful < 1 ? 1 : int(useful)) : threads;
-  const bool rows_are_few = d.B * d.D < 2 * threads;
-  return rows_are_few && step < kStepPart * least * threads ? int(smaller(threads, d.D)) : threads;
-}
-
-template <class Call, class Kernel, class Bytes>
-void run(Call& call, Kernel kernel, Bytes bytes, int threads) {
-  struct Context {
-    Call& call;
-    Kernel kernel;
-  } context{call, kernel};
-  Workspace space(bytes(call, threads));
-  call.workspace = space.data();
-  parallel(
-      threads,
-      [](void* c, int id, int count) {
-        auto& context = *static_cast<Context*>(c);
-        context.kernel(context.call, id, count);
-      },
-      &context, work_per_thread.load() > 0 ? Sharing::where_it_pays : Sharing::always);
-  space.check();
-}
-
 template <class T>
 void forward(Arrays& arrays, Problem& p, int cell, nb::handle x, nb::handle h0, nb::handle c0,
              nb::tuple weights, nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle tape,
-             int threads, bool reduced) {
+             int threads, bool reduced, bool in_parts) {
   Reader<T> r(arrays);
   const Dims& d = p.dims;
   const Axis D{"D", d.D}, B{"B", d.B}, H{"H", d.H}, P{"P", d.P};
@@ -165,6 +129,7 @@ void forward(Arrays& arrays, Problem& p, int cell, nb::handle x, nb::handle h0, 
   call.sequence = p.sequence;
   call.cell = cell;
   call.reduced = reduced && has_pairs();
+  call.in_parts = in_parts;
   call.x = r.template tokens<const T>(x, "x", d, p.packed, {"I", d.I}, true);
   const View<T> out = r.template tokens<T>(y, "y", d, p.packed, {"D*P", d.D * d.P}, true);
   const T* h = r.input(h0, "h0", {D, B, P});
@@ -189,9 +154,12 @@ void forward(Arrays& arrays, Problem& p, int cell, nb::handle x, nb::handle h0, 
     dir.rounded_tape = part(short_kept, k, d.N * p.S * d.H);
   }
   if (d.N == 0) return;
-  threads = workers(p, threads, 1);
+  threads = workers(d, p.G, threads, 1);
   nb::gil_scoped_release release;
-  run(call, kernels<T>().forward, kernels<T>().forward_bytes, threads);
+  Workspace space(kernels<T>().forward_bytes(call, threads));
+  call.workspace = space.data();
+  run(call, kernels<T>().forward, threads);
+  space.check();
 }
 
 template <class T>
@@ -265,9 +233,12 @@ void backward(Arrays& arrays, Problem& p, int cell, const BackwardArrays<T>& a, 
     }
   }
   if (d.N == 0) return;
-  threads = workers(p, threads, 2);
+  threads = workers(d, p.G, threads, 2);
   nb::gil_scoped_release release;
-  run(call, kernels<T>().backward, kernels<T>().backward_bytes, threads);
+  Workspace space(kernels<T>().backward_bytes(call, threads));
+  call.workspace = space.data();
+  run(call, kernels<T>().backward, threads);
+  space.check();
 }
 
 template <class F32, class F64>
@@ -287,7 +258,7 @@ int checked_threads(int threads) {
 
 void forward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes, nb::handle h0,
                  nb::handle c0, nb::tuple weights, nb::handle y, nb::handle h_n, nb::handle c_n,
-                 nb::handle tape, int threads, bool reduced) {
+                 nb::handle tape, int threads, bool reduced, bool in_parts) {
   Arrays arrays;
   const int index = cell_index(cell);
   const Array in = arrays.read(x, "x"), lengths = arrays.read(batch_sizes, "batch_sizes");
@@ -296,10 +267,12 @@ void forward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes, 
   by_dtype(
       in,
       [&] {
-        forward<float>(arrays, p, index, x, h0, c0, weights, y, h_n, c_n, tape, threads, reduced);
+        forward<float>(arrays, p, index, x, h0, c0, weights, y, h_n, c_n, tape, threads, reduced,
+                       in_parts);
       },
       [&] {
-        forward<double>(arrays, p, index, x, h0, c0, weights, y, h_n, c_n, tape, threads, false);
+        forward<double>(arrays, p, index, x, h0, c0, weights, y, h_n, c_n, tape, threads, false,
+                        in_parts);
       });
 }
 
@@ -416,12 +389,14 @@ NB_MODULE(_core, m) {
   bind_stream(m);
   m.doc() =
       "The native kernels. gatewise.ops is the door that checks, differentiates and dispatches.";
-  m.def("forward", forward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(),
-        "c0"_a.none(), "weights"_a, "y"_a, "h_n"_a, "c_n"_a.none(), "tape"_a.none(), "threads"_a,
-        "reduced"_a = false,
-        "Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. "
-        "Reduced: in float32 the products round what they multiply to bfloat16, where has_pairs(), "
-        "and the tape may be bfloat16.");
+  m.def(
+      "forward", forward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(), "c0"_a.none(),
+      "weights"_a, "y"_a, "h_n"_a, "c_n"_a.none(), "tape"_a.none(), "threads"_a,
+      "reduced"_a = false, "in_parts"_a = false,
+      "Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. "
+      "Reduced: in float32 the products round what they multiply to bfloat16, where has_pairs(), "
+      "and the tape may be bfloat16. In parts: a part of a longer run, with the bits of the whole, "
+      "even if it is one step.");
   m.def("backward", backward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(),
         "c0"_a.none(), "weights"_a, "y"_a, "tape"_a, "d_y"_a.none(), "d_h_n"_a.none(),
         "d_c_n"_a.none(), "d_tape"_a.none(), "d_x"_a.none(), "d_h0"_a.none(), "d_c0"_a.none(),

@@ -10,15 +10,13 @@
 #include "cell.h"
 #include "dispatch.h"
 #include "kernel.h"
+#include "workers.h"
 #include "workspace.h"
 
 using namespace nb::literals;
 
 namespace gatewise {
 namespace {
-
-// From here on a second worker is worth its wake-up: that is for the general calls.
-constexpr double kMostWork = 4e6;  // floating-point operations
 
 // torch's own classes of tensors: any other is its own affair, and torch's dispatcher's.
 bool is_plain(nb::handle tensor) {
@@ -52,16 +50,16 @@ struct Step {
     if (B == 0 || I == 0 || H == 0) fail("expected B > 0, I > 0, H > 0");
     if (I > 1 && x.stride[1] != 1) fail("x: expected the last axis to be contiguous");
     if (x.code != kFloat || (x.bytes != 4 && x.bytes != 8)) fail_type("x: float32 or float64");
-    if (2.0 * double(B) * row.gates() * double(H) * double(I + H) > kMostWork)
-      fail("too large: expected a step that one worker does alone");
     dims = {1, B, I, H, H, 1, B};
+    if (!is_single(dims)) fail("too many rows: expected a step of few");
   }
 
-  // Gradients are for small steps alone.
-  void refuse_large() const {
-    if (!is_small(dims, row.gates())) fail("too large: expected a small step");
+  // The core knows no sum of their gradients.
+  void refuse_peepholes() const {
     if (row.peephole) fail("expected a cell without peepholes");
   }
+
+  int threads(double passes) const { return workers(dims, row.gates(), usual_threads(), passes); }
 
   // A part of a conjugate is a view with a mark: its numbers in memory have the other sign. It has
   // gaps where there is more than one number, which the arrays of a step have not.
@@ -96,21 +94,6 @@ struct Step {
   }
 };
 
-template <class Call, class Kernel>
-void run(Call& call, Kernel kernel) {
-  struct Context {
-    Call& call;
-    Kernel kernel;
-  } context{call, kernel};
-  parallel(
-      1,
-      [](void* c, int, int) {
-        auto& context = *static_cast<Context*>(c);
-        context.kernel(context.call, 0, 1);
-      },
-      &context);
-}
-
 // A result in the making: freed if something fails before it is given away.
 class Result {
  public:
@@ -134,7 +117,7 @@ class Result {
 
 template <class T>
 nb::tuple forward(Step& s, nb::handle h, nb::handle c, nb::handle weights, bool keep_tape) {
-  if (keep_tape) s.refuse_large();
+  if (keep_tape) s.refuse_peepholes();
   Reader<T> r(s.arrays);
   auto call = s.call<T, ForwardCall>(r, h, c, weights);
   const auto [_, B, I, H, P, D, N] = s.dims;
@@ -142,14 +125,15 @@ nb::tuple forward(Step& s, nb::handle h, nb::handle c, nb::handle weights, bool 
   Result h_n(true, bytes, B, H), c_n(s.row.has_cell_state(), bytes, B, H),
       tape(keep_tape, bytes, B, i64(s.row.slots()), H);
   const i64 state = round_up(B * H * bytes, 64);  // the kernel's h_n: its output is ours
-  Workspace space(state + kernels<T>().forward_bytes(call, 1));
+  const int threads = s.threads(1);
+  Workspace space(state + kernels<T>().forward_bytes(call, threads));
   auto& dir = call.direction[0];
   dir.y = {h_n.as<T>(), 0, H};
   dir.h_n = reinterpret_cast<T*>(space.data());
   dir.c_n = c_n.as<T>();
   dir.tape = tape.as<T>();
   call.workspace = space.data() + state;
-  run(call, kernels<T>().forward);
+  run(call, kernels<T>().forward, threads);
   space.check();
   return nb::make_tuple(h_n.give(s), c_n.give(s), tape.give(s));
 }
@@ -158,7 +142,7 @@ nb::tuple forward(Step& s, nb::handle h, nb::handle c, nb::handle weights, bool 
 template <class T>
 nb::tuple backward(Step& s, nb::tuple wanted, nb::handle h, nb::handle c, nb::handle weights,
                    nb::handle tape, nb::handle d_h_n, nb::handle d_c_n, nb::tuple sums) {
-  s.refuse_large();
+  s.refuse_peepholes();
   Reader<T> r(s.arrays);
   auto call = s.call<T, BackwardCall>(r, h, c, weights);
   const auto [_, B, I, H, P, D, N] = s.dims;
@@ -179,9 +163,10 @@ nb::tuple backward(Step& s, nb::tuple wanted, nb::handle h, nb::handle c, nb::ha
   dir.d_W_ih = r.output(sums[0], "d_W_ih", {{"G*H", rows}, {"I", I}});
   dir.d_W_hh = r.output(sums[1], "d_W_hh", {{"G*H", rows}, {"H", H}});
   dir.d_b = r.output(sums[2], "d_b", {{"G*H", rows}});
-  Workspace space(kernels<T>().backward_bytes(call, 1));
+  const int threads = s.threads(2);
+  Workspace space(kernels<T>().backward_bytes(call, threads));
   call.workspace = space.data();
-  run(call, kernels<T>().backward);
+  run(call, kernels<T>().backward, threads);
   space.check();
   return nb::make_tuple(d_x.give(s), d_h.give(s), d_c.give(s));
 }

@@ -7,13 +7,10 @@
 
 namespace gatewise {
 
-inline constexpr i64 SMALL_ROWS = 32;               // most sequences of a small step
-inline constexpr i64 SMALL_WEIGHTS = i64(1) << 18;  // most numbers in its weights: they fit in L2
+inline constexpr i64 SINGLE_ROWS = 48;  // most sequences of a step that single.h runs
 
-// Whether a layer of G gates, without projection, is one small step: small.h runs it.
-constexpr bool is_small(const Dims& d, int G) {
-  return d.T == 1 && d.D == 1 && d.B <= SMALL_ROWS && G * d.H * (d.I + d.P) <= SMALL_WEIGHTS;
-}
+// Whether a layer without projection is one step whose weights are used by few rows.
+constexpr bool is_single(const Dims& d) { return d.T == 1 && d.D == 1 && d.B <= SINGLE_ROWS; }
 
 // Read. Contiguous; null where the layer has none.
 template <class T>
@@ -32,6 +29,7 @@ struct ForwardCall {
   Dims dims;
   Sequence sequence;
   int cell;         // index in CELLS
+  bool in_parts;    // a part of a longer run, with the bits of the whole, even if it is one step
   bool reduced;     // products round what they multiply to bfloat16; only if Table::probe_pairs
   View<const T> x;  // read, I numbers a token
   struct Direction {
@@ -45,7 +43,7 @@ struct ForwardCall {
     Bf16* rounded_tape;  // written in its place, if the call is reduced and this is not null
   } direction[2];
   unsigned char*
-      workspace;  // workspace_bytes() of it; 64-byte aligned; contents undefined before and after
+      workspace;  // forward_bytes() of it; 64-byte aligned; contents undefined before and after
   Barrier barrier[3];  // for all workers, and one a direction
 };
 
@@ -55,7 +53,7 @@ struct BackwardCall {
   Dims dims;
   Sequence sequence;
   int cell;
-  bool add;  // to d_W_ih, d_W_hh and d_b, instead of overwriting them; small steps only (small.h)
+  bool add;  // to d_W_ih, d_W_hh and d_b, instead of overwriting them; single steps only (single.h)
   View<const T> x;
   View<T> d_x;  // written; data null: not wanted
   struct Direction {

@@ -1,9 +1,9 @@
 // Which of the algorithms runs a call: the general one, in numbers or in pairs of bfloat16, or that
-// of a small step. The call alone decides, so bits do not depend on the number of workers.
+// of a single step. The call alone decides, so bits do not depend on the number of workers.
 #pragma once
 #include "backward.h"
 #include "forward.h"
-#include "small.h"
+#include "single.h"
 
 namespace gatewise::GATEWISE_ISA {
 
@@ -17,12 +17,12 @@ template <class T>
 inline constexpr bool MAY_ROUND = PAIRS && sizeof(T) == 4;
 
 template <class T>
-i64 forward_bytes_of_any(const ForwardCall<T>& call, int) {
+i64 forward_bytes_of_any(const ForwardCall<T>& call, int threads) {
   Carver carver{nullptr};
   if constexpr (MAY_ROUND<T>)
     if (call.reduced) return forward_bytes<T, Pair>(call);
-  if (!is_small(call)) return forward_bytes<T>(call);
-  SmallForwardSpace<T>(call, carver);
+  if (!is_single(call)) return forward_bytes<T>(call);
+  SingleForward<T>(call, 0, threads, carver);
   return carver.used;
 }
 
@@ -32,9 +32,10 @@ void forward_of_any(ForwardCall<T>& call, int id, int count) {
     if (call.reduced)
       return call.direction[0].rounded_tape ? forward<T, Pair, Bf16>(call, id, count)
                                             : forward<T, Pair, T>(call, id, count);
-  if (!is_small(call)) return forward<T>(call, id, count);
+  if (!is_single(call)) return forward<T>(call, id, count);
   Carver carver{call.workspace};
-  if (id == 0) small_forward(call, carver);
+  const SingleForward<T> single(call, id, count, carver);
+  single.run(share(single.u.J, id, count));
 }
 
 template <class T>
@@ -42,8 +43,8 @@ i64 backward_bytes_of_any(const BackwardCall<T>& call, int) {
   Carver carver{nullptr};
   if constexpr (MAY_ROUND<T>)
     if (call.direction[0].rounded_tape) return backward_bytes<T, Pair>(call);
-  if (!is_small(call)) return backward_bytes<T>(call);
-  SmallSpace<T>(call, carver);
+  if (!is_single(call)) return backward_bytes<T>(call);
+  SingleSpace<T>(call, carver);
   return carver.used;
 }
 
@@ -51,9 +52,9 @@ template <class T>
 void backward_of_any(BackwardCall<T>& call, int id, int count) {
   if constexpr (MAY_ROUND<T>)
     if (call.direction[0].rounded_tape) return backward<T, Pair>(call, id, count);
-  if (!is_small(call)) return backward<T>(call, id, count);
+  if (!is_single(call)) return backward<T>(call, id, count);
   Carver carver{call.workspace};
-  if (id == 0) SmallBackward<T>(call, carver).run();
+  SingleBackward<T>(call, {id, count, call.barrier}, carver).run();
 }
 
 }  // namespace gatewise::GATEWISE_ISA

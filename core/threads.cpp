@@ -317,6 +317,8 @@ void Barrier::wait(int32_t count) {
   waited += Clock::now() - begin;
 }
 
+int usual_threads() { return openmp().most ? openmp().most() : 1; }
+
 void parallel(int threads, void (*task)(void* context, int id, int count), void* context,
               Sharing sharing) {
   const Control before = control();

@@ -15,6 +15,9 @@ struct alignas(64) Barrier {
   void wait(int32_t count);
 };
 
+// As many as the application's OpenMP library would use, torch.get_num_threads(); 1 without one.
+int usual_threads();
+
 enum class Sharing { always, where_it_pays };
 
 // Runs task(context, id, count) for id = 0 .. count-1 and returns when all have ended. The caller

@@ -31,6 +31,7 @@ def forward(
     tape: Tensor | None,
     threads: int,
     reduced: bool = False,
+    in_parts: bool = False,
 ) -> None:
     """Fill y, h_n, c_n and tape."""
     spec = _check(cell, x, batch_sizes, (h0, c0, *sum(weights, ())), threads)

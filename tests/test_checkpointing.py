@@ -143,9 +143,9 @@ def test_states_are_kept_and_no_gates(D: int, packed: bool, monkeypatch) -> None
     tapes: list[Tensor] = []
     fill = native.fill
 
-    def spy(cell: Any, reduced: Any, buffers: Any, inputs: Any) -> None:
+    def spy(cell: Any, reduced: Any, buffers: Any, inputs: Any, **how: bool) -> None:
         tapes.append(buffers[3])
-        fill(cell, reduced, buffers, inputs)
+        fill(cell, reduced, buffers, inputs, **how)
 
     monkeypatch.setattr(native, "fill", spy)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
@@ -163,7 +163,7 @@ def test_states_are_kept_and_no_gates(D: int, packed: bool, monkeypatch) -> None
 def test_true_is_the_root_of_t_rounded_up(T: int, every: int, monkeypatch) -> None:
     found: list[int] = []
     monkeypatch.setattr(
-        native, "fill", lambda cell, reduced, buffers, inputs: found.append(len(inputs[0]))
+        native, "fill", lambda cell, reduced, buffers, inputs, **_: found.append(len(inputs[0]))
     )
     results(random_layer(T=T), True)
     assert max(found) == every

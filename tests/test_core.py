@@ -276,12 +276,15 @@ def test_lengths(isa: str, lengths: tuple[int, ...], D: int) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_one_step(isa: str, size: int) -> None:
-    """Single steps go by a route of their own (small.h); more than 32 rows by the general one."""
+    """Single steps of up to 48 rows go by a route of their own (single.h), and few rows are not
+    packed (dots.h)."""
     for dtype in (torch.float32, torch.float64):
         check(Problem(T=1, B=3, I=5, H=size, dtype=dtype))
         check(Problem(T=1, B=1, I=size, H=9, dtype=dtype))
     check(Problem(T=1, B=size, I=3, H=17, threads=3))
-    check(Problem(T=1, B=2, I=size, H=size, states=False, bias=False))
+    check(Problem(T=1, B=2, I=size, H=size, states=False, bias=False, threads=2))
+    check(Problem(T=1, B=48, I=size, H=70, threads=2))
+    check(Problem(T=1, B=49, I=size, H=70))
 
 
 @pytest.mark.parametrize("cell", list(CELLS))
@@ -291,23 +294,6 @@ def test_one_step_of_every_cell(isa: str, cell: str, H: int) -> None:
         check(Problem(T=1, B=B, I=6, H=H, cell=cell))
     check(Problem(T=1, B=4, I=6, H=H, cell=cell, states=False, dtype=torch.float64))
     check(Problem(lengths=(1, 1, 1), I=6, H=H, cell=cell))
-
-
-def test_one_step_has_the_same_bits_on_both_routes(isa: str) -> None:
-    """Forward; 32 rows go by the one route, 33 by the other."""
-    for dtype in (torch.float32, torch.float64):
-        p = Problem(T=1, B=33, I=9, H=37, dtype=dtype)
-        given = make(p)
-        page = on_the_page(p, given)
-        many = on_the_core(p, given, page)
-        few = {k: v if v is None or k == "weights" else v[:, :32] for k, v in given.items()}
-        for k in ("h0", "c0", "d_h_n", "d_c_n", "d_tape"):
-            few[k] = (given[k][:, :, :32] if k == "d_tape" else given[k][:, :32]).contiguous()
-        q = replace(p, B=32)
-        some = on_the_core(q, few, on_the_page(q, few))
-        for name in ("y", "h_n", "c_n"):
-            assert torch.equal(some[name], many[name][:, :32])
-        assert torch.equal(some["tape"], many["tape"][:, :, :32])
 
 
 def test_many_chunks(isa: str) -> None:
@@ -376,7 +362,7 @@ def test_no_worker_reads_what_another_is_yet_to_write(isa: str, P: int | None) -
 
 
 def test_step_by_step_is_the_whole(isa: str) -> None:
-    """A sequence fed one step at a time gives the bits of the sequence fed whole."""
+    """A sequence fed one step at a time, as parts, gives the bits of the sequence fed whole."""
     for B, I, H, dtype in (
         (1, 5, 37, torch.float32),
         (7, 20, 33, torch.float32),
@@ -391,7 +377,10 @@ def test_step_by_step_is_the_whole(isa: str) -> None:
         _core.forward("lstm", x, None, h, c, weights, y, h_n, c_n, None, 1)
         for t in range(6):
             one, h_next, c_next = x.new_empty(1, B, H), torch.empty_like(h), torch.empty_like(c)
-            _core.forward("lstm", x[t : t + 1], None, h, c, weights, one, h_next, c_next, None, 1)
+            _core.forward(
+                "lstm", x[t : t + 1], None, h, c, weights, one, h_next, c_next, None, 1,
+                in_parts=True,
+            )  # fmt: skip
             assert torch.equal(one[0], y[t])
             h, c = h_next, c_next
         assert torch.equal(c, c_n)

@@ -156,6 +156,7 @@ def forward(
     results = native.empty_results(cell, None, x, batch_sizes, h0, weights)
     y, h_n, c_n, _ = results
     stretches = cut(x, batch_sizes, every)
+    in_parts = len(stretches) * D > 1
     R = sum(s.going for s in stretches)
     kept_h, kept_c = x.new_empty(D, R, P), x.new_empty(D, R if cell.has_cell_state else 0, H)
     for d in range(D):
@@ -166,7 +167,7 @@ def forward(
             out, h_end = way.room(half, s), _room(kept_h, s, d)
             c_end = None if c_n is None else _room(kept_c, s, d)
             inputs = (way.take(x, s), s.sizes, h, c, *_of_direction(weights, d))
-            native.fill(cell, reduced, (out, h_end, c_end, None), inputs)
+            native.fill(cell, reduced, (out, h_end, c_end, None), inputs, in_parts=in_parts)
             way.put(half, s, out)
             h = _going(h_end, s, kept_h, h_n, d)
             c = None if c_end is None or c_n is None else _going(c_end, s, kept_c, c_n, d)
@@ -250,7 +251,7 @@ def _again(cell: CellSpec, reduced: bool, inputs: Flat, tape: Tensor) -> tuple[T
     y, h_n, c_n, _ = native.empty_results(cell, None, x, batch_sizes, h0, weights)
     *steps, _ = x.shape
     of_stretch = tape[: x.shape[:-1].numel()].view(1, *steps, *tape.shape[1:])
-    native.fill(cell, reduced, (y, h_n, c_n, of_stretch), inputs)
+    native.fill(cell, reduced, (y, h_n, c_n, of_stretch), inputs, in_parts=True)
     return y, of_stretch
 
 

@@ -140,8 +140,15 @@ def forward(
     return results
 
 
-def fill(cell: CellSpec, reduced: bool, results: Results, inputs: Flat) -> None:
-    """Run a layer into the results, of which y may have any outer strides."""
+def fill(
+    cell: CellSpec, reduced: bool, results: Results, inputs: Flat, *, in_parts: bool = False
+) -> None:
+    """Run a layer into the results, of which y may have any outer strides.
+
+    Args:
+        in_parts: this is a part of a longer run, with the bits of the whole, even if it is one
+            step; such a step is otherwise computed in another order.
+    """
     x, batch_sizes, h0, c0, *weights = inputs
     assert x is not None
     try:
@@ -155,6 +162,7 @@ def fill(cell: CellSpec, reduced: bool, results: Results, inputs: Flat) -> None:
             *results,
             torch.get_num_threads(),
             reduced,
+            in_parts,
         )
     except TypeError as wrong:
         raise DTypeError(*wrong.args) from None

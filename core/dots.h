@@ -1,0 +1,102 @@
+// Products of a few rows with the rows of a matrix as they lie in memory: nothing is packed,
+// nothing is turned. Each result is a dot product, summed in L lanes that are added up at the end;
+// so its last bits are not those of tile.h, which adds one product after the other.
+#pragma once
+#include "shape.h"
+#include "simd.h"
+#include "tile.h"
+
+namespace gatewise::GATEWISE_ISA {
+
+// A part of a dot product: `length` numbers of each row, and of each row of the matrix.
+template <class T>
+struct DotStretch {
+  Lines<const T> rows, matrix;
+  i64 length;
+};
+
+// The sum of the lanes of each of L vectors; sum k stands in lane k.
+template <class T>
+GATEWISE_INLINE Vec<T> sums_of_lanes(Vec<T> (&v)[LANES<T>]) {
+#pragma GCC unroll 4
+  for (int half = LANES<T> / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+    for (int k = 0; k < half; k++) {
+      interleave(v[k], v[k + half]);
+      v[k] = v[k] + v[k + half];
+    }
+  return v[0];
+}
+
+// Rows of the matrix at once: as many as leave registers for all sums.
+template <class T>
+constexpr int lines_at_once(int rows) {
+  int lines = LANES<T>;
+  while (lines * rows > MR * NV) lines /= 2;
+  return lines;
+}
+
+// out[r] = the dot products of row r with L rows of the matrix, of which `lines` exist.
+template <class T, int rows>
+__attribute__((noinline)) void dots_tile(int stretches, const DotStretch<T>* stretch, int lines,
+                                         Lines<T> out) {
+  constexpr int L = LANES<T>, M = lines_at_once<T>(rows);
+  Vec<T> part[rows][L];
+  for (int first = 0; first < L; first += M) {
+    Vec<T> acc[rows][M];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 16
+      for (int m = 0; m < M; m++) acc[r][m] = set1(T(0));
+    for (int s = 0; s < stretches; s++) {
+      const DotStretch<T>& of = stretch[s];
+      const T* w[M];
+#pragma GCC unroll 16
+      for (int m = 0; m < M; m++) w[m] = of.matrix[smaller(first + m, lines - 1)];
+      const auto add = [&](auto get) __attribute__((always_inline)) {
+        Vec<T> x[rows];
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) x[r] = get(of.rows[r]);
+#pragma GCC unroll 16
+        for (int m = 0; m < M; m++) {
+          const Vec<T> line = get(w[m]);
+#pragma GCC unroll 8
+          for (int r = 0; r < rows; r++) acc[r][m] = fma(x[r], line, acc[r][m]);
+        }
+      };
+      i64 k = 0;
+      for (; k + L <= of.length; k += L) add([k](const T* p) { return load(p + k); });
+      if (k < of.length) add([k, n = int(of.length - k)](const T* p) { return load(p + k, n); });
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 16
+      for (int m = 0; m < M; m++) part[r][first + m] = acc[r][m];
+  }
+  for (int r = 0; r < rows; r++) store(out[r], sums_of_lanes<T>(part[r]));
+}
+
+template <class T>
+inline constexpr void (*DOTS_TILES[6])(int, const DotStretch<T>*, int, Lines<T>) = {
+    dots_tile<T, 1>,
+    dots_tile<T, 2>,
+    dots_tile<T, 3>,
+    dots_tile<T, smaller(4, MR)>,
+    dots_tile<T, smaller(5, MR)>,
+    dots_tile<T, MR>};
+
+// The same for any number of rows, in balanced tiles as in tile.h.
+template <class T, int stretches>
+void dots(i64 rows, const DotStretch<T> (&given)[stretches], int lines, Lines<T> out) {
+  DotStretch<T> stretch[stretches];
+  for (int s = 0; s < stretches; s++) stretch[s] = given[s];
+  i64 first = 0;
+  for (i64 left = ceil_div(rows, MR); left > 0; left--) {
+    const i64 count = ceil_div(rows - first, left);
+    DOTS_TILES<T>[count - 1](stretches, stretch, lines, out.from(first));
+    for (int s = 0; s < stretches; s++) stretch[s].rows = stretch[s].rows.from(count);
+    first += count;
+  }
+}
+
+}  // namespace gatewise::GATEWISE_ISA
