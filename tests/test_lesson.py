@@ -43,8 +43,7 @@ def test_the_words_on_bai_et_al_are_true_of_the_results() -> None:
     soon = ("chrono", "forget bias 5, input bias -5", "coupled, f = 1 - i")
     assert all(solved(change) <= 0.2 for change in slow)
     assert all(solved(change) >= 0.8 for change in soon)
-    few = {change for change, outcomes in why.items() if len(outcomes[0]["solved_at"]) < 5}
-    assert few == {"forget bias 0", "input bias -5"}
+    assert all(len(outcomes[0]["solved_at"]) == 5 for outcomes in why.values())
     assert 0 < solved("their settings", -1) < 1
     assert solved("rate 0.01") > solved("their settings")
 
