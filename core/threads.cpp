@@ -138,7 +138,7 @@ class Gain {
   }
 
  private:
-  static constexpr double kLeast = 1.2;
+  static constexpr double kLeast = 1.0;
   static constexpr Duration kFirstAlone = std::chrono::milliseconds(10);
   static constexpr Duration kMostAlone = std::chrono::milliseconds(160);
   static Duration smaller(Duration a, Duration b) { return a < b ? a : b; }
