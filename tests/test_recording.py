@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
 import gatewise
-from gatewise import CELLS, ArgumentError, ShapeError, patching, reference, tracing
+from gatewise import CELLS, ArgumentError, ShapeError, _core, patching, reference, tracing
 from gatewise.recording import Where, put
 
 T, B, I, H = 6, 3, 2, 4
@@ -382,7 +382,10 @@ def test_a_bfloat16_layer_is_patched_in_float32_as_the_kernel_computes() -> None
     x = x_().bfloat16()
     with patching(module, {"l0.fwd.c": lambda value, at: value}):
         patched = module.trace(x)
-    torch.testing.assert_close(patched.c, module.trace(x).c, rtol=0, atol=1e-5)
+    atol = (
+        1e-2 if _core.has_pairs() else 1e-5
+    )  # with products in bfloat16 a run is as near as these
+    torch.testing.assert_close(patched.c, module.trace(x).c, rtol=0, atol=atol)
     assert patched.output.dtype == torch.bfloat16
 
 
