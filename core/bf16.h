@@ -81,11 +81,12 @@ GATEWISE_INLINE IntV set1(Pair s) { return IntV{} + int32_t(s); }
 GATEWISE_INLINE FloatV widened(ShortV v) {
   return (FloatV)(__builtin_convertvector(v, BitsV) << 16);
 }
-GATEWISE_INLINE FloatV load(const Bf16* p) {
+GATEWISE_INLINE ShortV load_short(const Bf16* p) {
   ShortV v;
   __builtin_memcpy(&v, p, sizeof v);
-  return widened(v);
+  return v;
 }
+GATEWISE_INLINE FloatV load(const Bf16* p) { return widened(load_short(p)); }
 GATEWISE_INLINE FloatV load(const Bf16* p, int n) { return widened(load_short(p, n)); }
 GATEWISE_INLINE void store(Bf16* p, FloatV v) {
   const ShortV s = shortened(v);

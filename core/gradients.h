@@ -85,11 +85,12 @@ struct Gradients {
     const Share mine = g.team.of(operands<E>(c.tokens));
     for (i64 j = 0; j < u.J; j++)
       for (i64 k = mine.begin; k < mine.end; k++)
-        for (i64 n = 0; n < u.W; n += L)
-          store(g.d_z_sum(j) + k * u.W + n, operand<E>([&](int of) {
-                  const i64 at = k * numbers + of;
-                  return at < c.tokens ? load(g.d_z(j, at) + n) : Vec<T>{};
-                }));
+        for (i64 n = 0; n < u.W; n += L) {
+          const auto line = [&](i64 at) {
+            return at < c.tokens ? load_short(g.d_z(j, at) + n) : ShortV{};
+          };
+          store(g.d_z_sum(j) + k * u.W + n, paired(line(2 * k), line(2 * k + 1)));
+        }
   }
 
   // d_x = d_z W_ih for my share of the tokens.

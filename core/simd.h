@@ -284,10 +284,10 @@ GATEWISE_INLINE void interleave(DoubleV& a, DoubleV& b) {
 
 // bfloat16: the upper half of a float, rounded to nearest even. A dot product takes them in pairs,
 // a pair to each 32-bit lane, the even one in the low half, and adds to a float.
-#if defined(__AVX512BF16__) || defined(GATEWISE_WIDE)
-#define GATEWISE_PAIRS
 typedef uint16_t ShortV __attribute__((vector_size(VECTOR_BYTES / 2)));
 typedef uint32_t BitsV __attribute__((vector_size(VECTOR_BYTES)));
+#if defined(__AVX512BF16__) || defined(GATEWISE_WIDE)
+#define GATEWISE_PAIRS
 #endif
 #if defined(__AVX512BF16__)
 GATEWISE_INLINE ShortV shortened(FloatV v) { return (ShortV)_mm512_cvtneps_pbh((__m512)v); }
