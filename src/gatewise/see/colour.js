@@ -69,13 +69,13 @@ for (const theme of Object.keys(stops)) {
 }
 
 // A scale: how a number becomes a place among 256 colours, and back.
-//   gate: 0 .. 1    signed: -limit .. limit; a power below 1 lets small values be seen
+//   gate: 0 .. 1    signed: -limit .. limit; the power 1/3 lets small values be seen
 export function scale(kind, limit = 1, power = 1) {
   if (kind === "gate") {
     return { kind, limit: 1, power: 1, place: (v) => Math.round(255 * v), value: (k) => k / 255 };
   }
-  const bend = power === 1 ? (v) => v : (v) => Math.sign(v) * Math.abs(v) ** power;
-  const back = power === 1 ? (v) => v : (v) => Math.sign(v) * Math.abs(v) ** (1 / power);
+  const bend = power === 1 ? (v) => v : Math.cbrt;
+  const back = power === 1 ? (v) => v : (v) => v ** 3;
   return {
     kind,
     limit,

@@ -34,24 +34,26 @@ export function heat({ data, width }, rows, a, b, scaled, theme, across, down) {
   const ratio = window.devicePixelRatio || 1;
   const [wide, tall] = [across, down].map((size) => Math.max(1, Math.round(size * ratio)));
   const [n, m] = [Math.min(b - a, wide), Math.min(rows.length, tall)];
-  const sums = new Float32Array(n * m);
-  const counts = new Uint16Array(n * m);
-  const rowOf = Uint32Array.from(rows, (_, r) => Math.floor((r * m) / rows.length) * n);
-  for (let t = a; t < b; t++) {
-    const column = Math.floor(((t - a) * n) / (b - a));
-    for (let r = 0; r < rows.length; r++) {
-      sums[rowOf[r] + column] += data[t * width + rows[r]];
-      counts[rowOf[r] + column] += 1;
-    }
-  }
+  const units = Uint32Array.from(rows);
+  const rowOf = units.map((_, r) => Math.floor((r * m) / rows.length));
+  const unitsIn = new Uint32Array(m); // how many share a row of pixels
+  for (const row of rowOf) unitsIn[row] += 1;
   const image = new ImageData(n, m);
   const out = new Uint32Array(image.data.buffer);
   const colours = palette(theme, scaled.kind);
-  for (let k = 0; k < out.length; k++) {
-    const v = sums[k] / counts[k];
-    out[k] = Number.isFinite(v)
-      ? colours[Math.max(0, Math.min(255, scaled.place(v)))]
-      : colours[256];
+  const sums = new Float64Array(m);
+  for (let column = 0, t = a; column < n; column++) {
+    const [from, to] = [t, a + Math.ceil(((column + 1) * (b - a)) / n)];
+    sums.fill(0);
+    for (; t < to; t++) {
+      for (let r = 0; r < units.length; r++) sums[rowOf[r]] += data[t * width + units[r]];
+    }
+    for (let row = 0; row < m; row++) {
+      const v = sums[row] / (unitsIn[row] * (to - from));
+      out[row * n + column] = Number.isFinite(v)
+        ? colours[Math.max(0, Math.min(255, scaled.place(v)))]
+        : colours[256];
+    }
   }
   const small = new OffscreenCanvas(n, m);
   small.getContext("2d").putImageData(image, 0, 0);
