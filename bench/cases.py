@@ -15,10 +15,10 @@ from gatewise.spec import CELLS
 Mode = Literal["training", "inference"]
 What = Literal["layer", "step", "cells", "trace", "model", "contention", "memory"]
 
-OURS, TORCH = "gatewise.LSTM", "torch.nn.LSTM"
+OURS, TORCH, STREAM = "gatewise.LSTM", "torch.nn.LSTM", "gatewise.Stream"
 PAIR = (OURS, TORCH)
 CHECKPOINT = OURS + " checkpoint"  # keeps states every ceil(sqrt(T)) steps instead of the gates
-BF16 = " bf16"  # behind an entrant's name: it runs under bfloat16 autocast
+BF16 = " bf16"  # behind an entrant's name: under bfloat16 autocast; of a step, a module in bfloat16
 
 GROUPS = {
     "fp32": "float32, one layer",
@@ -170,7 +170,7 @@ def _modules() -> list[Case]:
     cases = [
         Case("gates", 100, 32, H, H, entrants=others, quick=H == 64) for H in (64, 128, 256, 512)
     ]
-    one = ("gatewise.Stream", OURS, TORCH)
+    one = (STREAM, STREAM + BF16, OURS, TORCH, TORCH + BF16)
     cases += [
         Case("step", 1, 1, H, H, "inference", what="step", entrants=one, quick=H == 64)
         for H in (32, 64, 128, 256, 512)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import Any
 
-from bench.cases import BF16, CHECKPOINT, OURS, PAIR, TORCH, Case, work
+from bench.cases import BF16, CHECKPOINT, OURS, PAIR, STREAM, TORCH, Case, work
 from bench.timing import exponent
 
 Json = dict[str, Any]
@@ -145,10 +145,11 @@ def _gates(rows: list[Json], _: Json) -> Iterator[Verdict]:
 def _one_step(rows: list[Json], _: Json) -> Iterator[Verdict]:
     kernel = {32: 0.26, 64: 1.25, 128: 5.0, 256: 22.0}
     for row in _of(rows, "step"):
-        H, stream = row["case"]["H"], row["times"].get("gatewise.Stream")
-        if H in kernel and stream:
-            yield _at_most(f"a step of Stream at H = {H}", kernel[H] + 0.6, stream["median"] * 1e6,
-                           " us")  # fmt: skip
+        H = row["case"]["H"]
+        for how, part in (("", 1.0), (BF16, 0.5)):
+            if H in kernel and STREAM + how in row["times"]:
+                yield _at_most(f"a step of Stream{how} at H = {H}", part * kernel[H] + 0.6,
+                               row["times"][STREAM + how]["median"] * 1e6, " us")  # fmt: skip
 
 
 def _cells(rows: list[Json], _: Json) -> Iterator[Verdict]:

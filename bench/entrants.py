@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import gatewise
 from bench import peers
-from bench.cases import BF16, CHECKPOINT, Case
+from bench.cases import BF16, CHECKPOINT, STREAM, Case
 from bench.timing import Entrant
 
 _core: Any = importlib.import_module("gatewise._core")
@@ -144,21 +144,18 @@ def _forced(isa: str, run: Entrant) -> Entrant:
 
 
 def _step(name: str, problem: Problem) -> Entrant:
-    """One step of one sequence, the state carried along."""
-    x = problem.x
-    if name == "gatewise.Stream":
-        try:
-            lstm: Any = problem.module(gatewise, "LSTM")
-            stream = gatewise.Stream(lstm, batch=problem.case.B)
-        except AttributeError:
-            raise Missing("this version of gatewise has no Stream") from None
-        x_t, step = x[0], stream.step
+    """One step of one sequence, the state carried along; bf16: a module in bfloat16."""
+    name, low, _ = name.partition(BF16)
+    dtype = torch.bfloat16 if low else problem.x.dtype
+    x, module = problem.x.to(dtype), problem.module(_source(name), "LSTM").to(dtype)
+    if name == STREAM:
+        lstm: Any = module
+        x_t, step = x[0], gatewise.Stream(lstm, batch=problem.case.B).step
 
         def stream_step() -> object:
             return step(x_t)
 
         return stream_step
-    module = problem.module(_source(name), "LSTM")
     with torch.inference_mode():
         state = module(x)[1]
 

@@ -115,6 +115,12 @@ class Arrays {
     a.present = true;
     return a;
   }
+  Array read(const ExchangeTable& table, nb::handle object, const char* name) {
+    Array a;
+    from_exchange(table, object, name, a);
+    a.present = true;
+    return a;
+  }
 
   // The table of a type, or null. The last types are remembered, with a reference, so that no new
   // type can come to stand where one of them was: torch's Tensor and Parameter take turns.
@@ -244,7 +250,7 @@ struct Fresh {
     return reinterpret_cast<T*>(numbers());
   }
 
-  static Fresh* make(int bytes, std::initializer_list<int64_t> shape) {
+  static Fresh* make(int bytes, std::initializer_list<int64_t> shape, Code code = kFloat) {
     int64_t size = bytes;
     for (int64_t n : shape) size *= n;
     // malloc and not aligned_alloc, which is three times slower for small blocks.
@@ -254,7 +260,7 @@ struct Fresh {
     for (int64_t n : shape) fresh->shape[ndim++] = n;
     for (int64_t k = ndim, step = 1; k-- > 0; step *= fresh->shape[k]) fresh->strides[k] = step;
     fresh->owned = {1, 0, nullptr, [](OwnedTensor* self) { std::free(self); }, 0, {}};
-    fresh->owned.tensor = {fresh->numbers(), kCpu,           0, ndim, kFloat, uint8_t(8 * bytes), 1,
+    fresh->owned.tensor = {fresh->numbers(), kCpu,           0, ndim, code, uint8_t(8 * bytes), 1,
                            fresh->shape,     fresh->strides, 0};
     return fresh;
   }

@@ -186,9 +186,68 @@ nb::tuple step_gradient(const std::string& cell, nb::tuple wanted, nb::handle x,
                         : backward<double>(s, wanted, h, c, weights, tape, d_h_n, d_c_n, sums);
 }
 
+// What is asked of the weights at every step of a loop: are they the same tensors, as they were?
+// Their state is the dtype of the first, which is that of all, or no step is taken; then two
+// numbers each: torch's count of changes in place, and whether a gradient is wanted.
+class StateOf {
+ public:
+  explicit StateOf(const nb::tuple& tensors) : tensors_(tensors) {}
+
+  std::size_t size() const { return 1 + 2 * tensors_.size(); }
+
+  nb::object at(std::size_t k) const {
+    static PyObject* const names[] = {PyUnicode_InternFromString("requires_grad"),
+                                      PyUnicode_InternFromString("_version"),
+                                      PyUnicode_InternFromString("dtype")};
+    const nb::handle t = tensors_[k ? (k - 1) / 2 : 0];
+    if (t.is_none()) return nb::none();
+    nb::object value = nb::steal(PyObject_GetAttr(t.ptr(), names[k ? k % 2 : 2]));
+    if (value.is_valid()) return value;
+    PyErr_Clear();  // a tensor made in inference mode has no count
+    return nb::none();
+  }
+
+  // Whether it is that of before, from `first` on in steps.
+  bool is(const nb::tuple& before, std::size_t first, std::size_t step) const {
+    if (before.size() != size()) fail("before: expected the state of these tensors");
+    for (std::size_t k = first; k < size(); k += step) {
+      const int same = PyObject_RichCompareBool(at(k).ptr(), before[k].ptr(), Py_EQ);
+      if (same < 0) throw nb::python_error();
+      if (!same) return false;
+    }
+    return true;
+  }
+
+ private:
+  const nb::tuple& tensors_;
+};
+
+nb::tuple state(nb::tuple tensors) {
+  const StateOf of(tensors);
+  nb::list all;
+  for (std::size_t k = 0; k < of.size(); k++) all.append(of.at(k));
+  return nb::tuple(all);
+}
+
+bool are(nb::tuple tensors, nb::tuple others, nb::tuple before) {
+  if (tensors.size() != others.size()) return false;
+  for (std::size_t k = 0; k < tensors.size(); k++)
+    if (!tensors[k].is(others[k])) return false;
+  return StateOf(tensors).is(before, 0, 1);
+}
+
+bool changed(nb::tuple tensors, nb::tuple before) { return !StateOf(tensors).is(before, 1, 2); }
+
 }  // namespace
 
 void bind_step(nb::module_& m) {
+  m.def("state", state, "tensors"_a,
+        "Of tensors, None among them: the dtype of the first; then of each how often it was changed"
+        " in place and whether it wants a gradient.");
+  m.def("are", are, "tensors"_a, "others"_a, "before"_a,
+        "Whether the tensors are those others and their state is that of before.");
+  m.def("changed", changed, "tensors"_a, "before"_a,
+        "Whether one of the tensors was changed in place since it was in that state.");
   m.def(
       "step", step, "cell"_a, "x"_a, "h"_a.none(), "c"_a.none(), "weights"_a, "keep_tape"_a,
       "One step of a small layer of one direction, on torch tensors: (h, c or None, tape or None)."

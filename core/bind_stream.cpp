@@ -39,6 +39,7 @@ class Watched {
  public:
   Watched(nb::dict holder, nb::str name, nb::object tensor)
       : holder_(std::move(holder)), name_(std::move(name)), tensor_(std::move(tensor)) {
+    table_ = Arrays::exchange(Py_TYPE(tensor_.ptr()));
     version_ = version();
     data_ = read(&bytes_);
     sums_.reserve(std::size_t(blocks()));
@@ -81,7 +82,8 @@ class Watched {
   // Where the numbers are, and how many bytes of them; none where they do not lie in one piece.
   const char* read(i64* bytes) const {
     Arrays arrays;
-    const Array a = arrays.read(tensor_, "weight");
+    const Array a =
+        table_ ? arrays.read(*table_, tensor_, "weight") : arrays.read(tensor_, "weight");
     *bytes = a.bytes;
     for (int k = 0; k < a.ndim; k++) *bytes *= a.shape[k];
     if (!a.contiguous()) *bytes = 0;
@@ -104,6 +106,7 @@ class Watched {
   nb::dict holder_;
   nb::str name_;
   nb::object tensor_;
+  const ExchangeTable* table_;
   i64 version_ = 0, bytes_ = 0, next_ = 0;
   const char* data_ = nullptr;
   std::vector<uint64_t> sums_;
@@ -114,9 +117,9 @@ class Watched {
 template <class T>
 class Layers {
  public:
-  Layers(const std::string& cell, i64 batch, const std::vector<nb::tuple>& weights)
+  Layers(const std::string& cell, i64 batch, bool brief, const std::vector<nb::tuple>& weights)
       : kernels_(kernels<T>()) {
-    StreamPlan<T> plan{cell_index(cell), batch, i64(weights.size()), nullptr};
+    StreamPlan<T> plan{cell_index(cell), brief, batch, i64(weights.size()), nullptr};
     const Cell& row = CELLS[plan.cell].cell;
     gated_ = row.has_cell_state();
     Arrays arrays;
@@ -154,10 +157,10 @@ class Layers {
   void step(const char* x, i64 row, char* y) {
     struct Context {
       const Layers& self;
-      const T* x;
+      const char* x;
       i64 row;
-      T* y;
-    } context{*this, reinterpret_cast<const T*>(x), row, reinterpret_cast<T*>(y)};
+      char* y;
+    } context{*this, x, row, y};
     parallel(
         1,
         [](void* c, int, int) {
@@ -210,15 +213,20 @@ constexpr i64 kHoldLock = i64(5) << 20;
 
 class StreamCore {
  public:
-  StreamCore(const std::string& cell, i64 batch, bool f64, const std::vector<nb::tuple>& weights,
-             const std::vector<nb::tuple>& watched, nb::object is_recording, nb::object numpy_empty,
-             nb::object dtype)
-      : layers_(f64 ? Either(std::in_place_index<1>, cell, batch, weights)
-                    : Either(std::in_place_index<0>, cell, batch, weights)),
+  StreamCore(const std::string& cell, i64 batch, const std::string& dtype,
+             const std::vector<nb::tuple>& weights, const std::vector<nb::tuple>& watched,
+             nb::object is_recording, nb::object numpy_empty, nb::object numpy_dtype)
+      : layers_(dtype == "float64"
+                    ? Either(std::in_place_index<1>, cell, batch, false, weights)
+                    : Either(std::in_place_index<0>, cell, batch, dtype == "bfloat16", weights)),
         is_recording_(std::move(is_recording)),
         numpy_empty_(std::move(numpy_empty)),
-        dtype_(std::move(dtype)),
-        bytes_(f64 ? 8 : 4) {
+        numpy_dtype_(std::move(numpy_dtype)),
+        dtype_(dtype),
+        code_(dtype == "bfloat16" ? kBfloat : kFloat),
+        bytes_(dtype == "float64"   ? 8
+               : dtype == "float32" ? 4
+                                    : 2) {
     with([&](auto& layers) {
       I_ = layers.I, H_ = layers.H, P_ = layers.P;
       B_ = layers.B, L_ = layers.L, work_ = layers.work;
@@ -249,11 +257,13 @@ class StreamCore {
       return nb::borrow(out);
     }
     if (table && table->to_python) {
-      Fresh* fresh = in.ndim == 2 ? Fresh::make(bytes_, {B_, P_}) : Fresh::make(bytes_, {P_});
+      Fresh* fresh =
+          in.ndim == 2 ? Fresh::make(bytes_, {B_, P_}, code_) : Fresh::make(bytes_, {P_}, code_);
       run(in.data, row, fresh->numbers());
       return fresh->give(*table);
     }
-    PyObject* args[] = {nullptr, shapes_[in.ndim - 1].ptr(), dtype_.ptr()};
+    if (numpy_dtype_.is_none()) fail_type("x: expected a torch tensor; numpy has no " + dtype_);
+    PyObject* args[] = {nullptr, shapes_[in.ndim - 1].ptr(), numpy_dtype_.ptr()};
     nb::object made = nb::steal(PyObject_Vectorcall(numpy_empty_.ptr(), args + 1,
                                                     2 | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
     if (!made.is_valid()) throw nb::python_error();
@@ -321,8 +331,8 @@ class StreamCore {
       fail(std::string(name) + ": expected shape " + shape + ", got " +
            (a.present ? a.describe() : "None"));
     }
-    if (a.code != kFloat || a.bytes != bytes_)
-      fail_type(std::string(name) + ": expected " + (bytes_ == 4 ? "float32" : "float64") +
+    if (a.code != code_ || a.bytes != bytes_)
+      fail_type(std::string(name) + ": expected " + dtype_ +
                 ", as the weights are; convert it first");
   }
 
@@ -354,9 +364,11 @@ class StreamCore {
   std::vector<Watched> watched_;
   std::size_t turn_ = 0;  // who is counted next
   std::optional<std::string> stale_;
-  nb::object is_recording_, numpy_empty_, dtype_;
+  nb::object is_recording_, numpy_empty_, numpy_dtype_;
+  std::string dtype_;
   nb::tuple shapes_[2];
   i64 I_ = 0, H_ = 0, P_ = 0, B_ = 0, L_ = 0, work_ = 0;
+  Code code_;
   int bytes_;
   bool busy_ = false;
 };
@@ -365,11 +377,13 @@ class StreamCore {
 
 void bind_stream(nb::module_& m) {
   nb::class_<StreamCore>(m, "Stream", "Layers that run one step a call. gatewise.Stream wraps it.")
-      .def(nb::init<const std::string&, i64, bool, const std::vector<nb::tuple>&,
-                    const std::vector<nb::tuple>&, nb::object, nb::object, nb::object>(),
-           "cell"_a, "batch"_a, "f64"_a, "weights"_a, "watched"_a, "is_recording"_a,
-           "numpy_empty"_a, "dtype"_a,
-           "weights: (W_ih, W_hh, b_ih, b_hh, W_hr, peep) a layer. watched: (dict, key, tensor).")
+      .def(
+          nb::init<const std::string&, i64, const std::string&, const std::vector<nb::tuple>&,
+                   const std::vector<nb::tuple>&, nb::object, nb::object, nb::object>(),
+          "cell"_a, "batch"_a, "dtype"_a, "weights"_a, "watched"_a, "is_recording"_a,
+          "numpy_empty"_a, "numpy_dtype"_a.none(),
+          "dtype: of x and the results: float32, float64 or bfloat16. weights: (W_ih, W_hh, b_ih,"
+          " b_hh, W_hr, peep) a layer, those of bfloat16 as float32. watched: (dict, key, tensor).")
       .def("step", &StreamCore::step, "x"_a.none(), "out"_a.none(), "One step of all layers.")
       .def("reset", &StreamCore::reset, "All states to zero.")
       .def("exchange", &StreamCore::exchange, "h"_a, "c"_a.none(), "load"_a,

@@ -79,7 +79,8 @@ struct BackwardCall {
 // packed.
 template <class T>
 struct StreamPlan {
-  int cell;  // index in CELLS
+  int cell;    // index in CELLS
+  bool brief;  // x, y and the weights are bfloat16; the weights come widened
   i64 B, count;
   struct Layer {
     i64 I, H, P;
@@ -105,11 +106,12 @@ struct Kernels {
   void (*backward)(BackwardCall<T>&, int id, int count);
   void (*activations)(const T* x, T* sigmoid, T* tanh, i64 n);  // for the test that measures them
   // A stream lives in stream_bytes() of memory, 64-byte aligned, and only there; stream_pack fills
-  // it but for the states. A step reads x, (B, I) with rows `row` apart, and writes y, (B, P).
+  // it but for the states. A step reads x, (B, I) with rows `row` apart, and writes y, (B, P); both
+  // of T, or of bfloat16 where the plan is brief.
   i64 (*stream_bytes)(const StreamPlan<T>&);
   void (*stream_pack)(const StreamPlan<T>&, unsigned char* memory);
   StreamState<T> (*stream_state)(unsigned char* memory, i64 layer);
-  void (*stream_step)(unsigned char* memory, const T* x, i64 row, T* y);
+  void (*stream_step)(unsigned char* memory, const void* x, i64 row, void* y);
   i64 (*probe)(i64 rounds, T* sink);  // for the bench: see probe.h
 };
 

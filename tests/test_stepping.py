@@ -77,6 +77,47 @@ def test_a_pass_inside_a_pass() -> None:
     assert_close(*found)
 
 
+def by_data(p: list[Any]) -> None:
+    for t in p:
+        t.data.mul_(1.5)
+
+
+def by_other_data(p: list[Any]) -> None:
+    for t in p:
+        t.data = t.data * 1.5
+
+
+def by_vector(p: list[Any]) -> None:
+    with torch.no_grad():
+        vector = 1.5 * torch.nn.utils.parameters_to_vector(p)
+    torch.nn.utils.vector_to_parameters(vector, p)
+
+
+def by_foreach(p: list[Any]) -> None:
+    with torch.no_grad():
+        torch._foreach_mul_(p, 1.5)
+
+
+def by_numpy(p: list[Any]) -> None:
+    for t in p:
+        t.detach().numpy()[:] *= 1.5
+
+
+@pytest.mark.parametrize("gradients", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("change", [by_data, by_other_data, by_vector, by_foreach, by_numpy])
+def test_changed_weights_are_used_at_once(change, gradients) -> None:
+    """Nothing of what the weights hold is kept, so a change is seen by whatever door it came."""
+    ours, theirs = twins(dtype=torch.float32)
+    x = torch.randn(3, 2, 4)
+    with torch.set_grad_enabled(gradients):
+        for _ in range(3):
+            for cell in (ours, theirs):
+                change(list(cell.parameters()))
+            assert_close([loop(ours, x).detach()], [loop(theirs, x).detach()])
+            if gradients:
+                assert_close(grads(ours, x), grads(theirs, x))
+
+
 def test_only_the_input() -> None:
     ours, theirs = twins()
     x = torch.randn(3, 2, 4, dtype=F64, requires_grad=True)

@@ -174,12 +174,112 @@ def test_what_cannot_be_a_stream() -> None:
     for batch in (0, -1, 1.0, True, "1"):
         with pytest.raises(ArgumentError, match="batch"):
             Stream(gatewise.LSTM(3, 5), batch)  # type: ignore[arg-type]
-    with pytest.raises(DTypeError, match="float32 or float64"):
-        Stream(gatewise.LSTM(3, 5, dtype=torch.bfloat16))
+    with pytest.raises(DTypeError, match="float32, float64 or bfloat16"):
+        Stream(gatewise.LSTM(3, 5, dtype=torch.float16))
     mixed = gatewise.LSTM(3, 5)
     mixed.bias_hh_l0 = torch.nn.Parameter(mixed.bias_hh_l0.double())
     with pytest.raises(DTypeError, match="one dtype"):
         Stream(mixed)
+
+
+# --- bfloat16 ------------------------------------------------------------------------------------
+
+# Where pairs of bfloat16 are multiplied, a module rounds h at every step, and has other bits.
+FLOAT = [isa for isa in _core.info()["isas"] if isa not in ("avx512bf16", "wide")]
+
+
+@pytest.mark.parametrize("isa", FLOAT, indirect=True)
+@pytest.mark.parametrize("cell", list(CELLS))
+def test_the_bits_of_the_whole_in_bfloat16(isa, cell) -> None:
+    """Every cell; odd sizes; with projection and without; what layers hand on."""
+    for B, I, H, P, L, bias in (
+        (1, 1, 1, 0, 1, True),
+        (1, 5, 19, 0, 2, True),
+        (1, 13, 150, 67, 2, False),
+        (1, 129, 128, 0, 1, True),
+        (2, 131, 90, 0, 3, True),
+        (3, 70, 97, 96, 1, True),
+        (7, 20, 150, 0, 1, True),
+        (50, 40, 130, 33, 1, True),
+    ):
+        lstm = gatewise.LSTM(I, H, L, bias=bias, proj_size=P, cell=cell, dtype=torch.bfloat16)
+        stream, x = Stream(lstm, B), torch.randn(4, B, I).bfloat16()
+        want, state = whole(lstm, x)
+        for y, x_t in zip(want, x, strict=True):
+            got = stream.step(x_t)
+            assert got.dtype == torch.bfloat16
+            assert torch.equal(got, y), (B, I, H, P)
+        assert equal(stream.state, state)
+
+
+@pytest.mark.parametrize(("B", "H"), [(1, 32), (1, 65), (8, 128)])
+def test_bfloat16_is_no_further_from_float64_than_torch(isa, B, H) -> None:
+    torch.manual_seed(3)
+    theirs = torch.nn.LSTM(H, H, dtype=torch.bfloat16)
+    ours = gatewise.LSTM(H, H, dtype=torch.bfloat16)
+    ours.load_state_dict(theirs.state_dict())
+    stream, x = Stream(ours, B), torch.randn(60, B, H).bfloat16()
+    with torch.no_grad():
+        exact = copy.deepcopy(theirs).double()(x.double())[0]
+        both = theirs(x)[0], torch.stack([stream.step(x_t) for x_t in x])
+    off = [(y.double() - exact).norm() / exact.norm() for y in both]
+    assert off[1] < off[0]
+    assert off[1] < 2e-3, "a rounding of y alone"
+
+
+def test_bfloat16_in_and_out() -> None:
+    stream, x = Stream(gatewise.LSTM(3, 5, dtype=torch.bfloat16)), torch.randn(1, 3)
+    out = torch.empty(1, 5, dtype=torch.bfloat16)
+    assert stream.step(x.bfloat16(), out) is out
+    assert all(s.dtype == torch.bfloat16 for s in stream.state)
+    for wrong in (x, x.numpy(), x.half()):
+        with pytest.raises(DTypeError, match="x: expected bfloat16"):
+            stream.step(wrong)
+    with pytest.raises(DTypeError, match="out: expected bfloat16"):
+        stream.step(x.bfloat16(), out.float())
+
+
+class Foreign:
+    """An array of a library that knows DLPack, and neither torch nor buffers."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        self.numbers = numbers
+
+    def __dlpack__(self, **how: Any) -> Any:
+        return self.numbers.__dlpack__(**how)
+
+    def __dlpack_device__(self) -> Any:
+        return self.numbers.__dlpack_device__()
+
+
+def test_bfloat16_of_another_library() -> None:
+    """Its results would be numpy's, which has no such numbers; but they may go to a tensor."""
+    lstm, x = gatewise.LSTM(3, 5, dtype=torch.bfloat16), torch.randn(1, 3).bfloat16()
+    stream, out = Stream(lstm), torch.empty(1, 5, dtype=torch.bfloat16)
+    with pytest.raises(DTypeError, match="numpy has no bfloat16"):
+        stream.step(Foreign(x))  # type: ignore[type-var]
+    stream.step(Foreign(x), out)  # type: ignore[type-var]
+    assert torch.equal(out, Stream(lstm).step(x))
+
+
+def test_nan_and_infinity_in_bfloat16() -> None:
+    stream = Stream(gatewise.LSTM(3, 20, dtype=torch.bfloat16), 3)
+    x = torch.randn(3, 3).bfloat16()
+    x[0, 1], x[1, 1] = float("nan"), float("inf")
+    y = stream.step(x)
+    assert y[0].isnan().all()
+    assert y[1:].isfinite().all()
+
+
+@pytest.mark.parametrize("isa", FLOAT, indirect=True)
+def test_what_is_between_steps_is_not_rounded(isa) -> None:
+    """Neither by a copy nor by reload."""
+    lstm, x = gatewise.LSTM(3, 5, dtype=torch.bfloat16), torch.randn(30, 1, 3).bfloat16()
+    stream, want = Stream(lstm), whole(lstm, x)[0]
+    for x_t, y in zip(x, want, strict=True):
+        assert torch.equal(stream.step(x_t), y)
+        stream = copy.deepcopy(stream)
+        stream.reload()
 
 
 # --- state ---------------------------------------------------------------------------------------
@@ -274,8 +374,29 @@ def new_data(lstm: Any) -> None:
     lstm.bias_hh_l1.data = lstm.bias_hh_l1.data.clone()
 
 
+def optimize(lstm: Any, **how: bool) -> None:
+    optimizer = torch.optim.Adam(lstm.parameters(), lr=0.1, **how)
+    lstm(torch.randn(3, 1, 3))[0].sum().backward()
+    optimizer.step()
+
+
+def add_to_each(lstm: Any) -> None:
+    with torch.no_grad():
+        torch._foreach_add_(list(lstm.parameters()), 0.5)
+
+
+def from_vector(lstm: Any) -> None:
+    count = sum(p.numel() for p in lstm.parameters())
+    torch.nn.utils.vector_to_parameters(torch.rand(count), lstm.parameters())
+
+
 AT_ONCE = {
     "training": training_step,
+    "Adam, one by one": lambda lstm: optimize(lstm, foreach=False),
+    "Adam, foreach": lambda lstm: optimize(lstm, foreach=True),
+    "Adam, fused": lambda lstm: optimize(lstm, fused=True),
+    "_foreach_add_": add_to_each,
+    "vector_to_parameters": from_vector,
     "load_state_dict": lambda lstm: lstm.load_state_dict(gatewise.LSTM(3, 5, 2).state_dict()),
     "assigned": lambda lstm: lstm.load_state_dict(gatewise.LSTM(3, 5, 2).state_dict(), assign=True),
     "another parameter": swap_weight,

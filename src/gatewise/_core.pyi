@@ -7,6 +7,21 @@ from typing import Any
 from collections.abc import Sequence
 
 
+def state(tensors: tuple[Any, ...]) -> tuple[Any, ...]:
+    """
+    Of tensors, None among them: the dtype of the first; then of each how often it was changed in place and whether it wants a gradient.
+    """
+
+def are(tensors: tuple[Any, ...], others: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
+    """
+    Whether the tensors are those others and their state is that of before.
+    """
+
+def changed(tensors: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
+    """
+    Whether one of the tensors was changed in place since it was in that state.
+    """
+
 def step(cell: str, x: object, h: object | None, c: object | None, weights: tuple[Any, ...], keep_tape: bool) -> tuple[Any, ...]:
     """
     One step of a small layer of one direction, on torch tensors: (h, c or None, tape or None). What does not fit, is not contiguous or is too large raises TypeError or ValueError.
@@ -20,9 +35,9 @@ def step_gradient(cell: str, wanted: tuple[Any, ...], x: object, h: object | Non
 class Stream:
     """Layers that run one step a call. gatewise.Stream wraps it."""
 
-    def __init__(self, cell: str, batch: int, f64: bool, weights: Sequence[tuple[Any, ...]], watched: Sequence[tuple[Any, ...]], is_recording: object, numpy_empty: object, dtype: object) -> None:
+    def __init__(self, cell: str, batch: int, dtype: str, weights: Sequence[tuple[Any, ...]], watched: Sequence[tuple[Any, ...]], is_recording: object, numpy_empty: object, numpy_dtype: object | None) -> None:
         """
-        weights: (W_ih, W_hh, b_ih, b_hh, W_hr, peep) a layer. watched: (dict[str, Any], key, tensor).
+        dtype: of x and the results: float32, float64 or bfloat16. weights: (W_ih, W_hh, b_ih, b_hh, W_hr, peep) a layer, those of bfloat16 as float32. watched: (dict[str, Any], key, tensor).
         """
 
     def step(self, x: object | None, out: object | None) -> object:

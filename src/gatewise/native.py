@@ -44,6 +44,10 @@ _DETACH = not hasattr(Tensor, "__dlpack_c_exchange_api__")
 FIELDS = 6
 W_HH, B_IH = 1, 2
 
+#: Of tensors, None among them: their state (changes in place, wish for a gradient, dtype), and
+#: whether they are others in that state, or have been changed in place since.
+state, are, changed = _core.state, _core.are, _core.changed
+
 Flat = Sequence[Tensor | None]
 Results = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 Tensors = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -271,7 +275,12 @@ def fill_gradients(
 
 
 def step(
-    cell: CellSpec, keep_tape: bool, x: Tensor, h: Tensor | None, c: Tensor | None, weights: Flat
+    cell: CellSpec,
+    keep_tape: bool,
+    x: Tensor,
+    h: Tensor | None,
+    c: Tensor | None,
+    weights: tuple[Tensor | None, ...],
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Run one step of a small layer: x (B, I) to h (B, H), c (B, H), tape (B, S, H).
 
@@ -279,7 +288,7 @@ def step(
         ValueError, TypeError: what does not fit, does not lie in one piece, or is too large.
     """
     found: tuple[Tensor, Tensor | None, Tensor | None]
-    found = _core.step(cell.name, x, h, c, tuple(weights), keep_tape)
+    found = _core.step(cell.name, x, h, c, weights, keep_tape)
     return found
 
 
@@ -301,12 +310,13 @@ def step_gradient(
         wanted: for each of x, h, c, whether its gradient is.
         sums: what d_W_ih, d_W_hh and d_b (one for both biases) are added to, or None.
     """
-    args = cell.name, wanted, x, h, c, weights, tape
     found: tuple[Tensor | None, ...]
+    name = cell.name
     try:
-        found = _core.step_gradient(*args, d_h_n, d_c_n, sums)
+        found = _core.step_gradient(name, wanted, x, h, c, weights, tape, d_h_n, d_c_n, sums)
     except (TypeError, ValueError, RuntimeError):  # before anything is done
-        found = _core.step_gradient(*args, _dense(d_h_n), _dense(d_c_n), sums)
+        d_h_n, d_c_n = _dense(d_h_n), _dense(d_c_n)
+        found = _core.step_gradient(name, wanted, x, h, c, weights, tape, d_h_n, d_c_n, sums)
     return found
 
 
@@ -322,11 +332,14 @@ def stream(
         layers: the fields of ``reference.Weights`` of each.
         watched: the place of every parameter, as (dict, key, tensor), to see when it changes.
     """
-    weights = [tuple(map(_dense, layer)) for layer in layers]
-    f64 = layers[0][W_HH].dtype == torch.float64  # type: ignore[union-attr]
-    dtype = np.dtype(np.float64 if f64 else np.float32)
-    recording = torch.is_grad_enabled
-    return _core.Stream(cell.name, batch, f64, weights, list(watched), recording, np.empty, dtype)
+    dtype: torch.dtype = layers[0][W_HH].dtype  # type: ignore[union-attr]
+    wide = torch.float32 if dtype == torch.bfloat16 else dtype
+    weights = [
+        tuple(None if w is None else _dense(w.detach().to(wide)) for w in layer) for layer in layers
+    ]
+    name = str(dtype).removeprefix("torch.")
+    made_by = torch.is_grad_enabled, np.empty, np.dtype(name) if dtype in DTYPES else None
+    return _core.Stream(cell.name, batch, name, weights, list(watched), *made_by)
 
 
 def _by_direction(fields: list[Tensor | None]) -> tuple[tuple[Tensor | None, ...], ...]:

@@ -108,7 +108,7 @@ def step(
     x: Tensor,
     h: Tensor | None,
     c: Tensor | None,
-    weights: Sequence[Tensor | None],
+    weights: tuple[Tensor | None, ...],
 ) -> tuple[Tensor, Tensor] | None:
     """One step of a small layer, in as few calls as can be: h and c, or h twice where there is no
     cell state; None where ``layer`` has to do it, since something is not plain or does not fit.
@@ -127,8 +127,9 @@ def step(
     ):
         return None
     try:
-        if torch.is_grad_enabled() and _any_requires_grad((x, h, c, *weights)):
-            h_n, c_n = stepping.step(cell, memo, x, h, c, weights)
+        joint = memo.of(weights) if torch.is_grad_enabled() else None
+        if joint and (joint.stand_in is not None or _any_requires_grad((x, h, c))):
+            h_n, c_n = stepping.step(cell, joint, x, h, c)
         else:
             h_n, c_n, _ = native.step(cell, False, x, h, c, weights)
     except (

@@ -19,7 +19,6 @@ from torch.autograd import Function
 
 from gatewise import autograd, native
 from gatewise.autograd import Gradients, apply, new_vmap
-from gatewise.native import Flat
 from gatewise.spec import CellSpec
 
 Sums = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -34,33 +33,21 @@ _CHANGED = (
 class Joint:
     """The weights of steps as one node of the graph, until anything about them changes."""
 
-    __slots__ = ("dtype", "known", "node", "stand_in", "sums", "weights")
+    __slots__ = ("node", "stand_in", "state", "sums", "weights")
 
-    def __init__(self, weights: Flat) -> None:
-        self.weights = tuple(weights)
-        self.known = [(t, t._version, t.requires_grad) for t in weights if t is not None]
-        self.dtype = self.known[0][0].dtype  # that of all, or no step is taken
+    def __init__(self, weights: tuple[Tensor | None, ...]) -> None:
+        self.weights = weights
+        self.state = native.state(weights)
         self.sums: dict[int, Sums] = {}
         self.stand_in: Any = None
-        if any(wanted for *_, wanted in self.known):
+        if any(t is not None and t.requires_grad for t in weights):
             self.stand_in = apply(StandIn, self.sums, *weights[:4])
             self.node: Any = self.stand_in.grad_fn
 
-    def fits(self, weights: Flat) -> bool:
-        """Whether these are the tensors it was made of, as they were."""
-        for t, mine in zip(weights, self.weights, strict=True):
-            if t is not mine:
-                return False
-        for t, version, wanted in self.known:
-            if t._version != version or t.requires_grad is not wanted:
-                return False
-        return self.known[0][0].dtype is self.dtype
-
     def refuse_changed(self) -> None:
         """torch's own words for a weight that changed between a step and its gradient."""
-        for t, version, _ in self.known:
-            if t._version != version:
-                raise RuntimeError(_CHANGED)
+        if native.changed(self.weights, self.state):
+            raise RuntimeError(_CHANGED)
 
     def sums_of_pass(self) -> Sums:
         """Those of the backward pass that runs, or None for each if it has no use for them."""
@@ -85,9 +72,10 @@ class Memo:
     def __init__(self) -> None:
         self.joint: Joint | None = None
 
-    def of(self, weights: Flat) -> Joint:
+    def of(self, weights: tuple[Tensor | None, ...]) -> Joint:
+        """The last step's, if these are its weights, as they were; else a new one."""
         joint = self.joint
-        if joint is None or not joint.fits(weights):
+        if joint is None or not native.are(weights, joint.weights, joint.state):
             joint = Joint(weights)
             if all(t is None or t.is_leaf for t in weights):  # others hold a graph of their own
                 self.joint = joint
@@ -99,15 +87,15 @@ class Memo:
 
 
 def step(
-    cell: CellSpec, memo: Memo, x: Tensor, h: Tensor | None, c: Tensor | None, weights: Flat
+    cell: CellSpec, joint: Joint, x: Tensor, h: Tensor | None, c: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """One step that a reverse-mode derivative may be taken of: h and c.
+    """One step that a reverse-mode derivative may be taken of, but no transform of torch.func: h
+    and c.
 
     Raises:
         ValueError, TypeError: as ``native.step``.
     """
-    joint = memo.of(weights)
-    results: tuple[Tensor, Tensor | None] = apply(Step, cell, joint, x, h, c, joint.stand_in)
+    results: tuple[Tensor, Tensor | None] = _apply_step(cell, joint, x, h, c, joint.stand_in)
     return results
 
 
@@ -168,6 +156,10 @@ class Step(Function):
         flat = x, h, c, joint.weights
         found = native.step_gradient(cell, wanted, *flat, tape, d_h, d_c, joint.sums_of_pass())
         return None, None, *found, None
+
+
+_apply_step: Any = super(Function, Step).apply
+"""Of a step, many times: see ``autograd.apply``, which asks each time what ``ops`` has asked."""
 
 
 def _differentiable(

@@ -17,6 +17,8 @@ Array = TypeVar("Array", Tensor, "np.ndarray[Any, Any]")
 State = Any
 """(h, c), or h alone where the cell has no cell state."""
 
+_DTYPES = (*native.DTYPES, torch.bfloat16)
+
 
 class Stream:
     """A module that is fed one step at a time, and keeps the state between steps.
@@ -33,9 +35,14 @@ class Stream:
     Every step gives the bits that the module gives for the sequence as a whole, in evaluation mode
     (no dropout). No gradient passes through a Stream. One thread at a time may use it.
 
+    A module in bfloat16 (``lstm.bfloat16()``) takes and gives bfloat16, and its weights, which are
+    most of what a step reads, take half the room. States and sums are float32 between the steps;
+    where the processor multiplies pairs of bfloat16, the module rounds h at every step of a
+    sequence, and the last bits of its results are others.
+
     Args:
-        lstm: a ``gatewise.LSTM`` or ``RNN`` of any cell, on the CPU, float32 or float64, with one
-            direction.
+        lstm: a ``gatewise.LSTM`` or ``RNN`` of any cell, on the CPU, with one direction; float32,
+            float64 or bfloat16.
         batch: B, sequences that are fed side by side.
 
     Raises:
@@ -74,10 +81,10 @@ class Stream:
         layers = [self._lstm._weights(k)[0] for k in range(self._lstm.num_layers)]
         first = layers[0].W_hh
         for name, w in ((n, w) for layer in layers for n, w in layer._asdict().items()):
-            if w is not None and (not w.is_cpu or w.dtype not in native.DTYPES):
+            if w is not None and (not w.is_cpu or w.dtype not in _DTYPES):
                 raise DTypeError(
-                    f"lstm: expected weights in float32 or float64 on the CPU, got {name} in "
-                    f"{w.dtype} on {w.device}. Convert the module: lstm.float().cpu()"
+                    "lstm: expected weights in float32, float64 or bfloat16 on the CPU, got "
+                    f"{name} in {w.dtype} on {w.device}. Convert the module: lstm.float().cpu()"
                 )
             if w is not None and w.dtype != first.dtype:
                 raise DTypeError(
@@ -91,6 +98,7 @@ class Stream:
             if parameter is not None
         ]
         self._dtype = first.dtype
+        self._kept = torch.float32 if first.dtype == torch.bfloat16 else first.dtype
         return native.stream(self._lstm.cell, self.batch, layers, watched)
 
     def step(self, x: Array, out: Array | None = None) -> Array:
@@ -126,11 +134,10 @@ class Stream:
 
     def reload(self) -> None:
         """Copy the module's weights again. The state stays, unless its shape has changed."""
-        state = self.state
+        states = self._states()
         self._core = self._pack()
-        states = state if isinstance(state, tuple) else (state,)
-        if tuple(map(np.shape, states)) == tuple(shape for _, shape in self._shapes()):
-            self.state = state
+        if [tuple(s.shape) for s in states] == [shape for _, shape in self._shapes()]:
+            self.state = states
 
     def reset(self) -> None:
         """Set the state to zero: the next step is the first of a sequence."""
@@ -139,15 +146,13 @@ class Stream:
     @property
     def state(self) -> State:
         """The state after the last step, as copies: (h, c) with h (L, B, P) and c (L, B, H), or h
-        alone where the cell has no cell state: what the module takes and returns.
+        alone where the cell has no cell state: what the module takes and returns, in its dtype.
 
         It may be set, to tensors or numpy arrays; with B = 1 also to (L, P) and (L, H). Setting
         raises ShapeError or ArgumentError where it does not fit.
         """
-        arrays = [torch.empty(shape, dtype=self._dtype) for _, shape in self._shapes()]
-        h, c = (*arrays, None)[:2]
-        self._core.exchange(h, c, False)
-        return h if c is None else (h, c)
+        states = tuple(s.to(self._dtype) for s in self._states())
+        return states if len(states) == 2 else states[0]
 
     @state.setter
     def state(self, state: State) -> None:
@@ -158,7 +163,7 @@ class Stream:
             raise ArgumentError(f"state: expected ({names}), got {len(given)} of them.")
         arrays = []
         for (name, shape), value in zip(shapes, given, strict=True):
-            t = torch.as_tensor(value).detach().to("cpu", self._dtype)
+            t = torch.as_tensor(value).detach().to("cpu", self._kept)
             if t.dim() == 2 and self.batch == 1:
                 t = t.unsqueeze(1)
             if t.shape != shape:
@@ -171,6 +176,12 @@ class Stream:
         h, c = (*arrays, None)[:2]
         self._core.exchange(h, c, True)
 
+    def _states(self) -> tuple[Tensor, ...]:
+        """The states as they are kept: those of bfloat16 in float32."""
+        arrays = tuple(torch.empty(shape, dtype=self._kept) for _, shape in self._shapes())
+        self._core.exchange(*(*arrays, None)[:2], False)
+        return arrays
+
     def _shapes(self) -> list[tuple[str, tuple[int, int, int]]]:
         L, B, H, P = self._core.sizes()
         h = ("h", (L, B, P))
@@ -178,7 +189,7 @@ class Stream:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles pack the weights of their own module."""
-        return _restored, (self._lstm, self.batch, self.state)
+        return _restored, (self._lstm, self.batch, self._states())
 
     def __repr__(self) -> str:
         return f"Stream({self._lstm!r}, batch={self.batch})"
