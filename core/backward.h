@@ -11,7 +11,6 @@ template <class T, class E>
 struct GroupWalk {
   using K = Number<E>;  // of the tape
   static constexpr int L = LANES<T>;
-  static constexpr i64 LINE = 64 / sizeof(K);  // of the cache
   const Group<T, E> g;
   const Pointwise<T, E> cell;
   const BackwardSpace<T, E>& all = g.all;
@@ -174,8 +173,7 @@ struct GroupWalk {
       const auto of_panels = [&](i64 first, int count) {
         g.gate_product(all.Wh, output, first, count, rows, g.place(c, t, b), places,
                        {all.d_h + b * output.padded + output.first(first),
-                        count == 2 ? output.first(1) : apart * output.padded},
-                       [&](i64 row, i64 n) { prefetch_tape(t, own[row], n, first); });
+                        count == 2 ? output.first(1) : apart * output.padded});
       };
       const i64 last = smaller(mine.end, p + most) - 1;
       if (last > p && output.width(p) == output.width(last)) {
@@ -184,16 +182,6 @@ struct GroupWalk {
         for (i64 k = p; k <= last; k++) of_panels(k, 1);
       }
     }
-  }
-
-  // The gates of the step that comes next, my rows b, b + apart, ...: a p-th part of the tape's
-  // rows while panel p is multiplied.
-  void prefetch_tape(i64 t, i64 b, i64 n, i64 p) const {
-    const i64 back = before(t), token = S * dims.H;
-    const i64 part = round_up(ceil_div(token, all.output.panels), LINE), first = p * part;
-    for (i64 r = 0; r < n; r++, b += apart)
-      for (i64 k = first; b < seq.active(back) && k < smaller(token, first + part); k += LINE)
-        prefetch(g.slot(back, b, 0) + k);
   }
 };
 

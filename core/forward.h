@@ -247,18 +247,17 @@ struct Forward {
         // Up and down in turn: the panels that the last step read last are still in the cache.
         const i64 j = panels.begin + most * (t % 2 ? visits - 1 - visit : visit);
         const i64 count = smaller(most, panels.end - j);
-        const Stretch<E> from_x{inputs(t, step_of_input, b), ws.Wx + j * I * u.W, I, 1, 0, I * u.W},
-            from_h{h.from(done), ws.Wh + j * P * u.W, P, 1, 0, P * u.W};
+        const Stretch<E> of[] = {
+            {inputs(t, step_of_input, b), ws.Wx + j * I * u.W, I, 1, 0, I * u.W},
+            {h.from(done), ws.Wh + j * P * u.W, P, 1, 0, P * u.W}};
+        const int stretches = fused ? 2 : 1;
+        const Stretch<E>* from = of + 2 - stretches;
         const Lines<T> out{z, u.W};
-        const i64 at = step_of_input * dims.B + b;
-        const auto fetch = [&](i64 row, i64 n) { prefetch_rows(t, b + row * apart, n, j); };
-        if (count == 2) fetch(0, 1);
-        if (count == 2)
-          fused ? product_of_two<E>(u.vectors, {from_x, from_h}, {}, out)
-                : product_of_two<E>(u.vectors, {from_h}, {zx(j, at), ws.input_tokens * u.W}, out);
-        else
-          fused ? product<E>(rows, u.vectors, {from_x, from_h}, {}, out, fetch)
-                : product<E>(rows, u.vectors, {from_h}, {zx(j, at), apart * u.W}, out, fetch);
+        Lines<const T> in;
+        if (!fused)
+          in = {zx(j, step_of_input * dims.B + b), (count == 2 ? ws.input_tokens : apart) * u.W};
+        count == 2 ? product_of_two<E>(u.vectors, stretches, from, in, out)
+                   : product<E>(rows, u.vectors, stretches, from, in, out);
         for (i64 p = 0; p < count; p++) {
           const i64 panel = j + p, unit = panel * u.U;
           cell.forward(u, {rows, panel, out.from(p), ws.bias + panel * u.W, dir.w.peep,
@@ -288,17 +287,6 @@ struct Forward {
     const i64 token = cell.cell.slots() * dims.H;
     K* tape = tape_of<K>(dir);
     return tape ? Lines<K>{tape + (seq.token(t) + b) * token, own.step * token} : Lines<K>{};
-  }
-
-  // What the cell will write behind the product is fetched while the product runs.
-  void prefetch_rows(i64 t, i64 b, i64 rows, i64 j) const {
-    const Lines<K> tape = tape_rows(t, b).right(j * u.U);
-    const Lines<T> h = hidden_rows(t, b).right(j * u.U);
-    for (i64 r = 0; r < rows; r++) {
-      prefetch_write(h[r]);
-      for (i64 slot = 0; tape.data && !past && slot < cell.cell.slots(); slot++)
-        prefetch_write(tape[r] + slot * dims.H);
-    }
   }
 
   // y = hidden W_hr^T

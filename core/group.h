@@ -201,9 +201,8 @@ struct Group {
   // out = d_z of the tokens at, at + apart, ... times panel p of a packed weight (of one token:
   // times two panels). The sum over all gates is cut in blocks, so that the block of the panel
   // stays in the second-level cache for all rows.
-  template <class Fetch>
   void gate_product(const E* packed, const Axis<T>& axis, i64 p, int panels_at_once, i64 count,
-                    i64 at, i64 apart, Lines<T> out, Fetch fetch) const {
+                    i64 at, i64 apart, Lines<T> out) const {
     const int width = axis.width(p);
     const i64 step = larger(1, SUM_BLOCK / u.W), line = i64(width) * L;
     const i64 W = operands<E>(u.W), all_gates = operands<E>(u.K);
@@ -215,10 +214,8 @@ struct Group {
                                   ws.lines * W,
                                   all_gates * line}};
       const Lines<T> in = j ? out : Lines<T>{};
-      panels_at_once == 2 ? product_of_two<E>(width, sum, in, out)
-                          : product<E>(count, width, sum, in, out, [&](i64 row, i64 n) {
-                              if (j == 0) fetch(row, n);
-                            });
+      panels_at_once == 2 ? product_of_two<E>(width, 1, sum, in, out)
+                          : product<E>(count, width, sum, in, out);
     }
   }
 };

@@ -91,7 +91,7 @@ struct WholePanels {
   template <int stretches>
   static void product(i64 rows, int panels, int vectors, const Stretch<T> (&given)[stretches],
                       Lines<T> out) {
-    panels == 2 ? product_of_two<T>(vectors, given, {}, out)
+    panels == 2 ? product_of_two<T>(vectors, stretches, given, {}, out)
                 : gatewise::GATEWISE_ISA::product<T>(rows, vectors, given, {}, out);
   }
 };

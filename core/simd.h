@@ -251,9 +251,6 @@ GATEWISE_INLINE Vec<T> scale(Vec<T> p, const Rounded<T>& n) {
   return (Vec<T>)((Int)p + (n.bits << VectorOf<T>::mantissa));
 }
 
-GATEWISE_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0); }
-GATEWISE_INLINE void prefetch_write(const void* p) { __builtin_prefetch(p, 1); }
-
 // One round of a transpose of LANES x LANES: the rows a and b meet as a0 b0 a1 b1 ...
 GATEWISE_INLINE void interleave(FloatV& a, FloatV& b) {
   const FloatV x = a, y = b;

@@ -30,10 +30,11 @@ struct Stretch {
 };
 
 template <class E, int rows, int vectors, int panels>
-GATEWISE_INLINE void accumulate(const Stretch<E>& s, Vec<Sum<E>> (&acc)[rows][panels * vectors]) {
+GATEWISE_INLINE void accumulate(const Stretch<E>& s, i64 row,
+                                Vec<Sum<E>> (&acc)[rows][panels * vectors]) {
   constexpr int L = LANES<E>;
   const i64 apart = s.rows.stride;
-  const E *first = s.rows.data, *b = s.panel;
+  const E *first = s.rows[row], *b = s.panel;
   for (i64 block = 0; block < s.blocks; block++, first += s.jump) {
     const E* const end = first + s.length;
     // Unrolled, with one moving pointer a side: where another tenant shares the core, instructions
@@ -71,9 +72,10 @@ GATEWISE_INLINE void accumulate(const Stretch<E>& s, Vec<Sum<E>> (&acc)[rows][pa
 }
 
 // in: data null for zero. Each line holds the vectors of a panel; in and out may be the same lines.
-// One row may take two panels at once, to have enough chains in flight: line p is then panel p.
+// The rows of the stretches begin at `row`. One row may take two panels at once, to have enough
+// chains in flight: line p is then panel p.
 template <class E, int rows, int vectors, int panels = 1>
-__attribute__((noinline)) void tile(int stretches, const Stretch<E>* stretch,
+__attribute__((noinline)) void tile(int stretches, const Stretch<E>* stretch, i64 row,
                                     Lines<const Sum<E>> in, Lines<Sum<E>> out) {
   using T = Sum<E>;
   static_assert(panels == 1 || rows == 1);
@@ -84,7 +86,7 @@ __attribute__((noinline)) void tile(int stretches, const Stretch<E>* stretch,
 #pragma GCC unroll 8
     for (int v = 0; v < W; v++)
       acc[r][v] = in.data ? load(in[r + v / vectors] + (v % vectors) * L) : set1(T(0));
-  for (int s = 0; s < stretches; s++) accumulate<E, rows, vectors, panels>(stretch[s], acc);
+  for (int s = 0; s < stretches; s++) accumulate<E, rows, vectors, panels>(stretch[s], row, acc);
 #pragma GCC unroll 8
   for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
@@ -92,7 +94,7 @@ __attribute__((noinline)) void tile(int stretches, const Stretch<E>* stretch,
 }
 
 template <class E>
-using Tile = void (*)(int, const Stretch<E>*, Lines<const Sum<E>>, Lines<Sum<E>>);
+using Tile = void (*)(int, const Stretch<E>*, i64, Lines<const Sum<E>>, Lines<Sum<E>>);
 
 template <class E, int rows, int panels = 1>
 inline constexpr Tile<E> TILES[NV] = {tile<E, rows, 1, panels>, tile<E, rows, 2, panels>,
@@ -110,20 +112,16 @@ GATEWISE_INLINE Tile<E> choose_tile(i64 rows, int vectors) {
   return rows == 2 ? TILES<E, 2>[vectors - 1] : TILES<E, 1>[vectors - 1];
 }
 
-// The product for any number of rows, in balanced tiles of at most MR: 16 -> 6 5 5. Before each
-// tile, fetch(first, count) may ask for memory that its rows will need next: a tile's worth at a
-// time, since the processor has room for a few dozen requests, and more would stop it.
-template <class E, int stretches, class Fetch>
-GATEWISE_INLINE void product(i64 rows, int vectors, const Stretch<E> (&given)[stretches],
-                             Lines<const Sum<E>> in, Lines<Sum<E>> out, Fetch fetch) {
-  Stretch<E> stretch[stretches];
-  for (int s = 0; s < stretches; s++) stretch[s] = given[s];
+// The product for any number of rows, in balanced tiles of at most MR: 16 -> 6 5 5. The stretches
+// are used where they lie: a copy would wait for all stores before it, those of the cell among
+// them.
+template <class E>
+GATEWISE_INLINE void product(i64 rows, int vectors, int stretches, const Stretch<E>* stretch,
+                             Lines<const Sum<E>> in, Lines<Sum<E>> out) {
   i64 first = 0;
   for (i64 left = ceil_div(rows, MR); left > 0; left--) {
     const i64 count = ceil_div(rows - first, left);
-    fetch(first, count);
-    choose_tile<E>(count, vectors)(stretches, stretch, in.from(first), out.from(first));
-    for (int s = 0; s < stretches; s++) stretch[s].rows = stretch[s].rows.from(count);
+    choose_tile<E>(count, vectors)(stretches, stretch, first, in.from(first), out.from(first));
     first += count;
   }
 }
@@ -131,14 +129,14 @@ GATEWISE_INLINE void product(i64 rows, int vectors, const Stretch<E> (&given)[st
 template <class E, int stretches>
 GATEWISE_INLINE void product(i64 rows, int vectors, const Stretch<E> (&stretch)[stretches],
                              Lines<const Sum<E>> in, Lines<Sum<E>> out) {
-  product<E>(rows, vectors, stretch, in, out, [](i64, i64) {});
+  product<E>(rows, vectors, stretches, stretch, in, out);
 }
 
 // One row and two panels of the same width; out[0] and out[1] are the panels' results.
-template <class E, int stretches>
-GATEWISE_INLINE void product_of_two(int vectors, const Stretch<E> (&stretch)[stretches],
+template <class E>
+GATEWISE_INLINE void product_of_two(int vectors, int stretches, const Stretch<E>* stretch,
                                     Lines<const Sum<E>> in, Lines<Sum<E>> out) {
-  TILES<E, 1, 2>[vectors - 1](stretches, stretch, in, out);
+  TILES<E, 1, 2>[vectors - 1](stretches, stretch, 0, in, out);
 }
 
 }  // namespace gatewise::GATEWISE_ISA
