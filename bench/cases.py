@@ -179,10 +179,11 @@ def _modules() -> list[Case]:
     modes: tuple[Mode, ...] = ("inference", "training")
     cases += [
         Case("cells", 50, B, H, H, mode, what="cells", entrants=loop, quick=B == 8 and H == 64)
-        for B in (1, 8)
-        for H in (32, 64)
+        for B, H in (
+            (1, 32), (1, 64), (8, 32), (8, 64), (1, 256), (1, 512), (32, 128), (32, 256), (32, 512),
+        )
         for mode in modes
-    ]
+    ]  # fmt: skip
     seeing = ("gatewise.LSTM.trace", "gatewise.LSTM forward", "torch.nn.LSTMCell loop")
     cases += [
         Case("trace", 100, B, H, H, "inference", what="trace", entrants=seeing, quick=H == 64)

@@ -262,6 +262,7 @@ def result() -> dict[str, Any]:
         "python": "3", "torch": "2", "compiler": "cc", "isa": "base", "threads": 2,
         "quick": False,
         "peak": dict.fromkeys(("float32", "float64", "bfloat16"), work(fast) / 0.9),
+        "peak_by_isa": {},
         "own_instructions": {"float32": True, "float64": True, "bfloat16": False},
         "rows": [*rows, moved, kept],
     }  # fmt: skip
