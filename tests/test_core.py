@@ -314,7 +314,12 @@ def test_large_weights(isa: str, threads: int) -> None:
     """Weights so large that their units are split, and rows are not dealt into groups."""
     check(Problem(T=7, B=9, I=330, H=345, threads=threads))
     check(Problem(lengths=(9, 8, 8, 5, 5, 4, 2, 1, 1), I=40, H=345, P=330, threads=threads))
-    check(Problem(T=60, B=32, I=240, H=240, threads=threads))  # a tape that goes past the caches
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_large_tape(isa: str, threads: int) -> None:
+    """It is written past the caches."""
+    check(Problem(T=60, B=32, I=240, H=240, threads=threads))
 
 
 @pytest.mark.parametrize("cell", ["lstm", "rnn", "peephole", "coupled"])

@@ -24,7 +24,7 @@ def test_emulated(isa: str, least: int) -> None:
         check=False,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=900,
     )
     if done.returncode == 77:
         pytest.skip(done.stdout.strip())

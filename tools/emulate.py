@@ -28,7 +28,7 @@ import torch
 from gatewise import _core
 
 ROOT = Path(__file__).parent.parent
-CHOICE = "wide and not (threads or chunks or wide_layers)"
+CHOICE = "wide and not (threads or chunks or wide_layers or large_tape)"
 SHORT = f"{CHOICE} and not (test_error or autocast or compiled)"
 TESTS = {
     "avx512": ("tests/test_core.py", "tests/test_stream.py", "-k", CHOICE, "-q"),
