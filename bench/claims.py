@@ -31,11 +31,11 @@ def case_of(row: Json) -> Case:
 
 
 def share(row: Json, name: str, result: Json) -> float:
-    """The entrant's speed as a share of the peak of its number type."""
+    """The entrant's speed as a share of the peak of its number type while the row was timed."""
     case = case_of(row)
     dtype = "bfloat16" if name.endswith(BF16) else case.dtype
     done = work(case, "rnn" if ".RNN" in name else "lstm")
-    return float(done / row["times"][name]["median"] / result["peak"][dtype])
+    return float(done / row["times"][name]["median"] / (row["clock"] * result["peak"][dtype]))
 
 
 def lost(row: Json) -> bool:

@@ -8,9 +8,11 @@ from typing import Any
 _core: Any = importlib.import_module("gatewise._core")
 
 DTYPES = ("float32", "float64", "bfloat16")
-#: Of the peak: less, and somebody else was at work. A core that is shared gives half or less; a
-#: clock that follows heat and load moves by a tenth on its own, and all entrants with it.
+#: Of the row's best: less, and somebody else was at work. A core that is shared gives half or
+#: less; a clock that follows heat and load moves by a tenth on its own, and all entrants with it.
 QUIET = 0.8
+#: Of the best ever seen: a row that never reached this was disturbed from its begin to its end.
+SLOW = 0.7
 MOMENT = 1e-3  # seconds of a probe
 
 
@@ -19,12 +21,16 @@ class Probe:
 
     Multiply-adds in registers, of the instruction set in use, all threads at once. A number type
     without instructions of its own is computed in float32 and has float32's peak.
+
+    The clock of a processor follows heat and load, at times by a fifth over minutes. So a row is
+    held against the best that the probes between its own samples saw: ``clock``, of the peak.
     """
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self.peak = dict.fromkeys(DTYPES, 0.0)
         self.own = {dtype: _known(dtype) for dtype in DTYPES}
+        self.best = 0.0  # of the row that is being measured
 
     def measure(self, moments: int = 50) -> None:
         """Look again; the machine may have become quieter."""
@@ -34,10 +40,23 @@ class Probe:
                 speed = _core.probe(source, self.threads, MOMENT)
                 self.peak[dtype] = max(self.peak[dtype], speed)
 
+    def begin(self) -> None:
+        """A row begins: what counts is the machine as it is now."""
+        self.best = 0.0
+        for _ in range(5):
+            self.quiet()
+
+    @property
+    def clock(self) -> float:
+        """The best of this row as a share of the best ever."""
+        return self.best / self.peak["float32"]
+
     def quiet(self) -> bool:
         """Whether all cores are ours at this moment."""
         speed: float = _core.probe("float32", self.threads, MOMENT)
-        return speed >= QUIET * self.peak["float32"]
+        self.best = max(self.best, speed)
+        self.peak["float32"] = max(self.peak["float32"], speed)
+        return speed >= QUIET * self.best
 
     def alone(self) -> bool:
         """Whether nobody else computes here: most moments are quiet."""

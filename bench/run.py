@@ -39,7 +39,7 @@ import gatewise  # noqa: E402
 from bench import apart, green, peers, report  # noqa: E402
 from bench.cases import GROUPS, Case, cases, work  # noqa: E402
 from bench.entrants import Missing, Problem, build, disagreement  # noqa: E402
-from bench.probe import Probe, by_isa, isas  # noqa: E402
+from bench.probe import SLOW, Probe, by_isa, isas  # noqa: E402
 from bench.timing import Effort, Entrant, Json, in_turn, summary  # noqa: E402
 from gatewise import about  # noqa: E402
 from gatewise.files import whole  # noqa: E402
@@ -200,7 +200,9 @@ def measure(case: Case, probe: Probe, effort: Effort, threads: int) -> Json:
             return row | {"wrong": wrong or "nobody can do this", "times": {}, "ratios": {}}
         if case.what == "contention":
             return row | apart.contention(entrants, 2 if effort is QUICK else apart.TURNS)
-        return row | summary(in_turn(entrants, probe.quiet, effort))
+        probe.begin()
+        row |= summary(in_turn(entrants, probe.quiet, effort))
+        return row | {"clock": probe.clock, "noisy": row["noisy"] or probe.clock < SLOW}
     finally:
         torch.set_num_threads(threads)
 

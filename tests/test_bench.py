@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench import claims, figure, green, peers, report, run, timing  # noqa: E402
+from bench import probe as bench_probe  # noqa: E402
 from bench.cases import CHECKPOINT, GROUPS, OURS, PAIR, TORCH, Case, cases, work  # noqa: E402
 from bench.entrants import Missing, Problem, build, disagreement  # noqa: E402
 from bench.probe import Probe, by_isa  # noqa: E402
@@ -128,6 +129,19 @@ def test_a_type_without_instructions_has_the_peak_of_float32() -> None:
     probe.own = {"float32": True, "float64": True, "bfloat16": False}
     probe.measure(3)
     assert probe.peak["bfloat16"] > 1e8
+
+
+def test_a_row_is_held_against_the_clock_of_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = iter([*[100.0] * 6, *[90.0] * 5, 91.0, 60.0])
+    probe = Probe(1)
+    monkeypatch.setattr(bench_probe._core, "probe", lambda *_: next(speeds))
+    probe.begin()
+    assert probe.quiet()
+    probe.begin()
+    assert probe.quiet()
+    assert not probe.quiet()
+    assert probe.peak["float32"] == 100.0
+    assert probe.clock == pytest.approx(0.91)
 
 
 # --- entrants -----------------------------------------------------------------
@@ -241,7 +255,7 @@ def row(case: Case, ours: float, theirs: float) -> dict[str, Any]:
         "missing": {},
         "times": {first: {"median": ours}, second: {"median": theirs}},
         "ratios": {second: [theirs / ours, 0.9 * theirs / ours, 1.1 * theirs / ours]},
-        "rounds": 9, "clean": 9, "noisy": False,
+        "rounds": 9, "clean": 9, "noisy": False, "clock": 1.0,
     }  # fmt: skip
 
 
@@ -271,6 +285,7 @@ def result() -> dict[str, Any]:
 def test_what_is_lost_is_marked_and_stays(result: dict[str, Any]) -> None:
     fast, slow, *_ = result["rows"]
     assert claims.share(fast, OURS, result) == pytest.approx(0.9)
+    assert claims.share(fast | {"clock": 0.9}, OURS, result) == pytest.approx(1.0)
     assert not claims.lost(fast)
     assert not claims.below(fast, result)
     assert claims.lost(slow)
