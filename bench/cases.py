@@ -26,6 +26,7 @@ GROUPS = {
     "bf16": "bfloat16 autocast",
     "variants": "projection, float64, two directions, two layers",
     "odd": "sizes that are no multiple of 16",
+    "short": "a few steps of a few rows",
     "gates": "the price of gates: an LSTM beside plain RNNs",
     "step": "one step at a time",
     "cells": "a loop over LSTMCell",
@@ -161,6 +162,8 @@ def _layers() -> list[Case]:
         full = given[3] / (-(-given[3] // 16) * 16)
         train, infer = round(0.75 * full, 3), round(0.78 * full, 3)
         cases += _both(train, infer, "odd", *given, quick=given[3] == 50)
+    for T, B, H in ((8, 4, 64), (8, 1, 256), (2, 1, 512), (4, 16, 512), (8, 1, 1024)):
+        cases += _both(0, 0, "short", T, B, H, H, quick=H == 64)
     return cases
 
 

@@ -11,7 +11,8 @@ from bench.cases import BF16, CHECKPOINT, OURS, PAIR, STREAM, TORCH, Case, work
 from bench.timing import exponent
 
 Json = dict[str, Any]
-LAYERS = ("fp32", "packed", "bf16", "variants", "odd", "peers")  # a layer in place of torch's
+#: Groups in which a layer stands in torch's place.
+LAYERS = ("fp32", "packed", "bf16", "variants", "odd", "short", "peers")
 SLOWER = 0.98  # below this ratio a cell is lost
 RNN = "torch.nn.RNN"
 

@@ -23,7 +23,7 @@ class Probe:
     without instructions of its own is computed in float32 and has float32's peak.
 
     The clock of a processor follows heat and load, at times by a fifth over minutes. So a row is
-    held against the best that the probes between its own samples saw: ``clock``, of the peak.
+    held against the best that the probes between its own samples saw: ``clock`` times the peak.
     """
 
     def __init__(self, threads: int) -> None:
@@ -48,14 +48,13 @@ class Probe:
 
     @property
     def clock(self) -> float:
-        """The best of this row as a share of the best ever."""
+        """The best of this row over the best that ``measure`` saw."""
         return self.best / self.peak["float32"]
 
     def quiet(self) -> bool:
         """Whether all cores are ours at this moment."""
         speed: float = _core.probe("float32", self.threads, MOMENT)
         self.best = max(self.best, speed)
-        self.peak["float32"] = max(self.peak["float32"], speed)
         return speed >= QUIET * self.best
 
     def alone(self) -> bool:

@@ -2,8 +2,7 @@
 // nothing is turned. Each result is a dot product, summed in L lanes that are added up at the end;
 // so its last bits are not those of tile.h, which adds one product after the other.
 #pragma once
-#include "shape.h"
-#include "simd.h"
+#include "pack.h"
 #include "tile.h"
 
 namespace gatewise::GATEWISE_ISA {
@@ -36,10 +35,10 @@ constexpr int lines_at_once(int rows) {
   return lines;
 }
 
-// out[r] = the dot products of row r with L rows of the matrix, of which `lines` exist.
+// out[r] = in[r] + the dot products of row r with L rows of the matrix, of which `lines` exist.
 template <class T, int rows>
 __attribute__((noinline)) void dots_tile(int stretches, const DotStretch<T>* stretch, int lines,
-                                         Lines<T> out) {
+                                         Lines<const T> in, Lines<T> out) {
   constexpr int L = LANES<T>, M = lines_at_once<T>(rows);
   Vec<T> part[rows][L];
   for (int first = 0; first < L; first += M) {
@@ -73,11 +72,14 @@ __attribute__((noinline)) void dots_tile(int stretches, const DotStretch<T>* str
 #pragma GCC unroll 16
       for (int m = 0; m < M; m++) part[r][first + m] = acc[r][m];
   }
-  for (int r = 0; r < rows; r++) store(out[r], sums_of_lanes<T>(part[r]));
+  for (int r = 0; r < rows; r++) {
+    const Vec<T> sum = sums_of_lanes<T>(part[r]);
+    store(out[r], in.data ? load(in[r]) + sum : sum);
+  }
 }
 
 template <class T>
-inline constexpr void (*DOTS_TILES[6])(int, const DotStretch<T>*, int, Lines<T>) = {
+inline constexpr void (*DOTS_TILES[6])(int, const DotStretch<T>*, int, Lines<const T>, Lines<T>) = {
     dots_tile<T, 1>,
     dots_tile<T, 2>,
     dots_tile<T, 3>,
@@ -85,18 +87,25 @@ inline constexpr void (*DOTS_TILES[6])(int, const DotStretch<T>*, int, Lines<T>)
     dots_tile<T, smaller(5, MR)>,
     dots_tile<T, MR>};
 
-// The same for any number of rows, in balanced tiles as in tile.h.
+// z of panel j (pack.h): the products of any number of rows with the gates' rows of the matrices,
+// in balanced tiles as in tile.h; on top of `in`, whose data are null for zero.
 template <class T, int stretches>
-void dots(i64 rows, const DotStretch<T> (&given)[stretches], int lines, Lines<T> out) {
-  DotStretch<T> stretch[stretches];
-  for (int s = 0; s < stretches; s++) stretch[s] = given[s];
-  i64 first = 0;
-  for (i64 left = ceil_div(rows, MR); left > 0; left--) {
-    const i64 count = ceil_div(rows - first, left);
-    DOTS_TILES<T>[count - 1](stretches, stretch, lines, out.from(first));
-    for (int s = 0; s < stretches; s++) stretch[s].rows = stretch[s].rows.from(count);
-    first += count;
-  }
+void dots(const Units<T>& u, i64 j, i64 rows, const DotStretch<T> (&given)[stretches],
+          Lines<const T> in, Lines<T> out) {
+  for (int q = 0; q < u.groups; q++)
+    for (int gate = 0; gate < u.G && u.lanes(j, q); gate++) {
+      const i64 line = gate * u.H + j * u.U + q * LANES<T>, at = (q * u.G + gate) * LANES<T>;
+      DotStretch<T> of[stretches];
+      i64 first = 0;
+      for (i64 left = ceil_div(rows, MR); left > 0; left--) {
+        const i64 count = ceil_div(rows - first, left);
+        for (int s = 0; s < stretches; s++)
+          of[s] = {given[s].rows.from(first), given[s].matrix.from(line), given[s].length};
+        DOTS_TILES<T>[count - 1](stretches, of, u.lanes(j, q), in.from(first).right(at),
+                                 out.from(first).right(at));
+        first += count;
+      }
+    }
 }
 
 }  // namespace gatewise::GATEWISE_ISA

@@ -8,6 +8,7 @@
 // Where the operands E of the products are pairs (bf16.h), x is rounded some steps ahead, and h as
 // the cell finds it; K are the numbers of the tape.
 #pragma once
+#include "dots.h"
 #include "pack.h"
 #include "pointwise.h"
 #include "team.h"
@@ -21,6 +22,13 @@ inline constexpr i64 INPUT_TOKENS = 48;  // tokens whose W_ih x is computed at o
 inline constexpr i64 PASS_TOKENS = 192;  // the same, for a panel of W_ih that is used by many rows
 inline constexpr i64 LARGE_WEIGHTS = i64(3) << 19;  // bytes that a worker's L2 does not hold
 inline constexpr i64 LARGE_TAPE = i64(8) << 20;     // bytes that drive everything else out of it
+
+// Whether the weights are read as they lie (dots.h): adding up the lanes of a dot product, of x and
+// of h, costs each token as much as packing 16 numbers of each weight row.
+template <class E, class T>
+bool is_unpacked(const ForwardCall<T>& call) {
+  return !IS_PAIR<E> && !call.in_parts && 16 * call.dims.N <= call.dims.I + call.dims.P;
+}
 
 // The workspace of one direction.
 template <class T, class E>
@@ -42,8 +50,9 @@ struct ForwardSpace {
         out(call.dims.P),
         input_tokens(larger(call.dims.B < FUSED_ROWS ? INPUT_TOKENS : PASS_TOKENS, call.dims.B)) {
     const Dims& d = call.dims;
-    Wx = carver.take<E>(units.K * operands<E>(d.I));
-    Wh = carver.take<E>(units.K * operands<E>(d.P));
+    const i64 K = is_unpacked<E>(call) ? 0 : units.K;
+    Wx = carver.take<E>(K * operands<E>(d.I));
+    Wh = carver.take<E>(K * operands<E>(d.P));
     bias = carver.take<T>(units.K);
     Wr = projected ? carver.take<E>(out.padded * operands<E>(d.H)) : nullptr;
     hidden = projected ? carver.take<E>(d.B * room<E>(d.H)) : nullptr;
@@ -68,6 +77,7 @@ struct Forward {
   const Split split;
   const Rows own;
   const Share panels;
+  const bool unpacked;
   const bool fused;
   const bool past;  // the tape would drive the weights out of the caches
 
@@ -84,7 +94,8 @@ struct Forward {
         split(team, {0, 1, dims.B}, !seq.batch_sizes, weight_bytes() > LARGE_WEIGHTS),
         own(split.rows),
         panels(split.panels(team, u.J)),
-        fused(own.among(dims.B) >= FUSED_ROWS &&
+        unpacked(is_unpacked<E>(call)),
+        fused(!unpacked && own.among(dims.B) >= FUSED_ROWS &&
               weight_bytes() / u.J * (panels.end - panels.begin) <= LARGE_WEIGHTS),
         past(!IS_PAIR<E> && dims.H % LANES<T> == 0 && uintptr_t(dir.tape) % VECTOR_BYTES == 0 &&
              weight_bytes() > LARGE_WEIGHTS && tape_bytes() >= LARGE_TAPE) {}
@@ -124,8 +135,10 @@ struct Forward {
   void pack() const {
     const Share mine = team.of(u.J);
     for (i64 j = mine.begin; j < mine.end; j++) {
-      pack_gates(dir.w.W_ih, dims.I, u, ws.Wx, j);
-      pack_gates(dir.w.W_hh, dims.P, u, ws.Wh, j);
+      if (!unpacked) {
+        pack_gates(dir.w.W_ih, dims.I, u, ws.Wx, j);
+        pack_gates(dir.w.W_hh, dims.P, u, ws.Wh, j);
+      }
       pack_bias(dir.w.b_ih, dir.w.b_hh, u, ws.bias, j);
     }
     const Share outputs = team.of(ws.Wr ? ws.out.panels : 0);
@@ -186,14 +199,12 @@ struct Forward {
   // W_ih x for my rows and panels of the steps first .. last-1: in tiles over rows where there are
   // enough, a panel for all the steps; else in tiles over steps of one sequence.
   void input_product(i64 first, i64 last) const {
-    const i64 I = operands<E>(dims.I);
     if (own.among(dims.B) >= FUSED_ROWS) {
       for (i64 j = panels.begin; j < panels.end; j++)
         for (i64 s = first; s < last; s++) {
           const i64 t = time(s), b = own.first;
-          product<E>(own.among(seq.active(t)), u.vectors,
-                     {{inputs(t, s - first, b), ws.Wx + j * I * u.W, I}}, {},
-                     {zx(j, (s - first) * dims.B + b), own.step * u.W});
+          input_product(j, own.among(seq.active(t)), inputs(t, s - first, b),
+                        {zx(j, (s - first) * dims.B + b), own.step * u.W});
         }
       return;
     }
@@ -206,10 +217,15 @@ struct Forward {
         const E* x = inputs(time(s), s - first, b).data;
         const i64 apart = end - s > 1 ? inputs(time(s + 1), s + 1 - first, b).data - x : 0;
         for (i64 j = panels.begin; j < panels.end; j++)
-          product<E>(end - s, u.vectors, {{{x, apart}, ws.Wx + j * I * u.W, I}}, {},
-                     {zx(j, (s - first) * dims.B + b), dims.B * u.W});
+          input_product(j, end - s, {x, apart}, {zx(j, (s - first) * dims.B + b), dims.B * u.W});
       }
     }
+  }
+  void input_product(i64 j, i64 rows, Lines<const E> x, Lines<T> out) const {
+    const i64 I = operands<E>(dims.I);
+    if constexpr (!IS_PAIR<E>)
+      if (unpacked) return dots<T>(u, j, rows, {{x, {dir.w.W_ih, I}, I}}, {}, out);
+    product<E>(rows, u.vectors, {{x, ws.Wx + j * I * u.W, I}}, {}, out);
   }
   T* zx(i64 j, i64 at) const { return ws.zx + (j * ws.input_tokens + at) * u.W; }
 
@@ -241,7 +257,7 @@ struct Forward {
     const i64 I = operands<E>(dims.I), P = operands<E>(dims.P);
     for (i64 done = 0; begin + done < end; done += ROW_BLOCK) {
       const i64 rows = smaller(ROW_BLOCK, end - begin - done), b = first + done * apart;
-      const i64 most = rows == 1 ? 2 : 1;  // one row: two panels at once
+      const i64 most = rows == 1 && !unpacked ? 2 : 1;  // one row: two panels at once
       const i64 visits = ceil_div(panels.end - panels.begin, most);
       for (i64 visit = 0; visit < visits; visit++) {
         // Up and down in turn: the panels that the last step read last are still in the cache.
@@ -256,8 +272,11 @@ struct Forward {
         Lines<const T> in;
         if (!fused)
           in = {zx(j, step_of_input * dims.B + b), (count == 2 ? ws.input_tokens : apart) * u.W};
-        count == 2 ? product_of_two<E>(u.vectors, stretches, from, in, out)
-                   : product<E>(rows, u.vectors, stretches, from, in, out);
+        if (unpacked)
+          recurrent_dots(j, rows, h.from(done), in, out);
+        else
+          count == 2 ? product_of_two<E>(u.vectors, stretches, from, in, out)
+                     : product<E>(rows, u.vectors, stretches, from, in, out);
         for (i64 p = 0; p < count; p++) {
           const i64 panel = j + p, unit = panel * u.U;
           cell.forward(u, {rows, panel, out.from(p), ws.bias + panel * u.W, dir.w.peep,
@@ -266,6 +285,9 @@ struct Forward {
         }
       }
     }
+  }
+  void recurrent_dots(i64 j, i64 rows, Lines<const E> h, Lines<const T> in, Lines<T> out) const {
+    if constexpr (!IS_PAIR<E>) dots<T>(u, j, rows, {{h, {dir.w.W_hh, dims.P}, dims.P}}, in, out);
   }
   Lines<T> cell_rows(i64 b) const {
     return dir.c_n ? Lines<T>{dir.c_n + b * dims.H, own.step * dims.H} : Lines<T>{};

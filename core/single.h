@@ -54,11 +54,11 @@ struct SingleForward {
 
   void panel(i64 j) const {
     alignas(64) T z[SINGLE_ROWS * NV * LANES<T>], bias[NV * LANES<T>];
-    const i64 unit = j * u.U, units = smaller(u.U, H - unit);
+    const i64 unit = j * u.U, units = smaller(u.U, H - unit), I = call.dims.I;
     const Lines<const T> x{call.x.at(call.sequence, 0, 0), call.x.row},
         h = dir.h0 ? Lines<const T>{dir.h0, H} : Lines<const T>{zeros, 0};
     if (rows_are_few())
-      by_dots(j, x, h, {z, u.W});
+      dots<T>(u, j, B, {{x, {dir.w.W_ih, I}, I}, {h, {dir.w.W_hh, H}, H}}, {}, {z, u.W});
     else
       by_panels(j, x, h, {z, u.W});
     pack_bias(dir.w.b_ih, dir.w.b_hh, u, bias - j * u.W, j);
@@ -81,18 +81,7 @@ struct SingleForward {
   // Adding up the lanes of a dot product costs as much as packing four numbers of each weight row.
   bool rows_are_few() const { return 4 * B <= call.dims.I + H; }
 
-  // z of panel j, the weights as they lie.
-  void by_dots(i64 j, Lines<const T> x, Lines<const T> h, Lines<T> z) const {
-    const i64 I = call.dims.I;
-    for (int q = 0; q < u.groups; q++)
-      for (int gate = 0; gate < u.G && u.lanes(j, q); gate++) {
-        const i64 row = gate * H + j * u.U + q * LANES<T>;
-        dots<T>(B, {{x, {dir.w.W_ih + row * I, I}, I}, {h, {dir.w.W_hh + row * H, H}, H}},
-                u.lanes(j, q), z.right((q * u.G + gate) * LANES<T>));
-      }
-  }
-
-  // The same in the order of forward.h: a part of the panel is packed, used while it is in the
+  // z of panel j in the order of forward.h: a part of the panel is packed, used while it is in the
   // first-level cache, and given up for the next.
   void by_panels(i64 j, Lines<const T> x, Lines<const T> h, Lines<T> z) const {
     alignas(64) T lines[SINGLE_LINES * NV * LANES<T>];

@@ -296,6 +296,24 @@ def test_one_step_of_every_cell(isa: str, cell: str, H: int) -> None:
     check(Problem(lengths=(1, 1, 1), I=6, H=H, cell=cell))
 
 
+@pytest.mark.parametrize("cell", list(CELLS))
+def test_few_tokens(isa: str, cell: str) -> None:
+    """So few for such weights that these are not packed but read as they lie (dots.h)."""
+    check(Problem(T=2, B=2, I=31, H=37, cell=cell))
+    check(Problem(T=5, B=1, I=75, H=19, D=2, cell=cell, states=False, bias=False))
+    check(Problem(lengths=(4, 2, 1), I=9, H=110, D=2, cell=cell, threads=2))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_few_tokens_of_every_shape(isa: str, threads: int) -> None:
+    check(Problem(T=3, B=5, I=190, H=70, threads=threads))
+    check(Problem(T=2, B=7, I=1, H=230, D=2, threads=threads, states=False))
+    check(Problem(T=1, B=4, I=50, H=17, D=2, threads=threads))
+    check(Problem(T=4, B=1, I=40, H=65, P=33, threads=threads))
+    check(Problem(T=3, B=2, I=66, H=34, dtype=torch.float64, D=2, threads=threads))
+    check(Problem(lengths=(3, 3, 1), I=33, H=80, P=90, D=2, dtype=torch.float64, threads=threads))
+
+
 def test_many_chunks(isa: str) -> None:
     """Time long enough that backward walks it in several chunks, with states between them."""
     check(Problem(T=1100, B=1, I=3, H=20, threads=2))
@@ -325,6 +343,7 @@ def test_large_tape(isa: str, threads: int) -> None:
 @pytest.mark.parametrize("cell", ["lstm", "rnn", "peephole", "coupled"])
 def test_bits_do_not_depend_on_threads(isa: str, cell: str) -> None:
     problems = (  # each with work enough to be shared by five
+        Problem(T=2, B=5, I=20, H=150, cell=cell),
         Problem(T=150, B=1, I=200, H=200, cell=cell),
         Problem(T=60, B=23, I=9, H=70, D=2, cell=cell),
         Problem(
