@@ -35,9 +35,11 @@ format: setup
 bench: setup
 	@$(BIN)/python bench/run.py $(ARGS)
 
+# The lesson is made from full results; all others, and a page of them, stay in build/.
+LEARN = $(if $(filter --full,$(or $(ARGS),--full)),docs/learn,build/studies)
 studies: setup
-	@$(BIN)/gatewise study --all --out docs/learn/results $(or $(ARGS),--full)
-	@$(BIN)/python -m gatewise.studies.lesson docs/learn/results docs/learn/strengths-and-price.md
+	@$(BIN)/gatewise study --all --out $(LEARN)/results $(or $(ARGS),--full)
+	@$(BIN)/python -m gatewise.studies.lesson $(LEARN)/results $(LEARN)/strengths-and-price.md
 
 mutations: setup
 	@$(BIN)/python tools/mutations.py $(ARGS)

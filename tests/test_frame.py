@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from gatewise.studies import (
-    frame,
-)
+from gatewise.errors import ArgumentError
+from gatewise.studies import frame
 from gatewise.studies.frame import Json, Prediction, Study, carry_out
 
 
@@ -84,6 +83,23 @@ def test_a_finished_study_is_not_measured_again_unless_asked(tmp_path: Path) -> 
     assert second.measured == []
     carry_out(third.study(), "quick", tmp_path, progress=False, fresh=True)
     assert third.measured == [0, 1, 2, 3]
+
+
+def test_a_shorter_run_never_replaces_a_longer_one(tmp_path: Path) -> None:
+    full = carry_out(Counter().study(), "full", tmp_path, progress=False).path
+    before = full.read_bytes()
+    for fresh in (False, True):
+        refused = Counter()
+        with pytest.raises(
+            ArgumentError, match=r"out: .*result\.json is a full run.*another folder"
+        ):
+            carry_out(refused.study(revision=2), "quick", tmp_path, progress=False, fresh=fresh)
+        assert refused.measured == []
+    assert full.read_bytes() == before
+    assert sorted(p.name for p in full.parent.iterdir()) == ["figure.png", "result.json"]
+    longer = carry_out(Counter().study(), "quick", tmp_path / "other", progress=False)
+    again = carry_out(Counter().study(), "full", tmp_path / "other", progress=False)
+    assert (longer.data["mode"], again.data["mode"]) == ("quick", "full")
 
 
 @pytest.mark.parametrize("change", [{"revision": 2}, {"units": lambda mode: [{"k": 3}]}])

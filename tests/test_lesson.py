@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from itertools import chain
 from pathlib import Path
 
@@ -58,17 +60,26 @@ def test_the_words_on_reach_are_true_of_the_results() -> None:
 
 
 def test_where_adding_has_no_pilots_its_rate_is_that_of_the_pilots_over_100_steps() -> None:
-    """Adding over more steps in long-lag, and the training in gradient-reach."""
     data = json.loads((LEARN / "results" / "long-lag" / "result.json").read_text("utf-8"))
     took = {r["rate"] for r in data["summary"]["tuning"] if r["unit"]["task"] == "adding"}
     assert took == {0.01}
     assert {r["rate"] for r in data["summary"]["rows"] if r["task"] == "adding"} == took
 
 
-def test_make_studies_writes_what_the_page_is_made_of() -> None:
-    recipe = (LEARN.parents[1] / "Makefile").read_text().split("\nstudies: ")[1].split("\n\n")[0]
-    assert "gatewise study --all --out docs/learn/results" in recipe
-    assert "studies.lesson docs/learn/results docs/learn/strengths-and-price.md" in recipe
+@pytest.mark.parametrize(
+    ("args", "folder"),
+    [("", "docs/learn"), ("--full --fresh", "docs/learn"),
+     ("--quick", "build/studies"), ("--fresh", "build/studies")],
+)  # fmt: skip
+def test_make_studies_writes_the_page_only_from_full_results(args: str, folder: str) -> None:
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    made = subprocess.run(
+        ["make", "--dry-run", "--assume-old=setup", "studies", f"ARGS={args}"],
+        cwd=LEARN.parents[1], capture_output=True, text=True, check=True, env=alone,
+    ).stdout.splitlines()  # fmt: skip
+    study, page = (next(line for line in made if word in line) for word in ("study", "lesson"))
+    assert f"--all --out {folder}/results {args or '--full'}" in study
+    assert f"studies.lesson {folder}/results {folder}/strengths-and-price.md" in page
 
 
 def test_a_figure_is_drawn_from_the_result_alone() -> None:

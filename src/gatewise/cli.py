@@ -175,9 +175,7 @@ def study(
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every study.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A look: under a minute each.")] = False,
-    full: Annotated[
-        bool, typer.Option("--full", help="All the lesson shows: an hour or two.")
-    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="All that the lesson shows: hours.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is there.")] = False,
     out: Annotated[Path, typer.Option(help="Directory of results and figures.")] = Path(
         "gatewise-studies"

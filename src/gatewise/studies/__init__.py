@@ -55,14 +55,14 @@ def run(
     Args:
         name: one of ``names()``.
         mode: "quick" (under a minute, for a look and for CI), "default" (minutes), "full" (what the
-            lesson shows; an hour or two on one core).
+            lesson shows; some hours on one core).
         out: the folder for the results.
         progress: True draws a bar, False is silent, a function gets (done, total, what comes next).
         fresh: measure again even what an earlier run of the same mode, machine and version
             measured.
 
     Raises:
-        ArgumentError: an unknown name or mode.
+        ArgumentError: an unknown name or mode, or ``out`` holds the result of a longer mode.
         KeyboardInterrupt: passed on; what was measured stays, and the next call goes on from there.
     """
     return carry_out(load(name), mode, Path(out), progress, fresh)

@@ -128,16 +128,22 @@ def carry_out(
         fresh: measure again even what is there.
 
     Raises:
-        ArgumentError: the mode is not one of ``MODES``.
+        ArgumentError: the mode is not one of ``MODES``, or the folder holds the result of a longer
+            one.
         KeyboardInterrupt: passed on; what was measured stays, and the next call goes on from there.
     """
     if mode not in MODES:
         raise ArgumentError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
     folder = Path(out) / study.name
+    finished = _read(folder / "result.json")
+    if finished.get("mode") in MODES[MODES.index(mode) + 1 :]:
+        raise ArgumentError(
+            f"out: {folder / 'result.json'} is a {finished['mode']} run and is not replaced by a "
+            f"{mode} one; give another folder, or remove it"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with _threads(study.threads):
         mark = _mark(study.name, study.revision, machine())
-        finished = _read(folder / "result.json")
         if fresh or finished.get("mark") != mark:
             finished = {}
         if fresh:

@@ -194,10 +194,11 @@ def temporal_order(T: int) -> Task:
         signs = rng.integers(0, 4, (int(lengths.max()), n))
         each = np.arange(n)
         first, second = rng.integers(0, 2, n), rng.integers(0, 2, n)
-        signs[rng.integers(T // 10, T // 5 + 1, n), each] = 4 + first
-        signs[rng.integers(T // 2, 6 * T // 10 + 1, n), each] = 4 + second
-        signs[0], signs[lengths - 1, each] = 6, 7
-        x = _one_hot(signs, 8)
+        X, E, B = (ORDER_SIGNS.index(sign) for sign in "XEB")  # Y follows X
+        signs[rng.integers(T // 10, T // 5 + 1, n), each] = X + first
+        signs[rng.integers(T // 2, 6 * T // 10 + 1, n), each] = X + second
+        signs[0], signs[lengths - 1, each] = E, B
+        x = _one_hot(signs, len(ORDER_SIGNS))
         x[np.arange(len(x))[:, None] >= lengths] = 0
         return Batch(x, 2 * first + second, lengths)
 
