@@ -113,11 +113,11 @@ def pixel(tab, canvas, x, y) -> list[int]:
     )
 
 
-def colour(tab, kind, limit, v) -> list[int]:
+def colour(tab, kind, limit, v, power=1) -> list[int]:
     text = tab.evaluate(
-        "([kind, limit, v]) => { const m = modules['colour.js'];"
-        " return m.colour('light', m.scale(kind, limit), v); }",
-        [kind, limit, v],
+        "([kind, limit, v, power]) => { const m = modules['colour.js'];"
+        " return m.colour('light', m.scale(kind, limit, power), v); }",
+        [kind, limit, v, power],
     )
     return [int(n) for n in re.findall(r"\d+", text)]
 

@@ -48,6 +48,9 @@ export function exact(v) {
   return plain(Number(v.toPrecision(9)));
 }
 
+// Where a step stands, after its number: steps count from 0, as in Python and in the formulas.
+export const among = (T) => (T === 1 ? ", the only one" : ` of 0 to ${T - 1}`);
+
 const percent = (v) => `${Math.round(100 * v)}\u00a0%`;
 
 // A symbol with its step: c at t, c at t - 1.

@@ -68,21 +68,28 @@ for (const theme of Object.keys(stops)) {
   ramps[theme] = { gate: ramp(stops[theme].gate), signed: ramp(stops[theme].signed) };
 }
 
-// A scale: how a number becomes a place among 256 colours, and back.
-//   gate: 0 .. 1    signed: -limit .. limit; the power 1/3 lets small values be seen
+// A scale: how a number becomes a place among 256 colours, zero + gain * v, and back.
+//   gate: 0 .. 1    signed: -limit .. limit; the power 1/3 puts v's cube root in its place, so that
+//   small values can be seen
 export function scale(kind, limit = 1, power = 1) {
   if (kind === "gate") {
-    return { kind, limit: 1, power: 1, place: (v) => Math.round(255 * v), value: (k) => k / 255 };
+    return { kind, limit: 1, power: 1, zero: 0, gain: 255, value: (k) => k / 255 };
   }
-  const bend = power === 1 ? (v) => v : Math.cbrt;
-  const back = power === 1 ? (v) => v : (v) => v ** 3;
   return {
     kind,
     limit,
     power,
-    place: (v) => Math.round(127.5 + 127.5 * bend(v / limit)),
-    value: (k) => limit * back(k / 127.5 - 1),
+    zero: 127.5,
+    gain: 127.5 / limit ** power,
+    value: (k) => limit * (power === 1 ? k / 127.5 - 1 : (k / 127.5 - 1) ** 3),
   };
+}
+
+const NOWHERE = 256; // the place of NaN and infinity
+
+function place({ zero, gain, power }, v) {
+  const k = zero + gain * (power === 1 ? v : Math.cbrt(v)) + 0.5;
+  return !Number.isFinite(k) ? NOWHERE : k < 0 ? 0 : k >= 255 ? 255 : Math.trunc(k);
 }
 
 // The 256 colours as pixels of an ImageData (little-endian), and one more for NaN.
@@ -94,17 +101,23 @@ export function palette(theme, kind) {
     const out = new Uint32Array(257);
     const pixel = (r, g, b) => (255 << 24) | (b << 16) | (g << 8) | r;
     for (let k = 0; k < 256; k++) out[k] = pixel(table[3 * k], table[3 * k + 1], table[3 * k + 2]);
-    out[256] = pixel(...bad[theme]);
+    out[NOWHERE] = pixel(...bad[theme]);
     pixels.set(key, out);
   }
   return pixels.get(key);
 }
 
+// Colours values into pixels[at], pixels[at + by], ...
+export function paint(pixels, at, by, values, theme, scaled) {
+  const colours = palette(theme, scaled.kind);
+  for (let k = 0; k < values.length; k++) pixels[at + k * by] = colours[place(scaled, values[k])];
+}
+
 export function colour(theme, scaled, v) {
-  if (!Number.isFinite(v)) return `rgb(${bad[theme].join(" ")})`;
-  const k = 3 * Math.max(0, Math.min(255, scaled.place(v)));
+  const k = place(scaled, v);
+  if (k === NOWHERE) return `rgb(${bad[theme].join(" ")})`;
   const table = ramps[theme][scaled.kind];
-  return `rgb(${table[k]} ${table[k + 1]} ${table[k + 2]})`;
+  return `rgb(${table[3 * k]} ${table[3 * k + 1]} ${table[3 * k + 2]})`;
 }
 
 const luminance = (r, g, b) => {

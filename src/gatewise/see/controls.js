@@ -7,6 +7,9 @@ import { el } from "./paint.js";
 const $ = (id) => document.getElementById(id);
 export const SORTS = ["index", "activity", "memory", "similarity"];
 
+// The orders of rows that a lane has.
+export const sorts = (here) => SORTS.filter((one) => one === "index" || here[one]);
+
 // Within a row of tabs or of choices the arrows move from one to the next, as everywhere.
 function rove(on, key) {
   if (!on.matches("[role=tab], [role=radio]") || !["ArrowLeft", "ArrowRight"].includes(key))
@@ -76,7 +79,7 @@ export function controls(app) {
     ".": () => hold({ moment: Math.min(4, state.moment + 1) }),
     d: () => set({ grad: !state.grad }),
     s: () => {
-      const known = SORTS.filter((one) => one === "index" || lane(page, state)[one]);
+      const known = sorts(lane(page, state));
       set({ sort: known[(known.indexOf(state.sort) + 1) % known.length] });
     },
     l: () => cycle("layer", model(page, state).size.L),

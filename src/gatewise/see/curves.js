@@ -2,7 +2,7 @@
 
 import { hues } from "./colour.js";
 import { names, show, welded } from "./cell.js";
-import { lane, run, series } from "./data.js";
+import { lane, run, series, shown } from "./data.js";
 import { axis, curve, el, fit, levels } from "./paint.js";
 
 const tick = (v) => String(Number(v.toPrecision(2))).replace("-", "−");
@@ -13,6 +13,7 @@ const RIGHT = 150;
 export function curves(host, app) {
   const canvas = el("canvas", { id: "curves", role: "img" });
   host.append(canvas);
+  let drawn = ""; // what the last drawing showed
   canvas.addEventListener("click", (event) => {
     const box = canvas.getBoundingClientRect();
     const [a, b] = app.state.win;
@@ -25,7 +26,9 @@ export function curves(host, app) {
     const { cell } = app.page.meta.models[s.model];
     const style = app.style();
     const outer = host.clientWidth;
-    if (outer <= LEFT + RIGHT) return;
+    const key = shown({ ...s, field: "all" }, s.unit, s.out, s.t, s.win, app.theme(), outer);
+    if (outer <= LEFT + RIGHT || key === drawn) return;
+    drawn = key;
     const narrow = outer < 560;
     const right = narrow ? 96 : RIGHT;
     const width = outer - LEFT - right;

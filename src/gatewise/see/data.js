@@ -194,6 +194,28 @@ export function order(here, how, width) {
   return index.sort((a, b) => (value(b) === value(a) ? a - b : value(b) > value(a) ? 1 : -1));
 }
 
+// Steps a .. b - 1 of a field in n columns of m means. A row is a unit of `rows`, or the mean of the
+// neighbours that share it; each column is handed to take(column, means), which uses it at once.
+export function means({ data, width }, rows, a, b, n, m, take) {
+  const units = Int32Array.from(rows).sort(); // read as they lie in memory
+  const places = Array.from(rows, (unit, r) => [unit, Math.floor((r * m) / rows.length)]);
+  const rowOf = Int32Array.from(places.sort(([p], [q]) => p - q), ([, row]) => row);
+  const share = new Int32Array(m); // how many units have a row
+  for (const row of rowOf) share[row] += 1;
+  const sums = new Float64Array(m);
+  for (let column = 0, t = a; column < n; column++) {
+    const [from, to] = [t, a + Math.ceil(((column + 1) * (b - a)) / n)];
+    sums.fill(0);
+    for (; t < to; t++) gather(sums, rowOf, data, t * width, units);
+    for (let row = 0; row < m; row++) sums[row] /= share[row] * (to - from);
+    take(column, sums);
+  }
+}
+
+function gather(sums, rowOf, data, from, units) {
+  for (let k = 0; k < units.length; k++) sums[rowOf[k]] += data[from + units[k]];
+}
+
 // The largest finite magnitude, never 0; at most `samples` values are looked at.
 export function reach(data, samples = 200000) {
   const stride = Math.max(1, Math.floor(data.length / samples));

@@ -1,7 +1,7 @@
 // The words around the drawings: titles, the chooser of layers and units, the table of exact numbers,
 // and what a screen reader is told.
 
-import { exact, names, show, welded } from "./cell.js";
+import { among, exact, names, show, welded } from "./cell.js";
 import { at, field, lane, model, run } from "./data.js";
 import { el } from "./paint.js";
 
@@ -34,7 +34,7 @@ export function labels(app, remember) {
       ...(size.P === size.H ? [] : [count(size.P, "output")]),
       count(T, "step"),
     ].join(" · ");
-    $("where").replaceChildren("step ", el("b", {}, String(s.t)), ` of ${T}`);
+    $("where").replaceChildren("step ", el("b", {}, String(s.t)), among(T));
     $("lead").textContent = cell.has_cell_state
       ? `The cell is a memory that runs along the top. At each step it reads one input, and its gates, numbers between 0 and 1, act as valves: they decide what is forgotten, what is written and what is shown. Below: step ${s.t}, ${word}, ${unit}.`
       : `A plain RNN has one number a unit and no gates: each step mixes the input with its last answer and writes over the old state. The dashed parts are what an LSTM adds. Below: step ${s.t}, ${word}, ${unit}.`;
@@ -78,7 +78,7 @@ export function labels(app, remember) {
     if (!s.playing) {
       rest = setTimeout(() => {
         $("live").textContent =
-          `Step ${s.t} of ${T}, ${word}, ${unit}: ` +
+          `Step ${s.t}${among(T)}, ${word}, ${unit}: ` +
           [...cell.gates, ...(cell.has_cell_state ? ["c"] : []), "h"]
             .map((n) => `${names[n]} ${show(at(page, s, n, s.t, n === "h" ? s.out : s.unit))}`)
             .join(", ");

@@ -23,7 +23,7 @@ import { text } from "./text.js";
 import { lanes } from "./lanes.js";
 import { reaching } from "./reach.js";
 import { visible } from "./paint.js";
-import { SORTS, controls } from "./controls.js";
+import { SORTS, controls, sorts } from "./controls.js";
 import { labels } from "./labels.js";
 
 const $ = (id) => document.getElementById(id);
@@ -71,15 +71,14 @@ const app = {
     if (!limits.has(key)) limits.set(key, reach(field(page, s, name, grad)?.data ?? []));
     return limits.get(key);
   },
-  scale() {
-    if (state.grad) return scale("signed", app.limit(state, state.field, true), 1 / 3);
-    return app.scaleOf(state.field);
+  scale(s = state) {
+    if (s.grad) return scale("signed", app.limit(s, s.field, true), 1 / 3);
+    return app.scaleOf(s.field, s);
   },
   // the scale of a value of a step by its name, the same wherever it is shown
-  scaleOf(name) {
+  scaleOf(name, s = state) {
     if (name.startsWith("z_")) return scale("signed", 4);
-    if ("ifo".includes(name) && kind(model(page, state).cell, name) === "gate")
-      return scale("gate");
+    if ("ifo".includes(name) && kind(model(page, s).cell, name) === "gate") return scale("gate");
     const like = {
       cBefore: "c",
       kept: "c",
@@ -87,7 +86,7 @@ const app = {
       read: "c",
       shown: projects() ? "c" : "h",
     };
-    return scale("signed", app.limit(state, like[name] ?? name));
+    return scale("signed", app.limit(s, like[name] ?? name));
   },
   style() {
     const css = getComputedStyle(document.documentElement);
@@ -163,10 +162,11 @@ export function set(patch) {
 // Drawing --------------------------------------------------------------------------------------
 
 // A part draws when its section is on the screen; elsewhere it waits until it is, or until idle.
+const units = map($("map"), app);
 const parts = [
   ["ribbon", ribbon($("ribbon"), app)],
   ["cell", cellView()],
-  ["units", map($("map"), app)],
+  ["units", units.draw],
   ["unit", curves($("unit-curves"), app)],
   ["unit", text($("unit-text"), app)],
   ["directions", lanes($("lane-view"), app)],
@@ -196,25 +196,43 @@ function refresh(all = false) {
   }
 }
 
-// While nothing happens, bring the parts off screen up to date and decode what a key may ask for.
-function prepare(deadline) {
-  const waiting = parts.find((part) => part.stale);
-  if (waiting !== undefined) {
-    waiting.draw(state);
-    waiting.stale = false;
-    requestIdleCallback(prepare);
-    return;
+// While nothing happens: the parts off screen, then the numbers and the maps one key away.
+let idle = null; // what is left to do
+
+function work(deadline) {
+  if (idle === null) return;
+  let done;
+  do {
+    done = idle.next().done;
+  } while (!done && deadline.timeRemaining() > 15);
+  if (done) performance.mark("rested");
+  else requestIdleCallback(work);
+}
+
+function* chores() {
+  for (const part of parts) {
+    if (!part.stale) continue;
+    part.draw(state);
+    part.stale = false;
+    yield;
   }
   const here = lane(page, state);
   for (const refs of [here.value, here.grad ?? {}]) {
-    for (const ref of Object.values(refs)) {
-      if (deadline.timeRemaining() < 10) {
-        requestIdleCallback(prepare);
-        return;
-      }
-      if (typeof ref === "number") page.block(ref);
-    }
+    for (const ref of Object.values(refs)) if (typeof ref === "number") yield page.block(ref);
   }
+  for (const [field, ref] of Object.entries(here.value))
+    if (typeof ref === "number") yield units.ahead({ ...state, field });
+  for (const sort of sorts(here)) yield units.ahead({ ...state, sort });
+  yield units.ahead({ ...state, grad: !state.grad });
+}
+
+function rest() {
+  if (!window.requestIdleCallback) {
+    refresh(true);
+    return;
+  }
+  idle = chores();
+  requestIdleCallback(work);
 }
 
 function cellView() {
@@ -256,12 +274,9 @@ function draw() {
   refresh(s.printing);
   describe(s, word(s));
   performance.measure("draw", "draw-start");
+  idle = null;
   clearTimeout(draw.rest);
-  if (!s.playing)
-    draw.rest = setTimeout(
-      () => (window.requestIdleCallback ? requestIdleCallback(prepare) : refresh(true)),
-      500,
-    );
+  if (!s.playing) draw.rest = setTimeout(rest, 500);
 }
 
 dark.addEventListener("change", () => set({}));

@@ -20,7 +20,7 @@ export function map(host, app) {
   const legend = el("div", { className: "legend" });
   host.append(frame, legend);
   let at = null; // what the pointer is on: {row, t}
-  const kept = store(6);
+  const kept = store(16);
   let drawn = null; // the geometry and values of the last drawing
 
   const hit = (event) => {
@@ -172,29 +172,43 @@ export function map(host, app) {
     ];
   }
 
-  function draw(s) {
-    const T = run(app.page, s).T;
+  // What the map of a state shows, and where.
+  function view(s) {
     const [a, b] = s.win;
     const values = field(app.page, s, s.field, s.grad);
-    const size = app.page.meta.models[s.model].size;
-    const outer = frame.clientWidth;
-    if (outer <= LEFT || values === null) return;
-    const width = outer - LEFT;
+    const width = frame.clientWidth - LEFT;
+    if (width <= 0 || values === null) return null;
     const rows = order(lane(app.page, s), s.sort, values.width);
     const tall = Math.max(3, Math.min(16, Math.floor(360 / rows.length)));
     const height = rows.length * tall > 400 ? 380 : rows.length * tall;
-    const scaled = app.scale();
-    const style = app.style();
     const key = shown(s, s.sort, a, b, app.theme(), width);
-    const same = drawn !== null && drawn.key === key;
-    drawn = { key, a, b, rows, width, height, values, scaled, s: { ...s }, words: app.words() };
+    return { key, a, b, rows, width, height, values, scaled: app.scale(s), s: { ...s } };
+  }
+
+  const image = ({ key, a, b, rows, width, height, values, scaled }) =>
+    kept(key, () => heat(values, rows, a, b, scaled, app.theme(), width, height));
+
+  // Makes the image of a state that may come next, where making it takes long enough to be felt.
+  function ahead(s) {
+    const next = view(s);
+    if (next !== null && (next.b - next.a) * next.rows.length > 100_000) image(next);
+  }
+
+  function draw(s) {
+    const now = view(s);
+    if (now === null) return;
+    const same = drawn !== null && drawn.key === now.key;
+    drawn = { ...now, words: app.words() };
     if (same) {
       drawOverlay();
       return;
     } // only the marks moved
-    const context = fit(canvas, outer, height + BOTTOM);
-    const image = kept(key, () => heat(values, rows, a, b, scaled, app.theme(), width, height));
-    context.drawImage(image, LEFT, 0, width, height);
+    const { a, b, width, height, values, scaled } = now;
+    const T = run(app.page, s).T;
+    const size = app.page.meta.models[s.model].size;
+    const style = app.style();
+    const context = fit(canvas, width + LEFT, height + BOTTOM);
+    context.drawImage(image(now), LEFT, 0, width, height);
     context.strokeStyle = style.line;
     context.strokeRect(LEFT + 0.5, 0.5, width - 1, height - 1);
     axis(context, { a, b, left: LEFT, width, y: height + 7, style, words: app.words() });
@@ -216,11 +230,11 @@ export function map(host, app) {
     const from = before(s, 0) < 0 ? "left to right" : "right to left";
     canvas.ariaLabel =
       `Map of ${s.grad ? "the gradients of " : ""}${names[s.field]} ${s.field}: ` +
-      `${values.width} units in rows, steps ${a} to ${b - 1} of ${T} in columns, read ${from}. ` +
+      `${values.width} units in rows, steps ${a} to ${b - 1} in columns, read ${from}. ` +
       "Arrow keys move the step and the unit; the numbers of the chosen one are in the table at the end.";
     drawLegend(scaled, s);
     drawOverlay();
   }
 
-  return draw;
+  return { draw, ahead };
 }

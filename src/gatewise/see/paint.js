@@ -1,6 +1,7 @@
 // Drawing on canvas that several parts share: sharp canvases, maps of values, axes of steps.
 
-import { palette } from "./colour.js";
+import { paint } from "./colour.js";
+import { means } from "./data.js";
 
 // An element with properties and children; text children are text, never markup.
 export function el(tag, properties = {}, ...children) {
@@ -30,33 +31,16 @@ export function fit(canvas, width, height) {
 
 // Values of steps a .. b - 1 as an image of a size in CSS pixels: a column a step, row r the unit
 // rows[r]. Where there are more values than pixels a pixel is their mean, never a mix of colours.
-export function heat({ data, width }, rows, a, b, scaled, theme, across, down) {
+export function heat(values, rows, a, b, scaled, theme, across, down) {
   const ratio = window.devicePixelRatio || 1;
   const [wide, tall] = [across, down].map((size) => Math.max(1, Math.round(size * ratio)));
   const [n, m] = [Math.min(b - a, wide), Math.min(rows.length, tall)];
-  const units = Uint32Array.from(rows);
-  const rowOf = units.map((_, r) => Math.floor((r * m) / rows.length));
-  const unitsIn = new Uint32Array(m); // how many share a row of pixels
-  for (const row of rowOf) unitsIn[row] += 1;
   const image = new ImageData(n, m);
   const out = new Uint32Array(image.data.buffer);
-  const colours = palette(theme, scaled.kind);
-  const sums = new Float64Array(m);
-  for (let column = 0, t = a; column < n; column++) {
-    const [from, to] = [t, a + Math.ceil(((column + 1) * (b - a)) / n)];
-    sums.fill(0);
-    for (; t < to; t++) {
-      for (let r = 0; r < units.length; r++) sums[rowOf[r]] += data[t * width + units[r]];
-    }
-    for (let row = 0; row < m; row++) {
-      const v = sums[row] / (unitsIn[row] * (to - from));
-      out[row * n + column] = Number.isFinite(v)
-        ? colours[Math.max(0, Math.min(255, scaled.place(v)))]
-        : colours[256];
-    }
-  }
+  means(values, rows, a, b, n, m, (column, one) => paint(out, column, n, one, theme, scaled));
   const small = new OffscreenCanvas(n, m);
   small.getContext("2d").putImageData(image, 0, 0);
+  if (n === wide && m === tall) return small;
   const full = new OffscreenCanvas(wide, tall);
   const context = full.getContext("2d");
   context.imageSmoothingEnabled = false;
@@ -64,15 +48,15 @@ export function heat({ data, width }, rows, a, b, scaled, theme, across, down) {
   return full;
 }
 
-// What was made under a key, made once; the oldest leave when there are too many.
-export function store(most = 12) {
+// What was made under a key, made once; of too many, the one asked for longest ago leaves.
+export function store(most) {
   const kept = new Map();
   return (key, make) => {
-    if (!kept.has(key)) {
-      if (kept.size >= most) kept.delete(kept.keys().next().value);
-      kept.set(key, make());
-    }
-    return kept.get(key);
+    const found = kept.has(key) ? kept.get(key) : make();
+    kept.delete(key);
+    kept.set(key, found);
+    if (kept.size > most) kept.delete(kept.keys().next().value);
+    return found;
   };
 }
 

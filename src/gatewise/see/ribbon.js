@@ -1,7 +1,7 @@
 // The sequence: its tokens (those around the step, if there are many) or its series, and a scrubber.
 
 import { colour, inkOn } from "./colour.js";
-import { show } from "./cell.js";
+import { among, show } from "./cell.js";
 import { run, series, shown, windowAround } from "./data.js";
 import { curve, el, fit, heat, store, visible } from "./paint.js";
 
@@ -82,7 +82,7 @@ export function ribbon(host, app) {
     slider.value = s.t;
     slider.setAttribute(
       "aria-valuetext",
-      `step ${s.t} of ${T}${words ? `, ${visible(words[s.t])}` : ""}`,
+      `step ${s.t}${among(T)}${words ? `, ${visible(words[s.t])}` : ""}`,
     );
     slider.style.setProperty("--done", `${T > 1 ? (100 * s.t) / (T - 1) : 0}%`);
     const drawn = words === null || app.page.meta.kind === "series";
