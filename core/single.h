@@ -188,11 +188,12 @@ void lines_product(i64 rows, i64 width, Matrix<T> a, i64 length, Lines<const T> 
   }
 }
 
-// The same where b is large: a few of its lines at a time, which all rows use while these are in
-// the first-level cache, however far apart they lie.
+// The same where b is large: some of its lines at a time, which all rows use while these are in the
+// first-level cache; few enough that they are, however far apart they lie.
+inline constexpr i64 FEW_LINES = 8, LINES_BYTES = i64(1) << 14;
 template <class T>
 void long_product(i64 rows, i64 width, Matrix<T> a, i64 length, Lines<const T> b, Lines<T> out) {
-  constexpr i64 most = 8;
+  const i64 most = larger(FEW_LINES, LINES_BYTES / (width * i64(sizeof(T))));
   for (i64 k = 0; k < length; k += most)
     lines_product<T>(rows, width, {a.at(0, k), a.row, a.column}, smaller(most, length - k),
                      b.from(k), out, k > 0);

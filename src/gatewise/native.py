@@ -216,7 +216,9 @@ def backward(
 def empty_gradients(inputs: Flat, wanted: Sequence[bool]) -> list[Tensor | None]:
     """The buffers for the gradients of a run."""
     return [
-        t.new_empty(t.shape) if t is not None and want else None
+        torch.empty_like(t, memory_format=torch.contiguous_format)
+        if t is not None and want
+        else None
         for t, want in zip(inputs, wanted, strict=True)
     ]
 
