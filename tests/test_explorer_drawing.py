@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 
 import numpy as np
@@ -61,6 +60,20 @@ def test_a_pixel_of_a_crowded_map_is_the_colour_of_a_mean(grad, opened) -> None:
             mean = values[steps][:, by_activity[row_of == row]].mean()
             want = colour(tab, "signed", limit, mean, power=1 / 3 if grad else 1)
             assert pixel(tab, "map-image", 46 + column + 0.5, row + 0.5) == want
+
+
+def test_the_text_wears_the_colours_of_the_unit(opened) -> None:
+    trace = traced(gatewise.LSTM(4, 6))
+    tab = opened(trace, tokens=CHARACTERS, at="#unit=3&field=o&t=0", viewport=(1280, 2400))
+    tab.wait_for_timeout(300)
+    widths = tab.evaluate("document.getElementById('text').getContext('2d').measureText('i').width")
+    each = int(np.ceil(widths)) + 2
+    for t in range(1, 10):
+        want = colour(tab, "gate", 1, trace.o[0, 0, t, 0, 3].item())
+        assert pixel(tab, "text", 2 + t * each + 1, 4) == want
+    tab.locator("#text").click(position={"x": 2 + 7 * each + 3, "y": 12})
+    settle(tab)
+    assert state(tab, "t") == 7
 
 
 def test_lanes_join_both_directions_and_end_in_h_n(opened) -> None:
@@ -296,12 +309,17 @@ def test_names_of_curves_stand_whole_on_a_phone(opened) -> None:
     tab = opened(first, beside=second, tokens=CHARACTERS, viewport=(360, 740))
     tab.locator("#reach").scroll_into_view_if_needed()
     settle(tab)
+    assert right_edge(tab) == 0
+
+
+def right_edge(tab) -> int:
+    """The strongest ink in the last columns of the curves of the gradient."""
     edge = tab.evaluate(
         """() => { const c = document.getElementById("reach");
         return [...c.getContext("2d").getImageData(c.width - 2, 0, 2, c.height).data]; }"""
     )
     assert len(edge) > 0
-    assert max(edge) == 0
+    return max(edge)
 
 
 def test_a_number_of_a_series_is_written_as_numbers_are(opened) -> None:
@@ -321,6 +339,7 @@ def test_what_is_not_a_number_says_so(opened) -> None:
     x[2] = float("nan")
     tab = opened(layer.trace(x), at="#t=4&moment=2", tokens="abcdef")
     assert "not a number" in tab.locator("#moment-write .plain").text_content()
+    assert "lets an unknown share in" in tab.locator("#moment-write .plain").text_content()
     assert "not a number" in tab.locator("#unit-lead").text_content()
     assert tab.locator("#moment-write .valve-curve").count() == 2
     assert tab.locator("#moment-write .valve-dot").count() == 0
@@ -340,6 +359,26 @@ def test_a_very_long_series_is_drawn(opened) -> None:
     tab = opened(traced(layer, T=T), tokens=[0.5] * T, at="#t=140000")
     tab.wait_for_timeout(2500)  # what is off screen is drawn when nothing else happens
     assert tab.locator(".reach-said li").get_attribute("data-steps") is not None
+
+
+def test_a_very_long_token_is_cut_short(opened) -> None:
+    long = "👩‍👩‍👧 supercalifragilisticexpialidocious " * 9
+    words = [long, "a", "b"]
+    tab = opened(traced(gatewise.LSTM(4, 6), T=3), tokens=words, at="#t=0", viewport=(390, 800))
+    tab.wait_for_timeout(1500)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    drawing = tab.locator("#diagram").bounding_box()
+    token = tab.locator("#diagram .token").bounding_box()
+    assert token["x"] + token["width"] <= drawing["x"] + drawing["width"]
+    assert "…”, unit" in tab.locator("#lead").text_content()
+    assert long.strip() in tab.locator("#unit-text .hidden").text_content()  # for those who listen
+
+
+def test_names_of_cells_stand_whole_beside_their_curves(opened) -> None:
+    tab = opened(traced(gatewise.LSTM(4, 6, cell="no_output_activation")), tokens=CHARACTERS)
+    tab.locator("#reach").scroll_into_view_if_needed()
+    settle(tab)
+    assert right_edge(tab) == 0
 
 
 def test_tokens_cannot_become_markup(opened) -> None:
@@ -366,119 +405,3 @@ def test_the_page_works_inside_a_notebooks_frame(browser, tmp_path) -> None:
     assert frame.locator("#moment-read").is_visible()
     assert errors == []
     tab.close()
-
-
-# --- the functions without drawing --------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def functions(browser, tmp_path_factory):
-    """Calls a function of a module of the page."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("pure") / "page.html"
-    see.write(traced(gatewise.LSTM(4, 6)), path)
-    tab = browser.new_page()
-    tab.goto(path.as_uri())
-    yield lambda code: tab.evaluate(f"(() => {{ const {{ {code} }})()")
-    tab.close()
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        ("0", "0.00"), ("0.854", "0.85"), ("-0.65", "−0.65"), ("12345", "1.2·10⁴"),
-        ("123.45", "123.5"), ("0.0123", "0.012"),
-        ("-0.00012", "−1.2·10⁻⁴"), ("1e-20", "1.0·10⁻²⁰"), ("NaN", "NaN"),
-        ("-Infinity", "−∞"), ("null", "–"),
-    ],
-)  # fmt: skip
-def test_numbers_for_reading(value, text, functions) -> None:
-    assert functions(f"show }} = modules['cell.js']; return show({value});") == text
-
-
-@pytest.mark.parametrize("value", [0.1, 1 / 3, -2.5e-30, 123456.789, 1.17549435e-38, 1.2158e-6])
-def test_exact_numbers_are_the_shortest_that_give_the_float_back(value, functions) -> None:
-    single = np.float32(value)
-    text = functions(f"exact }} = modules['cell.js']; return exact({float(single)!r});")
-    assert np.float32(ast.literal_eval(text)) == single
-    assert len(text.replace("-", "")) <= len(str(single).replace("-", "")) + 1
-
-
-@pytest.mark.parametrize(("n", "m"), [(7, 5), (3, 5), (7, 2), (3, 2), (1, 1)])
-def test_means(n, m, functions) -> None:
-    pick = np.random.default_rng(n * m)
-    T, width, a, b = 12, 6, 2, 9
-    values = pick.normal(size=(T, width)).round(3)
-    values[4, 1] = np.nan
-    rows = pick.permutation(width)[:5]
-    data = str(values.ravel().tolist()).replace("nan", "NaN")
-    got = functions(
-        "means } = modules['data.js']; const out = [];"
-        f"means({{ data: {data}, width: {width} }}, {rows.tolist()}, {a}, {b}, {n}, {m},"
-        " (column, one) => out.push([column, [...one].map(String)])); return out;"
-    )
-    assert [column for column, _ in got] == list(range(n))
-    row_of = np.arange(5) * m // 5
-    for column, means in got:
-        steps = slice(*(a + -(-c * (b - a) // n) for c in (column, column + 1)))
-        want = [values[steps][:, rows[row_of == row]].mean() for row in range(m)]
-        np.testing.assert_allclose([float(mean) for mean in means], want, rtol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("window", "width", "t", "T", "want"),
-    [
-        ([0, 10], 10, 3, 40, [0, 10]),
-        ([0, 10], 10, 10, 40, [1, 11]),
-        ([20, 30], 10, 12, 40, [12, 22]),
-        ([0, 10], 4, 39, 40, [36, 40]),
-        ([0, 0], 8, 20, 40, [16, 24]),
-        ([0, 10], 99, 20, 40, [0, 40]),
-    ],
-)
-def test_windows_move_as_little_as_they_must(window, width, t, T, want, functions) -> None:
-    call = f"windowAround({window}, {width}, {t}, {T})"
-    assert functions(f"windowAround }} = modules['data.js']; return {call};") == want
-
-
-@pytest.mark.parametrize(
-    ("norm", "reverse", "steps", "whole"),
-    [
-        ([1, 1, 1], "false", 2, True),
-        ([1e-9, 0.001, 0.02, 0.5, 1], "false", 2, False),
-        ([1, 0.5, 0.001], "true", 1, False),
-        ([0, 0], "false", 0, False),
-    ],
-)
-def test_reach(norm, reverse, steps, whole, functions) -> None:
-    code = f"distance }} = modules['data.js']; return distance({norm}, {reverse});"
-    assert functions(code) == {"steps": steps, "whole": whole}
-
-
-@pytest.mark.parametrize(
-    ("words", "room", "want"),
-    [
-        (list("ab cd"), 100, [(0, 0), (10, 0), (20, 0), (30, 0), (40, 0)]),
-        (list("ab cd"), 45, [(0, 0), (10, 0), (20, 0), (0, 1), (10, 1)]),
-        (list("abcde"), 25, [(0, 0), (10, 0), (0, 1), (10, 1), (0, 2)]),
-        (list("a\nb"), 100, [(0, 0), (10, 0), (0, 1)]),
-        (["one", "two", "six"], 25, [(0, 0), (10, 0), (0, 1)]),
-    ],
-)
-def test_text_breaks_between_words(words, room, want, functions) -> None:
-    call = f"flow({words}, {[10] * len(words)}, {room}).map(p => [p.x, p.line])"
-    assert functions(f"flow }} = modules['text.js']; return {call};") == [list(p) for p in want]
-
-
-def test_the_text_wears_the_colours_of_the_unit(opened) -> None:
-    trace = traced(gatewise.LSTM(4, 6))
-    tab = opened(trace, tokens=CHARACTERS, at="#unit=3&field=o&t=0", viewport=(1280, 2400))
-    tab.wait_for_timeout(300)
-    widths = tab.evaluate("document.getElementById('text').getContext('2d').measureText('i').width")
-    each = int(np.ceil(widths)) + 2
-    for t in range(1, 10):
-        want = colour(tab, "gate", 1, trace.o[0, 0, t, 0, 3].item())
-        assert pixel(tab, "text", 2 + t * each + 1, 4) == want
-    tab.locator("#text").click(position={"x": 2 + 7 * each + 3, "y": 12})
-    settle(tab)
-    assert state(tab, "t") == 7

@@ -51,7 +51,8 @@ export function exact(v) {
 // Where a step stands, after its number: steps count from 0, as in Python and in the formulas.
 export const among = (T) => (T === 1 ? ", the only one" : ` of 0 to ${T - 1}`);
 
-const percent = (v) => `${Math.round(100 * v)}\u00a0%`;
+const percent = (v) =>
+  Number.isNaN(v) ? "an unknown share" : `${Math.round(100 * v)}\u00a0%`;
 
 // A symbol with its step: c at t, c at t - 1.
 const sym = (name, step = "t") => `<var>${name}</var><sub>${step}</sub>`;

@@ -22,7 +22,7 @@ import { curves } from "./curves.js";
 import { text } from "./text.js";
 import { lanes } from "./lanes.js";
 import { reaching } from "./reach.js";
-import { visible } from "./paint.js";
+import { brief } from "./paint.js";
 import { SORTS, controls, sorts } from "./controls.js";
 import { labels } from "./labels.js";
 
@@ -260,7 +260,7 @@ function cellView() {
 function word(s) {
   const words = app.words();
   if (words !== null)
-    return page.meta.kind === "series" ? show(Number(words[s.t])) : `“${visible(words[s.t])}”`;
+    return page.meta.kind === "series" ? show(Number(words[s.t])) : `“${brief(words[s.t])}”`;
   const x = input(page, { ...s, layer: 0 }, s.t);
   return x.length === 1 ? show(x[0]) : `${x.length} numbers`;
 }

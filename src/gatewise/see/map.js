@@ -3,7 +3,7 @@
 import { colour, palette } from "./colour.js";
 import { names, show } from "./cell.js";
 import { before, field, lane, order, run, shown } from "./data.js";
-import { axis, el, fit, heat, store, visible } from "./paint.js";
+import { axis, brief, el, fit, heat, store } from "./paint.js";
 
 const LEFT = 46;
 const BOTTOM = 24;
@@ -95,7 +95,7 @@ export function map(host, app) {
       el("b", {}, show(v)),
       ` ${s.grad ? "gradient of " : ""}${names[s.field]} ${s.field}`,
       el("br"),
-      `${app.rowName()} ${u}, step ${at.t}${words ? ` “${visible(words[at.t])}”` : ""}`,
+      `${app.rowName()} ${u}, step ${at.t}${words ? ` “${brief(words[at.t])}”` : ""}`,
     );
     tip.dataset.value = v;
     const small = each < 5 || tall < 5;

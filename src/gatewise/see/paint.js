@@ -106,6 +106,12 @@ export function visible(token) {
   return token.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥");
 }
 
+// A token short enough for a sentence or a wire.
+export function brief(token) {
+  const signs = [...visible(token)];
+  return signs.length > 24 ? `${signs.slice(0, 23).join("")}…` : signs.join("");
+}
+
 // A curve. More points than pixels become, in each pixel, the range that they cross.
 export function curve(context, values, a, b, xOf, yOf) {
   const pixels = Math.floor(Math.abs(xOf(b) - xOf(a)));

@@ -3,7 +3,7 @@
 import { largest, moments, names, show } from "./cell.js";
 import { activations, projection } from "./data.js";
 import { colour, inkOn, scale } from "./colour.js";
-import { el, visible } from "./paint.js";
+import { brief, el } from "./paint.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -68,7 +68,7 @@ export function process(host, app) {
     if (term.kind === "m") return `unit ${term.index}`;
     const on = p.x.reduce((sum, v) => sum + (v !== 0), 0);
     if (s.layer === 0 && on === 1 && p.x.length > 1 && app.words() !== null)
-      return `“${visible(app.words()[s.t])}”`;
+      return `“${brief(app.words()[s.t])}”`;
     return s.layer === 0 ? `x[${term.index}]` : `below[${term.index}]`;
   }
 
@@ -135,7 +135,7 @@ export function process(host, app) {
   function joinTable(p, cell) {
     const peep = cell.peephole;
     const head = [
-      "",
+      "gate",
       "from x",
       `from h(${app.last()})`,
       ...(peep ? ["from c"] : []),

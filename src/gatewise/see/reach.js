@@ -9,6 +9,27 @@ import { axis, curve, el, fit, heat, store } from "./paint.js";
 const LEFT = 60;
 const RIGHT = 130;
 
+// How far back a lane's gradient reaches, in words that follow the lane's name.
+export function sentence(norm, reverse) {
+  const some = norm.filter((n) => n > 0 && Number.isFinite(n));
+  if (some.length === 0)
+    return norm.some(Number.isNaN)
+      ? "has a gradient that is not a number"
+      : "has no gradient: the loss does not depend on it";
+  const { steps, whole } = distance(norm, reverse);
+  const far = `${steps} ${steps === 1 ? "step" : "steps"}`;
+  const top = some.reduce((a, b) => Math.max(a, b));
+  if (whole && steps > 0) {
+    const share = (100 * norm[reverse ? norm.length - 1 : 0]) / top;
+    return `still has ${Number(share.toPrecision(2))}\u00a0% of its largest gradient at the step it read first, ${far} before`;
+  }
+  if (whole)
+    return some.length === 1
+      ? "has its gradient at one step only, the first that it read"
+      : "has its largest gradient at the step it read first";
+  return `has less than 1\u00a0% of its largest gradient ${steps === 0 ? "at every step" : `more than ${far}`} before it`;
+}
+
 export function reaching(host, app) {
   const said = el("ul", { className: "reach-said" });
   const canvas = el("canvas", { id: "reach", role: "img" });
@@ -115,7 +136,7 @@ export function reaching(host, app) {
     const called = ({ name, title }) => `${title}, ∂${name}`;
     context.font = style.smallBold;
     const longest = Math.max(...all.map((one) => context.measureText(called(one)).width));
-    const right = narrow ? Math.ceil(longest) + 12 : RIGHT;
+    const right = Math.max(narrow ? 0 : RIGHT, Math.ceil(longest) + 12);
     const width = outer - LEFT - right;
     const yOf = (n) =>
       n >= 10 ** low ? 10 + tall - ((Math.log10(n) - low) / (high - low)) * tall : NaN;
@@ -183,21 +204,11 @@ export function reaching(host, app) {
         const name = one.cell.has_cell_state ? "c" : "h";
         const line = all.find((candidate) => candidate.m === m && candidate.name === name);
         if (line === undefined) return [];
-        const { steps, whole } = distance(line.norm, line.place.dir === 1);
-        const first = line.norm[line.place.dir === 1 ? T - 1 : 0];
-        const top = line.norm.reduce((a, b) => Math.max(a, Number.isFinite(b) ? b : 0), 0);
-        const item = el(
-          "li",
-          {},
-          el("strong", {}, one.name),
-          steps === 0
-            ? ` has its gradient at one step only: in this direction nothing later reads what came before.`
-            : whole
-              ? ` still has ${top > 0 ? Number(((100 * first) / top).toPrecision(2)) : 0}\u00a0% of its largest gradient at the step it read first, ${steps} steps before.`
-              : ` has less than 1\u00a0% of its largest gradient more than ${steps} ${steps === 1 ? "step" : "steps"} before it.`,
-        );
+        const reverse = line.place.dir === 1;
+        const text = ` ${sentence(line.norm, reverse)}.`;
+        const item = el("li", {}, el("strong", {}, one.name), text);
         item.style.setProperty("--mark", inks[m]);
-        item.dataset.steps = steps;
+        item.dataset.steps = distance(line.norm, reverse).steps;
         return [item];
       }),
     );

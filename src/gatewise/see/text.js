@@ -3,7 +3,7 @@
 
 import { colour, inkOn } from "./colour.js";
 import { series } from "./data.js";
-import { el, fit, visible } from "./paint.js";
+import { brief, el, fit } from "./paint.js";
 
 const LINE = 30;
 const MOST = 420; // height, in pixels, before the text scrolls
@@ -83,7 +83,7 @@ export function text(host, app) {
       "The text, each token on the colour of the value; the same text is above in words";
   }
 
-  const shown = (word) => (made.chars && word === " " ? " " : visible(word));
+  const shown = (word) => (made.chars && word === " " ? " " : brief(word));
 
   // One token; the chosen one in a frame that stays inside its own place.
   function token(context, t, y, style) {
