@@ -103,11 +103,11 @@ def test_the_two_biases_get_two_gradients() -> None:
     assert d_hh.abs().min() > 0
 
 
-@pytest.mark.parametrize("changed", ["x", "W_hh", "output"])
-def test_what_was_saved_may_not_be_changed_before_backward(changed: str) -> None:
+@pytest.mark.parametrize("changed", ["x", "W_hh"])
+def test_an_input_may_not_be_changed_before_backward(changed: str) -> None:
     layer = random_layer()
     results = layer.run()
-    target = {"x": layer.x, "W_hh": layer.weights[0].W_hh, "output": results[0]}[changed]
+    target = {"x": layer.x, "W_hh": layer.weights[0].W_hh}[changed]
     loss = results[1].sum()
     with torch.no_grad():
         target.add_(1)

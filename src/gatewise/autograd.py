@@ -86,6 +86,23 @@ def new_vmap(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
     return either
 
 
+class Watch:
+    """Tells whether a tensor is changed in place, and keeps none of its numbers alive."""
+
+    __slots__ = ("before", "counter")
+
+    def __init__(self, t: Tensor) -> None:
+        self.counter = t.detach()  # counts the changes of t, whatever else it holds
+        self.counter.data = _NOTHING
+        self.before = self.counter._version
+
+    def changed(self) -> bool:
+        return self.counter._version != self.before
+
+
+_NOTHING = torch.empty(0)
+
+
 class Layer(Function):
     """x, batch_sizes, h0, c0, *weights -> y, h_n, c_n, tape."""
 
@@ -98,7 +115,11 @@ class Layer(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         cell, reduced, _, ctx.sink, *flat = inputs
-        remember_layer(ctx, cell, reduced, flat, output)
+        y, h_n, c_n, tape = output
+        ctx.watch = None
+        if not torch._C._are_functorch_transforms_active():
+            ctx.watch, y = Watch(y), y.data  # the same numbers, which autograd does not watch
+        remember_layer(ctx, cell, reduced, flat, (y, h_n, c_n, tape))
         if may_be_forward():
             ctx.save_for_forward(*flat)
 
@@ -106,7 +127,10 @@ class Layer(Function):
     @new_vmap
     def backward(ctx: Any, *d_results: Tensor | None) -> Gradients:
         run = ctx.cell, ctx.reduced, ctx.needs_input_grad[4:], ctx.sink
-        args = (*ctx.saved_tensors, *d_results)
+        *flat, y, tape = ctx.saved_tensors
+        if ctx.watch is not None and ctx.watch.changed():  # what it was
+            y, *_ = native.forward(ctx.cell, None, ctx.reduced, *flat)
+        args = (*flat, y, tape, *d_results)
         again = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
         return *[None] * 4, *(gradient if again else native.backward)(*run, *args)
 
