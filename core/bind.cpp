@@ -77,7 +77,8 @@ Problem measure(const Array& x, const Array& lengths, nb::tuple weights, Arrays&
   const Array W_hh = arrays.read(first[1], "W_hh");
   if (!W_hh.present || W_hh.ndim != 2 || W_hh.shape[0] % p.G != 0 || W_hh.shape[0] == 0 ||
       W_hh.shape[1] == 0)
-    fail("W_hh: expected shape (G*H, P) with G = " + std::to_string(p.G));
+    fail("W_hh: expected shape (G*H, P) with G = " + std::to_string(p.G) + ", got " +
+         (W_hh.present ? W_hh.describe() : "None") + "; give each of the G gates H rows");
   d.H = W_hh.shape[0] / p.G;
   d.P = W_hh.shape[1];
   if (d.I == 0) fail("x: expected at least one number a token, I > 0");

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -152,6 +153,20 @@ def test_default_dtype_and_device_are_obeyed() -> None:
     assert gatewise.LSTM(5, 7).weight_ih_l0.dtype == torch.float64
     with torch.device("meta"):
         assert gatewise.LSTM(5, 7).weight_ih_l0.is_meta
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("kind", [np.int64, np.int32, torch.tensor], ids=str)
+def test_integers_that_torch_takes(kind) -> None:
+    for cls, sizes, options in (
+        (nn.LSTM, (5, 7, kind(2)), {"proj_size": kind(3)}),
+        (nn.RNN, (5, 7, kind(2)), {}),
+        (nn.LSTMCell, (kind(5), kind(7)), {}),
+        (nn.RNNCell, (kind(5), kind(7)), {}),
+    ):
+        ours, theirs = twins(cls, *sizes, **options)
+        assert_same(ours, theirs, torch.randn(4, 5, requires_grad=True))
+        assert all(type(v) is int for name, v in vars(ours).items() if name.endswith("_size"))
 
 
 def test_peephole_weights_start_within_the_same_range() -> None:

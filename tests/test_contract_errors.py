@@ -15,7 +15,7 @@ from torch.testing._internal.common_modules import ModuleErrorEnum
 from twins import OURS, twins
 
 import gatewise
-from gatewise.errors import GatewiseError
+from gatewise.errors import ArgumentError, GatewiseError, ShapeError
 
 zeros = torch.zeros
 
@@ -270,6 +270,31 @@ def test_a_weight_that_does_not_fit_raises(name, shape) -> None:
             lstm(zeros(5, 2, 3))
 
 
+@pytest.mark.parametrize("shape", [(7, 4), (0, 4), (16,), (16, 4, 1)])
+@pytest.mark.parametrize(("cls", "name"), [("LSTM", "weight_hh_l0"), ("LSTMCell", "weight_hh")])
+def test_a_weight_that_tells_no_hidden_size_is_refused_by_what_it_is(cls, name, shape) -> None:
+    module = getattr(gatewise, cls)(3, 4)
+    setattr(module, name, nn.Parameter(torch.zeros(shape)))
+    got = str(shape).replace(",)", ")")
+    words = rf"W_hh: expected shape \(G\*H, P\) with G = 4, got {re.escape(got)}; give each"
+    with pytest.raises(ShapeError, match=words):
+        module(zeros(5, 3))
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [("LSTM", "weight_ih_l0"), ("LSTM", "weight_hh_l0"), ("LSTM", "bias_ih_l0"),
+     ("RNN", "weight_hh_l0"), ("LSTMCell", "weight_ih"), ("LSTMCell", "weight_hh"),
+     ("RNNCell", "weight_hh")],
+)  # fmt: skip
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
+def test_a_weight_that_was_set_to_none_is_named(cls, name, grad) -> None:
+    module = getattr(gatewise, cls)(3, 4)
+    setattr(module, name, None)
+    with torch.set_grad_enabled(grad), pytest.raises(ArgumentError, match=f"{name} .* got None"):
+        module(zeros(5, 3))
+
+
 @pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
 @pytest.mark.parametrize(("name", "field"), [("weight_hh_l0", "W_hh"), ("bias_ih_l0", "b_ih")])
 def test_a_weight_of_another_dtype_raises(name, field, grad) -> None:
@@ -308,6 +333,20 @@ def test_input_that_is_not_dense() -> None:
     for x, remedy in ((zeros(5, 2, 3).to_sparse(), ".to_dense()"), (nested, "pack_sequence")):
         with pytest.raises(RuntimeError, match=re.escape(remedy)):
             gatewise.LSTM(3, 4)(x)
+
+
+def test_states_and_a_step_s_input_that_are_not_dense() -> None:
+    sparse = zeros(1, 2, 4).to_sparse()
+    for call, name in (
+        (lambda: gatewise.LSTM(3, 4)(zeros(5, 2, 3), (sparse, sparse)), "hidden[0]"),
+        (lambda: gatewise.RNN(3, 4)(zeros(5, 2, 3), sparse), "hidden"),
+        (lambda: gatewise.LSTMCell(4, 4)(sparse[0]), "input"),
+        (lambda: gatewise.LSTMCell(4, 4)(zeros(2, 4), (zeros(2, 4), sparse[0])), "hx[1]"),
+        (lambda: gatewise.RNNCell(4, 4)(zeros(2, 4), sparse[0]), "hidden"),
+    ):
+        words = re.escape(f"{name} should be a dense Tensor, got one of layout torch.sparse_coo")
+        with pytest.raises(ArgumentError, match=words):
+            call()
 
 
 def test_torchscript_says_that_it_is_not_supported() -> None:

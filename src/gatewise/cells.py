@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from gatewise import checks, ops
-from gatewise.errors import ArgumentError
 from gatewise.lstm import FIELDS, Recurrent, row_of
 from gatewise.reference import Weights
 from gatewise.spec import CELLS, CellSpec
@@ -34,16 +33,12 @@ class Cell(Recurrent):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
-        for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
-            checks.integer(name, size)
-            if size <= 0:
-                raise ArgumentError(f"{name} must be greater than zero, got {size}")
-        self.input_size = input_size
-        self.hidden_size = hidden_size
+        self.input_size = I = checks.positive("input_size", input_size)
+        self.hidden_size = H = checks.positive("hidden_size", hidden_size)
         self.bias = bias
         self._memo = Memo()
-        rows = gates * hidden_size
-        shapes = ((rows, input_size), (rows, hidden_size), (rows,), (rows,))
+        rows = gates * H
+        shapes = ((rows, I), (rows, H), (rows,), (rows,))
         for name, shape in zip(FIELDS, shapes, strict=False):
             absent = name.startswith("bias") and not bias
             empty = None if absent else torch.empty(shape, device=device, dtype=dtype)
@@ -73,7 +68,8 @@ class Cell(Recurrent):
             quick = ops.step(cell, self._memo, x, h, c, weights)
             if quick is not None:
                 return quick
-        w = Weights(*map(self._weight, FIELDS[:4]))
+        biases = (getattr(self, name) for name in FIELDS[2:4])  # as in torch, each may be None
+        w = Weights(*map(self._weight, FIELDS[:2]), *biases)
         if torch.is_autocast_enabled("cpu") and w.W_ih.dtype != torch.float64:
             return self._step_autocast(cell, x, h, c, w.W_ih.dtype)
         single = False
@@ -119,6 +115,7 @@ class Cell(Recurrent):
             and (c is None or (c.shape == size and c.dtype == w.dtype and c.device == w.device))
             and x.dtype == w.dtype
             and x.device == w.device
+            and all(t is None or t.layout is torch.strided for t in (x, h, c))
         )
 
 

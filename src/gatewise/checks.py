@@ -7,8 +7,9 @@ of reference.py.
 from __future__ import annotations
 
 import numbers
+import operator
 import warnings
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -45,13 +46,12 @@ def settings(
     for name, flag in (("bias", bias), ("batch_first", batch_first)):
         if not isinstance(flag, bool):
             raise ArgumentError(f"{name} should be of type bool, got: {type(flag).__name__}")
-    sizes = (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers))
-    for name, size in sizes:
-        integer(name, size)
-        if size <= 0:
-            raise ArgumentError(f"{name} must be greater than zero, got {size}")
-    integer("proj_size", proj_size)
-    if proj_size < 0:
+    for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
+        if not isinstance(size, int):  # the one kind that torch takes here
+            raise _no_integer(name, size)
+        positive(name, size)
+    positive("num_layers", num_layers)
+    if integer("proj_size", proj_size) < 0:
         raise ArgumentError(
             "proj_size should be a positive integer or zero to disable projections, "
             f"got {proj_size}"
@@ -72,10 +72,24 @@ def checkpoint(every: object) -> None:
     )
 
 
-def integer(name: str, value: object) -> None:
-    """A size is a Python int."""
-    if not isinstance(value, int):
-        raise ArgumentError(f"{name} should be of type int, got: {type(value).__name__}")
+def integer(name: str, value: SupportsIndex) -> int:
+    """A size is an integer, of Python, numpy or a tensor."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise _no_integer(name, value) from None
+
+
+def positive(name: str, value: SupportsIndex) -> int:
+    """A size is an integer from 1."""
+    size = integer(name, value)
+    if size <= 0:
+        raise ArgumentError(f"{name} must be greater than zero, got {size}")
+    return size
+
+
+def _no_integer(name: str, value: object) -> ArgumentError:
+    return ArgumentError(f"{name} should be of type int, got: {type(value).__name__}")
 
 
 def pair(hx: Any) -> tuple[Tensor, Tensor]:
@@ -106,6 +120,19 @@ def tensor(name: str, value: object, or_else: str = "") -> None:
         )
 
 
+def dense(name: str, value: Tensor) -> None:
+    """A tensor has its numbers in a row: not a sparse, nor a nested one."""
+    if value.layout is not torch.strided or value.is_nested:
+        raise ArgumentError(
+            f"{name} should be a dense Tensor, got one of layout {value.layout}. Convert it: "
+            + (
+                f"torch.nn.utils.rnn.pack_sequence({name}.unbind())"
+                if value.is_nested
+                else f"{name}.to_dense()"
+            )
+        )
+
+
 # --- a layer -------------------------------------------------------------------------------------
 
 
@@ -117,11 +144,7 @@ def input_rank(x: Tensor, input_size: int, layout: str, gated: bool) -> None:
             f"{kind}: Expected input to be 2D or 3D, got {x.dim()}D{noun} instead. "
             f"Give {layout} for a batch or (T, I) for one sequence, I = {input_size}."
         )
-    if x.layout is not torch.strided or x.is_nested:
-        raise ArgumentError(
-            f"input should be a dense Tensor, got one of layout {x.layout}. Convert it: "
-            + ("torch.nn.utils.rnn.pack_sequence(input.unbind())" if x.is_nested else ".to_dense()")
-        )
+    dense("input", x)
 
 
 def packing(x: Tensor, batch_sizes: Tensor) -> None:
@@ -183,7 +206,8 @@ def input_fits(x: Tensor, weight: Tensor, input_size: int, layout: str) -> None:
 
 
 def state_fits(name: str, state: Tensor, x: Tensor, shape: Shape, letters: str) -> None:
-    """A state has the shape, and the dtype and device of the input."""
+    """A state is dense, has the shape, and the dtype and device of the input."""
+    dense(name, state)
     if state.shape != shape:
         raise ShapeError(
             f"Expected {name} size {shape}, got {list(state.shape)}. It is {letters} = {shape}, "
@@ -215,13 +239,16 @@ def steps(T: int) -> None:
 
 
 def cell_ranks(cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None) -> None:
-    """x, h and c (B, size), or (size) for one."""
+    """x, h and c are dense, (B, size), or (size) for one."""
     kind, states = ("RNN", {"hidden": h})
     if cell.has_cell_state:
         kind, states = ("LSTM", {"hx[0]": h, "hx[1]": c})
     tensor("input", x)
     for name, value in {"input": x, **states}.items():
-        if value is not None and value.dim() not in (1, 2):
+        if value is None:
+            continue
+        dense(name, value)
+        if value.dim() not in (1, 2):
             raise ShapeError(
                 f"{kind}Cell: Expected {name} to be 1D or 2D, got {value.dim()}D instead. "
                 "Give (B, size) for a batch or (size) for one; a whole sequence goes to "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -74,9 +75,15 @@ class Recurrent(nn.Module):
 
     def _weight(self, name: str) -> Tensor:
         """A weight as it is now."""
-        weight = self._parameters.get(name)  # cheaper than getattr on a Module
-        # a parametrization, weight_norm, a replica keep it elsewhere
-        return getattr(self, name) if weight is None else weight
+        weight: Tensor | None = self._parameters.get(name)  # cheaper than getattr on a Module
+        if weight is None:  # a parametrization, weight_norm, a replica keep it elsewhere
+            weight = getattr(self, name)
+        if weight is None:
+            raise ArgumentError(
+                f"{name} should be a Tensor, got None. Assign a torch.nn.Parameter; for a layer "
+                "without biases, make it with bias=False."
+            )
+        return weight
 
 
 class Layers(Recurrent):
@@ -115,16 +122,16 @@ class Layers(Recurrent):
         self.cell = CELLS[cell]
         self.input_size = input_size
         self.hidden_size = hidden_size
-        self.num_layers = num_layers
+        self.num_layers = index(num_layers)
         self.bias = bias
         self.batch_first = batch_first
         self.dropout = float(dropout)
         self.bidirectional = bidirectional
-        self.proj_size = proj_size
+        self.proj_size = index(proj_size)
         self.checkpoint = checkpoint
         self._names = self._name_weights()
 
-        rows, P = len(self.cell.gates) * hidden_size, proj_size or hidden_size
+        rows, P = len(self.cell.gates) * hidden_size, self.proj_size or hidden_size
         for k, layer in enumerate(self._names):
             I = P * len(layer) if k else input_size
             shapes = ((rows, I), (rows, P), (rows,), (rows,), (P, hidden_size), (3, hidden_size))

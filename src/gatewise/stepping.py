@@ -106,10 +106,9 @@ class StandIn(Function):
     def forward(ctx: Any, sums: dict[int, Sums], *weights: Tensor | None) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.sums = sums
-        ctx.shapes = [t.shape for t in weights if t is not None and t.requires_grad]
-        W_hh = weights[native.W_HH]
-        assert W_hh is not None
-        return W_hh.new_zeros(()).expand(sum(shape.numel() for shape in ctx.shapes))
+        wanted = [t for t in weights if t is not None and t.requires_grad]
+        ctx.shapes = [t.shape for t in wanted]
+        return wanted[0].new_zeros(()).expand(sum(shape.numel() for shape in ctx.shapes))
 
     @staticmethod
     @new_vmap
