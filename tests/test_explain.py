@@ -59,6 +59,22 @@ def test_relu_has_to_be_said(tmp_path: Path) -> None:
     torch.testing.assert_close(read_layer(path, cell="rnn_relu")(x), theirs(x))
 
 
+def test_a_checkpoint_that_holds_the_state_dict_under_a_key(tmp_path: Path) -> None:
+    path, model = tmp_path / "a.ckpt", nn.ModuleDict({"rnn": nn.LSTM(2, 3)})
+    optimizer = torch.optim.Adam(model.parameters())
+    x = torch.randn(4, 1, 2)
+    model["rnn"](x)[0].sum().backward()
+    optimizer.step()
+    held = {"epoch": 3, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(held, path)
+    torch.testing.assert_close(read_layer(path)(x), model["rnn"](x))
+    averaged = nn.ModuleDict({"rnn": nn.LSTM(2, 3)})
+    torch.save(held | {"ema": averaged.state_dict()}, path)
+    with pytest.raises(ArgumentError, match=r"choose one with --layer: model\.rnn, ema\.rnn"):
+        read_layer(path)
+    torch.testing.assert_close(read_layer(path, "ema.rnn")(x), averaged["rnn"](x))
+
+
 @pytest.mark.parametrize("cell", ["coupled", "peephole", "no_output_gate"])
 def test_other_cells(cell: str, tmp_path: Path) -> None:
     path, first = tmp_path / "a.pt", gatewise.LSTM(2, 3, cell=cell)
@@ -76,7 +92,10 @@ def test_weights_that_fit_no_cell(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"4 x H rows .* got rnn"):
         read_layer(path, cell="rnn")
     torch.save(nn.Linear(2, 3).state_dict(), path)
-    with pytest.raises(ArgumentError, match="got no weight_ih_l0"):
+    with pytest.raises(ArgumentError, match=r"weight_ih_l0 among them, got weight, bias; save"):
+        read_layer(path)
+    torch.save({"epoch": 3, "model": {}}, path)
+    with pytest.raises(ArgumentError, match="got no tensor; save them with torch.save"):
         read_layer(path)
     half = nn.LSTM(2, 3, num_layers=2).state_dict()
     del half["bias_hh_l1"]

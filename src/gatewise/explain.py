@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
@@ -199,8 +199,10 @@ def read_layer(path: Path, prefix: str | None = None, cell: str | None = None) -
     """An LSTM or RNN from a saved state_dict; its sizes come from the shapes of its weights.
 
     Args:
-        path: a safetensors file, or what ``torch.save(module.state_dict(), path)`` wrote.
-        prefix: which layer of a larger model, as in ``encoder.lstm``.
+        path: a safetensors file, or what ``torch.save(module.state_dict(), path)`` wrote; also a
+            checkpoint of dictionaries, of which one is the state_dict.
+        prefix: which layer of a larger model, as in ``encoder.lstm``; in a checkpoint also under
+            which key, ``model.encoder.lstm``.
         cell: a name in ``gatewise.CELLS``, where the weights leave it open.
 
     Raises:
@@ -211,7 +213,11 @@ def read_layer(path: Path, prefix: str | None = None, cell: str | None = None) -
     found = [name.removesuffix(sign).rstrip(".") for name in tensors if name.endswith(sign)]
     names = ", ".join(found)
     if not found:
-        raise ArgumentError(f"{path}: expected the weights of an LSTM or RNN, got no {sign}")
+        got = shorten(", ".join(tensors) or "no tensor", 200, placeholder=" ...")
+        raise ArgumentError(
+            f"{path}: expected the weights of an LSTM or RNN, {sign} among them, got {got}; "
+            "save them with torch.save(module.state_dict(), path)"
+        )
     if prefix is None and len(found) > 1:
         raise ArgumentError(f"{path}: several recurrent layers; choose one with --layer: {names}")
     chosen = found[0] if prefix is None else prefix.rstrip(".")
@@ -269,4 +275,13 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         ) from None
     if isinstance(held, nn.Module) or not isinstance(held, Mapping):
         raise ArgumentError(f"{path}: expected a state_dict, got {type(held).__name__}")
-    return {str(name): t for name, t in held.items() if isinstance(t, Tensor)}
+    return dict(_named(held))
+
+
+def _named(held: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a state_dict, or of a checkpoint that holds it beside other things."""
+    for key, value in held.items():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, Mapping):
+            yield from _named(value, f"{prefix}{key}.")
