@@ -147,6 +147,17 @@ def test_compiles_packed_input() -> None:
         assert_close(compiled(x, hx), lstm(x, hx))
 
 
+def test_packed_input_without_a_state_breaks_no_graph_if_it_was_not_sorted() -> None:
+    lstm = gatewise.LSTM(3, 5, 2, bidirectional=True, proj_size=2, dtype=F64)
+    graphs = []
+    compiled = torch.compile(lstm, backend=lambda graph, _: graphs.append(graph) or graph)
+    x = pack_sequence([rand(n, 3) for n in (2, 5, 4)], enforce_sorted=False)
+    got, expected = compiled(x), lstm(x)
+    assert_close(got, expected)
+    assert_close(gradients(lstm, got, []), gradients(lstm, expected, []))
+    assert len(graphs) == 1
+
+
 @pytest.mark.parametrize("name", ["LSTM", "RNN"])
 def test_exports_with_dynamic_time_and_batch(name) -> None:
     module = MAKE[name](dtype=F64).eval()

@@ -278,8 +278,10 @@ class Layers(Recurrent):
         h0, c0 = self._split(hx, 3)
         checks.packing(x, batch_sizes)
         weights = self._checked_weights(x, "(N, I)")
-        if h0 is not None:
-            compiling = torch.compiler.is_compiling()  # then the batch is not known yet
+        compiling = torch.compiler.is_compiling()  # then B is not known, unless something has it
+        if h0 is None and compiling and longest_first is not None:
+            h0 = x.new_zeros(self._rows, len(longest_first), self.proj_size or self.hidden_size)
+        elif h0 is not None:
             self._check_states(x, h0, c0, h0.shape[1] if compiling else int(batch_sizes[0]))
             if longest_first is not None:
                 h0 = h0.index_select(1, longest_first)
@@ -312,11 +314,16 @@ class Layers(Recurrent):
         return weights
 
     def _check_states(self, x: Tensor, h0: Tensor, c0: Tensor | None, B: int) -> None:
-        rows, H = len(self._names) * len(self._names[0]), self.hidden_size
+        rows, H = self._rows, self.hidden_size
         name = "hidden" if c0 is None else "hidden[0]"
         checks.state_fits(name, h0, x, (rows, B, self.proj_size or H), "(L*D, B, P)")
         if c0 is not None:
             checks.state_fits("hidden[1]", c0, x, (rows, B, H), "(L*D, B, H)")
+
+    @property
+    def _rows(self) -> int:
+        """L*D, the rows of a state."""
+        return len(self._names) * len(self._names[0])
 
     @property
     def _layout(self) -> str:
