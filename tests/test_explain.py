@@ -95,7 +95,7 @@ def test_weights_that_fit_no_cell(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"weight_ih_l0 among them, got weight, bias; save"):
         read_layer(path)
     torch.save({"epoch": 3, "model": {}}, path)
-    with pytest.raises(ArgumentError, match="got no tensor; save them with torch.save"):
+    with pytest.raises(ArgumentError, match="got no tensor; save them with"):
         read_layer(path)
     half = nn.LSTM(2, 3, num_layers=2).state_dict()
     del half["bias_hh_l1"]
