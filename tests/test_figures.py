@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 
@@ -50,6 +51,15 @@ def test_maps_show_the_numbers_in_the_stated_order() -> None:
         assert image.axes.get_xlabel() == "step t, read right to left"
         assert [t.get_text() for t in image.axes.get_yticklabels()] == [str(u) for u in by_memory]
         assert [t.get_text() for t in image.axes.get_xticklabels()] == list("gate·wise")
+
+
+def test_a_notebook_shows_the_figure() -> None:
+    """As IPython asks for it, with nothing of pyplot imported."""
+    figure = traced().plot_unit(1)
+    png = figure._repr_png_()
+    width, height = struct.unpack(">II", png[16:24])
+    assert png.startswith(b"\x89PNG")
+    assert (width, height) == tuple((figure.get_size_inches() * figure.dpi).astype(int))
 
 
 def test_colours_keep_the_sign() -> None:

@@ -7,10 +7,12 @@ are the curves (Okabe and Ito 2008). Nothing here touches pyplot: a figure belon
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from gatewise.errors import ArgumentError, ShapeError
 from gatewise.fields import NAMES, DirectionView, as_numpy
@@ -19,7 +21,6 @@ from gatewise.trace import Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Values = np.ndarray[Any, np.dtype[Any]]
 
@@ -44,6 +45,15 @@ _WAYS = {"fwd": "left to right", "reverse": "right to left"}
 #: Lines of layers, and of the layers beside them; dashes of their directions.
 _LINES = [COLOURS[name] for name in "cifhgo"]
 _DASHES = [("-", ":"), ("--", "-.")]
+
+
+class Picture(Figure):
+    """A figure that a notebook shows, although it is none of pyplot's."""
+
+    def _repr_png_(self) -> bytes:
+        png = io.BytesIO()
+        self.savefig(png, format="png")
+        return png.getvalue()
 
 
 def plot(
@@ -350,9 +360,7 @@ def _axes(
 ) -> tuple[Figure, list[Axes]]:
     """The axes to draw in: the caller's, or those of a new figure."""
     if ax is None:
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Picture(figsize=(width, height), layout="constrained")
         made = figure.subplots(rows, -(-count // rows), squeeze=False).T.ravel().tolist()
         for spare in made[count:]:
             spare.remove()
