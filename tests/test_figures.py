@@ -69,7 +69,7 @@ def test_colours_keep_the_sign() -> None:
         if title[-1] in "ifo":
             assert (image.cmap.name, low, high) == ("cividis", 0, 1)
         else:
-            assert (image.cmap.name, low) == ("RdBu_r", -high)  # white is zero
+            assert (image.cmap.name, low) == ("RdBu", -high)  # white is zero
             assert high == np.abs(image.get_array()).max()
 
 
@@ -100,7 +100,7 @@ def test_gradients_are_drawn_as_signed_maps() -> None:
     trace = traced()
     image = maps(trace.plot(["f"], gradient=True, order="index"))["d loss / d f"]
     np.testing.assert_array_equal(image.get_array(), trace.grad.f[0, 0, :, 0].T)
-    assert image.cmap.name == "RdBu_r"
+    assert image.cmap.name == "RdBu"
     with pytest.raises(ArgumentError, match="after backward"):
         traced(backward=False).plot(gradient=True)
 
@@ -218,7 +218,7 @@ def test_text_is_coloured_by_the_unit() -> None:
     import matplotlib as mpl
 
     for patch, value in zip(panel.patches, c, strict=True):
-        np.testing.assert_allclose(patch.get_facecolor(), mpl.colormaps["RdBu_r"](scale(value)))
+        np.testing.assert_allclose(patch.get_facecolor(), mpl.colormaps["RdBu"](scale(value)))
     for text, patch in zip(panel.texts, panel.patches, strict=True):
         ink, paper = (colors.to_rgb(each) for each in (text.get_color(), patch.get_facecolor()))
         assert abs(np.mean(ink) - np.mean(paper)) > 0.25  # it can be read

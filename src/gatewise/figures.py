@@ -1,8 +1,9 @@
 """Figures of a trace, as a paper could print them. Each function is a method of Trace.
 
 Colours keep the sign: what lies in 0..1 (gates) goes from dark to light (cividis), what has a sign
-goes from blue over white to red (RdBu), white at zero. Both are safe for the colour-blind, and so
-are the curves (Okabe and Ito 2008). Nothing here touches pyplot: a figure belongs to its caller.
+goes from red over white at zero to blue (RdBu), as on the explorer's page. Both are safe for the
+colour-blind, and so are the curves (Okabe and Ito 2008). Nothing here touches pyplot: a figure
+belongs to its caller.
 """
 
 from __future__ import annotations
@@ -339,7 +340,7 @@ def _colours(trace: Trace, name: str, shown: Values, gradient: bool) -> dict[str
     if not gradient and _is_share(trace, name):
         return {"cmap": "cividis", "vmin": 0.0, "vmax": 1.0}
     most = float(np.nanmax(np.abs(shown), initial=0.0)) or 1.0
-    return {"cmap": "RdBu_r", "vmin": -most, "vmax": most}
+    return {"cmap": "RdBu", "vmin": -most, "vmax": most}
 
 
 def _is_share(trace: Trace, name: str) -> bool:
