@@ -70,6 +70,30 @@ def test_a_full_run_has_five_seeds_of_everything(name: str) -> None:
     assert all(len(found) >= 5 for kind, found in seeds.items() if kind not in derived)
 
 
+@pytest.mark.parametrize(
+    ("name", "one_rate", "another"),
+    [("gate-by-gate", 0.01, 0.03), ("both-directions", 0.005, 0.05)],
+)
+def test_only_what_has_another_best_rate_is_measured_again(
+    name: str, one_rate: float, another: float
+) -> None:
+    """All pilots favour the one rate but those of one network on one task."""
+    study = studies.load(name)
+    pilots = [unit for unit in study.units("full") if "pilot" in unit]
+    special = {key: pilots[-1][key] for key in ("task", "cell", "network") if key in pilots[-1]}
+
+    def record(unit: Json) -> Json:
+        best = another if special.items() <= unit.items() else one_rate
+        return {"unit": unit, "values": {"solved_at": None, "best": 0.1 + (unit["rate"] != best)}}
+
+    again = study.then("full", [record(unit) for unit in pilots])
+    tried = [unit for unit in pilots if special.items() <= unit.items() and unit["rate"] == another]
+    assert len(again) == 5 * len(tried) > 0
+    assert {unit["rate"] for unit in again} == {another}
+    assert all(special.items() <= unit.items() and "pilot" not in unit for unit in again)
+    assert {unit["seed"] for unit in again} == set(range(5))
+
+
 # --- the arithmetic -----------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import pytest
 from gatewise.studies import tuning
 from gatewise.studies.frame import Json
 
-RATES = [0.003, 0.01, 0.03]
+RATES = [0.01, 0.003, 0.03]
 
 
 def plan(*cells: str, rates: list[float] = RATES) -> list[Json]:
@@ -28,17 +28,17 @@ def records(pilots: list[Json], *errors: float | None) -> list[Json]:
 
 
 def test_every_network_tries_the_same_rates_once_at_a_seed_that_does_not_count() -> None:
-    pilots = tuning.pilots(plan("rnn", "lstm"), part=3)
+    pilots = tuning.pilots(plan("rnn", "lstm"))
     assert [(p["cell"], p["rate"]) for p in pilots] == [
         (cell, rate) for cell in ("rnn", "lstm") for rate in RATES
     ]
-    assert {p["sequences"] for p in pilots} == {32}
+    assert {p["sequences"] for p in pilots} == {96}
     assert {p["seed"] for p in pilots}.isdisjoint({0, 1})
 
 
 def test_every_run_is_at_its_own_networks_best_rate() -> None:
     units = plan("rnn", "lstm")
-    found = records(tuning.pilots(units), 0.1, 0.2, 0.3, 0.9, 0.9, 0.5)
+    found = records(tuning.pilots(units), 0.2, 0.1, 0.3, 0.9, 0.9, 0.5)
     tuned = tuning.tuned(units, found, tuning.error)
     assert [(u["cell"], u["seed"], u["rate"]) for u in tuned] == [
         ("rnn", 0, 0.003), ("lstm", 0, 0.03), ("rnn", 1, 0.003), ("lstm", 1, 0.03),
@@ -56,14 +56,16 @@ def test_a_single_rate_needs_no_pilot() -> None:
 @pytest.mark.parametrize(
     ("errors", "rate"),
     [
-        ((0.3, 0.2, 0.1), 0.03),
-        ((0.100, 0.105, 0.1), 0.01),  # a tenth apart is equal: the middle rate
+        ((0.2, 0.3, 0.1), 0.03),
+        ((0.109, 0.1, 0.2), 0.01),  # a tenth apart is equal
+        ((0.111, 0.1, 0.2), 0.003),
         ((None, 0.2, 0.1), 0.03),
-        ((0.5, None, None), 0.003),
+        ((0.5, None, None), 0.01),
         ((None, None, None), 0.01),
+        ((0.0, 0.0, 0.0), 0.01),
     ],
 )
-def test_of_rates_that_count_as_equal_the_middle_one(
+def test_another_rate_than_the_first_has_to_be_better_by_more_than_a_tenth(
     errors: tuple[float | None, ...], rate: float
 ) -> None:
     pilots = tuning.pilots(plan("rnn"))
@@ -78,3 +80,25 @@ def test_solved_comes_before_unsolved_and_sooner_before_later() -> None:
         for at, best in ((320, 0.009), (9600, 0.001), (None, 0.01), (None, None))
     )
     assert soon < late < never < lost == math.inf
+
+
+def test_errors_at_the_own_rate_stand_beside_those_at_the_one_rate() -> None:
+    units = plan("rnn", "lstm")
+
+    def record(unit: Json, best: float | None) -> Json:
+        values = {"best": best, "baseline": 0.7, "parameters": len(unit["cell"]), "error_is": "x"}
+        return {"unit": unit, "values": values | {"solved_at": None}}
+
+    found = [
+        record(tuning.at(0.01, u), b) for u, b in zip(units, (0.2, 0.4, 0.3, None), strict=True)
+    ]
+    pilots = zip(tuning.pilots(units), (0.2, 0.1, 0.3, 0.5, 0.9, 0.9), strict=True)
+    found += [record(unit, best) for unit, best in pilots]
+    found += [record(u, 0.1) for u in tuning.tuned(units, found, tuning.error) if u["rate"] != 0.01]
+    rnn, lstm = tuning.outcomes(found, 0.01)
+    assert (rnn["cell"], rnn["rate"], rnn["errors"], rnn["half"]) == ("rnn", 0.003, [0.1, 0.1], 0)
+    assert rnn["one_rate"]["errors"] == [0.2, 0.3]
+    assert rnn["one_rate"]["error"] == 0.25
+    assert (lstm["rate"], lstm["errors"]) == (0.01, [0.4, 0.7])  # one was lost
+    assert lstm["one_rate"] == {key: lstm[key] for key in ("error", "half", "errors")}
+    assert [row["parameters"] for row in (rnn, lstm)] == [3, 4]

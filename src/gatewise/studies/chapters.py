@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from gatewise.studies import both_directions, gate_by_gate, long_lag, price, tasks, wording
+from gatewise.studies import both_directions, gate_by_gate, long_lag, price, tasks, tuning, wording
 from gatewise.studies.frame import Json
 from gatewise.studies.networks import LAYERS
 
@@ -16,7 +16,7 @@ def vanishing(run: Json) -> str:
     start, trained = summary["slopes"]["start"], summary["slopes"]["trained"]
     slopes = wording.table(
         ["network", "decades per 100 steps, at the start", "after training",
-         "seeds that learned adding",
+         "seeds that learned adding", "at the learning rate",
          f"too small for float32 after (of {summary['T']:,} steps, at the start)"],
         [
             [
@@ -24,6 +24,7 @@ def vanishing(run: Json) -> str:
                 wording.pm(start[network]["h"]),
                 wording.pm(trained[network]["h"]),
                 f"{trained[network]['solved']} of {trained[network]['seeds']}",
+                f"{trained[network]['rate']:g}",
                 wording.span(start[network]["float32_ends"]),
             ]
             for network in start
@@ -75,44 +76,48 @@ Vanishing and exploding are one thing with two signs, as the size of W_hh decide
 Clipping cures the explosion, not the vanishing: it scales the whole gradient, near and far alike.
 Of the relu RNNs made to explode, {free["lost"]} of {free["seeds"]} were lost to infinities without
 clipping and {cut["lost"]} of {cut["seeds"]} with it.
+
+{_tuning(summary["tuning"], _network, _trained_on, until_solved=True)}
 """
 
 
-def _tuning(rows: Sequence[Json], who: Callable[[Json], str], where: Callable[[Json], str],
-            rate: float | None = None) -> str:  # fmt: skip
+def _trained_on(unit: Json) -> str:
+    return f"adding, T = {unit['trained_on']}"
+
+
+def _tuning(
+    rows: Sequence[Json],
+    who: Callable[[Json], str],
+    where: Callable[[Json], str],
+    until_solved: bool = False,
+) -> str:
     """What the pilots of the learning rates said, a network a row and a task a column.
 
     Args:
         who, where: a unit -> the names of its row and of its column.
-        rate: that of all runs; None: each network was measured at its own best, until solved.
+        until_solved: what counts is when a task is solved; else the lowest error.
     """
     if not rows:
         return "Learning rates were not tuned in this run: all networks had the same one."
     cells = {}
     for row in rows:
-        rates = " / ".join(f"{tried:g}" for tried, _, _ in row["tried"])
+        tried = sorted(row["tried"])
+        rates = " / ".join(f"{rate:g}" for rate, _, _ in tried)
         cells[who(row["unit"]), f"{where(row['unit'])} ({rates})"] = " / ".join(
-            f"**{said}**" if tried == row["rate"] else said
-            for tried, at, best in row["tried"]
-            for said in [f"{at:,}" if rate is None and at is not None else wording.short(best)]
+            f"**{said}**" if rate == row["rate"] else said
+            for rate, at, best in tried
+            for said in [f"{at:,}" if until_solved and at is not None else wording.short(best)]
         )
     networks, columns = (list(dict.fromkeys(key[k] for key in cells)) for k in (0, 1))
     table = wording.table(
         ["network", *columns],
         [[name, *(cells.get((name, column), "") for column in columns)] for name in networks],
     )
-    if rate is None:
-        return (
-            "Equal tuning: sequences until solved, or the lowest error if not, of one run at each "
-            "learning rate (in brackets) from a seed that does not count; in bold the rate that "
-            f"was taken.\n\n{table}"
-        )
-    better = sum(row["rate"] != rate for row in rows)
+    found = "Sequences until solved (the lowest error if not)" if until_solved else "Lowest error"
     return (
-        f"Equal tuning: all had the learning rate {rate:g}, chosen before. The lowest error of one "
-        "run at each rate (in brackets) from a seed that does not count; in bold the best (the "
-        f"middle one of those within a tenth). In {better} of {len(rows)} cases it is another "
-        f"rate.\n\n{table}"
+        f"Equal tuning. {found} of one run at each learning rate (in brackets) from a seed that "
+        f"does not count. In bold the rate that was taken: {rows[0]['tried'][0][0]:g}, unless "
+        f"another is better by more than a tenth.\n\n{table}"
     )
 
 
@@ -149,10 +154,14 @@ The error is the mean square for adding (who always answers 1 has {tasks.adding(
 and the share of wrong answers for the others. A step of training sees 32 sequences here, and one in
 1997: where the figures below are in sequences, theirs are as many steps, ours a 32nd of it.
 
-{_tuning(summary["tuning"], lambda unit: unit["network"], _task_of)}
+{_tuning(summary["tuning"], _network, _task_of, until_solved=True)}
 
 {_why(run).strip()}
 """
+
+
+def _network(unit: Json) -> str:
+    return str(unit["network"])
 
 
 def _task_of(unit: Json) -> str:
@@ -229,39 +238,79 @@ layer of 130, and a training set that does not change.
 def gates(run: Json) -> str:
     """Which part of the cell is missed when it is taken out."""
     summary = run["summary"]
-    rows = []
-    for cell, words in gate_by_gate.CELLS_SHOWN.items():
-        errors = [
-            f"{row['error']:.3g} ± {row['half']:.2g}"
-            for row in summary["rows"]
-            if row["cell"] == cell
-        ]
-        rows.append([words, *errors, summary["mean_rank"][cell]])
+    ranked = [
+        [*row, summary["mean_rank"][cell]]
+        for row, cell in zip(_by_cell(summary["rows"]), gate_by_gate.CELLS_SHOWN, strict=True)
+    ]
+    tasks = list(map(wording.task, summary["tasks"]))
     missing = "".join(f"\n\nNot run: {words}." for words in summary["missing"])
     return f"""
 An LSTM is c(t) = f c(t-1) + i g, h(t) = o tanh(c(t)). The input gate i says what enters the cell,
 the forget gate f what stays, the output gate o what is shown; g and the last tanh are the input and
 the output activation. Every cell here is a row of `gatewise.CELLS`: the LSTM with one part welded
-or taken out, down to the plain RNN. Lower is better; mean and 95 % interval over the seeds.
+or taken out, down to the plain RNN; {tuning.said(summary["tuning"])}. Lower is better; mean and
+95 % interval over the seeds.
 
-{wording.table(["cell", *map(_plain, summary["tasks"]), "mean rank"], rows)}{missing}
+{wording.table(["cell", *tasks, "mean rank"], ranked)}{missing}
 
 {_beside_the_literature(run)}
 
-{_tuning(summary["tuning"], _cell, _task, gate_by_gate.RATE)}
+{_tuning(summary["tuning"], _cell, _task)}
+
+{_at_one_rate(summary) if summary["tuning"] else ""}
 """
+
+
+def _at_one_rate(summary: Json) -> str:
+    """The same cells at one learning rate, and what another rate brought."""
+    rows, one_rate = summary["rows"], summary["one_rate"]
+    table = wording.table(
+        ["cell", *map(wording.task, summary["tasks"])], _by_cell(gate_by_gate.at_one_rate(rows))
+    )
+    others = [row for row in rows if row["rate"] != one_rate]
+    worse = [
+        f"{gate_by_gate.CELLS_SHOWN[row['cell']]} on {wording.task(row['task'])} (at "
+        f"{row['rate']:g}: {wording.error(row)})"
+        for row in others
+        if row["error"] > row["one_rate"]["error"]
+    ]
+    return (
+        f"How much of this is the learning rate? The same with {one_rate:g} for all, chosen "
+        f"before:\n\n{table}\n\nWhat is best for one seed need not be best for five: of the "
+        f"{len(others)} times that a pilot took another rate, the mean error became larger "
+        f"{len(worse)} times: {', '.join(worse) or 'none'}."
+    )
+
+
+def _by_cell(rows: Sequence[Json]) -> list[list[object]]:
+    """A line a cell: what it is, and its error on each task."""
+    return [
+        [words, *(wording.error(row) for row in rows if row["cell"] == cell)]
+        for cell, words in gate_by_gate.CELLS_SHOWN.items()
+    ]
 
 
 def _beside_the_literature(run: Json) -> str:
     """What others found of each part, and on which tasks it was missed here."""
-    rows = []
-    for said in run["published"]:
-        if said["value"] is None:
-            missed = gate_by_gate.missed_on(run["summary"], said["key"])
-            here = f"worse on {' and '.join(map(_plain, missed))}" if missed else "worse on none"
-            rows.append([said["what"], said["source"], here])
-    head = ["against the LSTM", "found by", "here, beyond the intervals"]
-    return wording.table(head, rows)
+    rows, one_rate = run["summary"]["rows"], run["summary"]["one_rate"]
+    lines = [
+        [
+            said["what"],
+            said["source"],
+            _missed(rows, said["key"]),
+            _missed(gate_by_gate.at_one_rate(rows), said["key"]),
+        ]
+        for said in run["published"]
+        if said["value"] is None
+    ]
+    head = ["against the LSTM", "found by", "here, beyond the intervals",
+            f"here, at {one_rate:g} for all"]  # fmt: skip
+    return wording.table(head, lines)
+
+
+def _missed(rows: Sequence[Json], cell: str) -> str:
+    tasks = gate_by_gate.missed_on(rows, cell)
+    return f"worse on {' and '.join(map(wording.task, tasks))}" if tasks else "worse on none"
 
 
 def _cell(unit: Json) -> str:
@@ -269,11 +318,7 @@ def _cell(unit: Json) -> str:
 
 
 def _task(unit: Json) -> str:
-    return _plain(unit["task"])
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", " ")
+    return wording.task(unit["task"])
 
 
 def directions(run: Json) -> str:
@@ -285,13 +330,16 @@ def directions(run: Json) -> str:
             "yes" if both_directions.NEEDS_RIGHT[row["task"]] else "no",
             row["network"],
             row["sizing"],
-            f"{row['error']:.3g} ± {row['half']:.2g}",
+            f"{row['rate']:g}",
+            wording.error(row),
+            wording.error(row["one_rate"]),
             f"{row['parameters']:,}",
             f"{row['milliseconds']:.2f}",
         ]
         for row in summary["rows"]
     ]
-    head = ["task", "needs the right", "network", "sizing", "error", "parameters",
+    head = ["task", "needs the right", "network", "sizing", "learning rate", "error",
+            f"error at {summary['one_rate']:g} for all", "parameters",
             "ms of processor time a step"]  # fmt: skip
     return f"""
 A second run from right to left, joined with the first, sees what is still to come. It doubles the
@@ -300,11 +348,11 @@ input still runs.
 
 {wording.table(head, rows)}
 
-{_tuning(summary["tuning"], _network, _task, summary["rate"])}
+{_tuning(summary["tuning"], _network_sized, _task)}
 """
 
 
-def _network(unit: Json) -> str:
+def _network_sized(unit: Json) -> str:
     return f"{unit['network']}, {unit['sizing']}"
 
 

@@ -138,8 +138,8 @@ def carry_out(
     finished = _read(folder / "result.json")
     if finished.get("mode") in MODES[MODES.index(mode) + 1 :]:
         raise ArgumentError(
-            f"out: {folder / 'result.json'} is a {finished['mode']} run and is not replaced by a "
-            f"{mode} one; give another folder, or remove it"
+            f"out: {folder / 'result.json'} is a {finished['mode']} run, which a {mode} one does "
+            "not replace; choose another folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
     with _threads(study.threads):

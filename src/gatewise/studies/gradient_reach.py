@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gatewise import CELLS, CellSpec, Weights, step
-from gatewise.studies import stats, style
+from gatewise.studies import stats, style, tuning
 from gatewise.studies.frame import Json, Mode, Prediction, Published, Study, finite, pick
 from gatewise.studies.learn import Recipe, train
 from gatewise.studies.networks import DESIGNS, Design, Reader
@@ -45,11 +45,12 @@ KEPT = 32
 NAMED = (10, 100, 1000, 4999)
 
 _SIZES: dict[Mode, Json] = {
-    "quick": {"hidden": 16, "batch": 4, "T": 120, "seeds": 3, "trained_on": 20, "sequences": 1600},
+    "quick": {"hidden": 16, "batch": 4, "T": 120, "seeds": 3, "trained_on": 20, "sequences": 1600,
+              "rates": [0.01]},
     "default": {"hidden": 32, "batch": 8, "T": 1000, "seeds": 3, "trained_on": 100,
-                "sequences": 25_600},
+                "sequences": 25_600, "rates": [0.01]},
     "full": {"hidden": 32, "batch": 4, "T": 5000, "seeds": 5, "trained_on": 100,
-             "sequences": 48_000},
+             "sequences": 48_000, "rates": [0.01, 0.001, 0.003, 0.03]},
 }  # fmt: skip
 
 
@@ -94,6 +95,7 @@ def _log10(gradient: Tensor, power: Tensor) -> Tensor:
 
 
 def units(mode: Mode) -> list[Json]:
+    """What is not trained, or shows clipping; the pilots of what is trained."""
     size = _SIZES[mode]
     plan: list[Json] = []
     for seed in range(size["seeds"]):
@@ -101,13 +103,27 @@ def units(mode: Mode) -> list[Json]:
         training = {key: size[key] for key in ("trained_on", "sequences")}
         for network in NETWORKS:
             plan.append({"kind": "start", "network": network, **shared})
-            plan.append({"kind": "trained", "network": network, **shared, **training})
         for gain in GAINS:
             plan.append({"kind": "gain", "network": "RNN tanh", "gain": gain, **shared})
         for clip in (None, 1.0):
             plan.append({"kind": "clip", "network": "RNN relu", "gain": 1.5, "clip": clip,
                          **shared, **training})  # fmt: skip
-    return plan
+    return plan + tuning.pilots(_trained(mode))
+
+
+def then(mode: Mode, records: list[Json]) -> list[Json]:
+    """Every network after training at its own rate."""
+    return tuning.tuned(_trained(mode), records, tuning.sequences)
+
+
+def _trained(mode: Mode) -> list[Json]:
+    size = _SIZES[mode]
+    return [
+        {"kind": "trained", "network": network, "seed": seed,
+         **{key: value for key, value in size.items() if key != "seeds"}}
+        for seed in range(size["seeds"])
+        for network in NETWORKS
+    ]  # fmt: skip
 
 
 def measure(unit: Json) -> Json:
@@ -116,15 +132,13 @@ def measure(unit: Json) -> Json:
         design = Design(design.cell, gain=unit["gain"])
     task = adding(unit["trained_on"] if "trained_on" in unit else unit["T"])
     net = Reader(design, task.inputs, unit["hidden"], task.outputs, seed)
-    found: Json = {}
-    if unit["kind"] == "trained":
-        found["training"] = train(net, task, Recipe(unit["sequences"], rate=0.01, looks=10), seed)
     if unit["kind"] == "clip":
         recipe = Recipe(unit["sequences"] // 4, rate=0.01, clip=unit["clip"], looks=10, sgd=True)
-        found["training"] = train(net, task, recipe, seed)
-    if unit["kind"] != "clip":
-        found |= _curves(net, design, unit)
-    return found
+        return {"training": train(net, task, recipe, seed)}
+    if unit["kind"] != "trained":
+        return _curves(net, design, unit)
+    found = train(net, task, Recipe(unit["sequences"], rate=unit["rate"], looks=10), seed)
+    return found if "pilot" in unit else {"training": found, **_curves(net, design, unit)}
 
 
 def _curves(net: Reader, design: Design, unit: Json) -> Json:
@@ -185,7 +199,8 @@ def summarise(records: list[Json]) -> Json:
     for kind in ("start", "trained"):
         found["slopes"][kind] = {}
         for network in NETWORKS:
-            here = [r["values"] for r in pick(records, kind=kind, network=network)]
+            those = pick(records, kind=kind, network=network, pilot=None)
+            here = [r["values"] for r in those]
             found["slopes"][kind][network] = {
                 "h": _mean([v["slope_h"] for v in here]),
                 "each_h": [v["slope_h"] for v in here],
@@ -195,6 +210,7 @@ def summarise(records: list[Json]) -> Json:
                 "at": {str(d): _at(here, d) for d in NAMED if d in here[0]["distance"]},
                 "solved": sum(v.get("training", {}).get("solved_at") is not None for v in here),
                 "seeds": len(here),
+                "rate": those[0]["unit"].get("rate"),
             }
     for gain in GAINS:
         values = [r["values"]["slope_h"] for r in pick(records, kind="gain", gain=gain)]
@@ -207,7 +223,7 @@ def summarise(records: list[Json]) -> Json:
             "largest_norm": max((v["norms"][0] for v in here), default=None),
             "errors": [v["error"] for v in here],
         }
-    return found
+    return found | {"tuning": tuning.choices(records, tuning.sequences)}
 
 
 def _mean(values: Sequence[float | None]) -> list[float] | None:
@@ -243,7 +259,7 @@ def answer(summary: Json) -> str:
 
 
 def draw(result: Json) -> Figure:
-    records = result["records"]
+    records = pick(result["records"], pilot=None)
     figure, axes = style.canvas(2, 3, result["question"])
     distance, height = "distance from the loss (steps)", "log10 of the norm"
     for ax, kind, title in (
@@ -255,7 +271,7 @@ def draw(result: Json) -> Figure:
         ax.axhline(FLOAT32, color="#888888", linewidth=0.8, linestyle=":")
         ax.set(title=title, xlabel=distance, ylabel=height, ylim=(-60, 5))
         ax.set(xlim=(0, min(300, result["summary"]["T"])))
-        ax.text(ax.get_xlim()[1], FLOAT32, "float32 ends ", fontsize=7, va="bottom", ha="right")
+        ax.text(0, FLOAT32, " float32 ends", fontsize=7, va="top")
     x = np.array([0, 300])
     for published in result["published"]:
         axes[0].plot(x, x * published["value"] / 100, color="#555555", linestyle="--",
@@ -280,7 +296,9 @@ def draw(result: Json) -> Figure:
     axes[4].set(title="two directions: both ends are near", ylabel=height, ylim=(-60, 5),
                 xlabel="distance from the end (steps)")  # fmt: skip
     _clipping(axes[5], records)
-    for ax in axes:
+    for ax in axes[:2]:  # the lines leave no room
+        style.small(ax, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+    for ax in axes[2:]:
         style.small(ax, loc="best")
     return figure
 
@@ -325,10 +343,12 @@ STUDY = Study(
         "distance from the end (the first ten distances are those of a sequence of ten steps, and "
         "so on), on the specification page in float64, rescaled by powers of two so that nothing "
         "underflows. Inputs are those of the adding problem; networks as torch initialises them "
-        "unless the name says otherwise. Trained: Adam, gradients clipped at norm 1, learning rate "
-        "0.01 for all, as the pilots of long-lag took it for the networks that both have. Slope: "
-        "least squares of log10 of the norm over all distances from 5. Clipping: relu RNN with "
-        "W_hh = 1.5 x orthogonal, plain gradient descent."
+        "unless the name says otherwise, all of the same hidden size. Trained: on adding over 100 "
+        "steps until it is solved or the sequences are used up, Adam, batch 32, gradients clipped "
+        "at norm 1. Equal tuning: each network at its own best of the same learning rates, found "
+        "by pilots of equal length from a seed that does not count. Slope: least squares of log10 "
+        "of the norm over all distances from 5. Clipping: relu RNN with W_hh = 1.5 x orthogonal, "
+        "plain gradient descent."
     ),
     predictions=(
         Prediction(
@@ -360,6 +380,7 @@ STUDY = Study(
         ),
     ),
     units=units,
+    then=then,
     threads=1,
     measure=measure,
     summarise=summarise,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
-from gatewise.studies import style, tuning
+from gatewise.studies import style, tuning, wording
 from gatewise.studies.frame import Json, Mode, Prediction, Published, Study, pick
 from gatewise.studies.learn import Recipe, train
 from gatewise.studies.networks import DESIGNS, Design, Reader, equal_hidden_size
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 NETWORKS = ("RNN tanh", "RNN tanh, orthogonal", "LSTM", "LSTM, forget bias 1", "LSTM, chrono")
 #: Where each run is long.
 _FEW = ("RNN tanh", "LSTM, forget bias 1", "LSTM, chrono")
+
+#: The learning rates that each network tries.
+_RATES = [0.01, 0.003, 0.03]
 
 #: Task, length, the most sequences, the learning rates that may be tried, and the networks.
 _GRID: dict[Mode, list[tuple[str, int, int, list[float], tuple[str, ...]]]] = {
@@ -37,13 +40,13 @@ _GRID: dict[Mode, list[tuple[str, int, int, list[float], tuple[str, ...]]]] = {
         ("embedded_reber", 9, 16_000, [0.01], NETWORKS),
     ],
     "full": [
-        ("adding", 100, 48_000, [0.003, 0.01], NETWORKS),
+        ("adding", 100, 48_000, _RATES, NETWORKS),
         ("adding", 200, 48_000, [0.01], NETWORKS),
         ("adding", 400, 48_000, [0.01], _FEW),
         ("adding", 750, 64_000, [0.01], _FEW),
-        ("copy_memory", 10, 96_000, [0.003, 0.01, 0.03], _FEW),
-        ("temporal_order", 100, 48_000, [0.003, 0.01], NETWORKS),
-        ("embedded_reber", 9, 16_000, [0.003, 0.01], NETWORKS),
+        ("copy_memory", 10, 96_000, _RATES, _FEW),
+        ("temporal_order", 100, 48_000, _RATES, NETWORKS),
+        ("embedded_reber", 9, 16_000, _RATES, NETWORKS),
     ],
 }
 _SEEDS: dict[Mode, int] = {"quick": 2, "default": 2, "full": 5}
@@ -282,15 +285,15 @@ def answer(summary: Json) -> str:
     for network in NETWORKS:
         row = longest(summary, network)
         if row is None:
-            never.append(network)
+            never.append(_named(network))
         else:
             low, _, high = row["sequences"]
             parts.append(
-                f"by {network} up to T = {row['T']} ({row['seeds']} seeds, after {low:,} to "
-                f"{high:,} sequences)"
+                f"by the {_named(network)} up to T = {row['T']} ({row['seeds']} seeds, after "
+                f"{low:,} to {high:,} sequences)"
             )
     if never:
-        parts.append(f"at no length by {' or '.join(never)}")
+        parts.append(f"at no length by the {' or the '.join(never)}")
     theirs, *others = (
         " of ".join(map(str, _why_solved(summary, change)))
         for change in ("their settings", "chrono", "coupled, f = 1 - i")
@@ -303,6 +306,12 @@ def answer(summary: Json) -> str:
     )
 
 
+def _named(network: str) -> str:
+    """How a sentence names a network: LSTM, chrono -> LSTM (chrono)."""
+    name, comma, how = network.partition(", ")
+    return f"{name} ({how})" if comma else name
+
+
 #: Colour and mark of each row of WHY.
 _WHY_LOOKS = (
     (style.BLACK, "o"), (style.ORANGE, "v"), (style.PINK, "s"), (style.YELLOW, "<"),
@@ -312,7 +321,7 @@ _WHY_LOOKS = (
 
 def draw(result: Json) -> Figure:
     summary = result["summary"]
-    figure, (left, right) = style.canvas(1, 2, result["question"], height=5.4)
+    figure, (left, right) = style.canvas(1, 2, result["question"], height=6.2)
     _bars(left, summary["rows"], result["published"])
     _curves(right, pick(result["records"], kind="why"), result["published"])
     right.set_title(f"adding, T = {summary['why_T']}: one change at a time")
@@ -377,7 +386,8 @@ def _bars(ax: Axes, rows: Sequence[Json], literature: Sequence[Json]) -> None:
 
 def words(task: str, T: int) -> str:
     """A task in a few words."""
-    return "embedded Reber" if task == "embedded_reber" else f"{task.replace('_', ' ')}, T = {T}"
+    said = wording.task(task)
+    return said if task == "embedded_reber" else f"{said}, T = {T}"
 
 
 _HS = "Hochreiter and Schmidhuber 1997, Neural Computation 9(8)"
@@ -418,20 +428,20 @@ STUDY = Study(
     name="long-lag",
     question="Which networks solve the classical tests of memory, and after how many sequences?",
     method=(
-        "Equal parameters: every network gets as many as the LSTM of the unit's hidden size. Adam, "
-        "batch 32, gradients clipped at norm 1. Equal tuning: each network at its own best of the "
-        "same learning rates, found by pilots of equal length from a seed that does not count; "
-        "where no pilot is shown (adding over more than 100 steps) all had 0.01, as their pilots "
-        "took it over 100. Fresh sequences every step; 512 held out. Solved: held-out squared "
-        "error below 0.01 (adding), less than 1 % of answers wrong (the others). Copy memory asks "
-        "for five signs out of four, not for ten out of eight as in the literature, which takes "
-        "longer than a study has. Published figures beside ours use another criterion and one "
-        "sequence a step; compare the order of magnitude. Why: Bai et al.'s settings (forget bias "
-        "1, clip 5, 7,000 updates of 32 sequences; Adam at 0.002, which they note for 400 steps) "
-        "with a smaller layer, marks anywhere, fresh sequences, one change a row; the two rows of "
-        "least interest for fewer updates. Where no gradient's norm came to 5, the run with their "
-        "settings is the run without clipping. Chrono: Tallec and Ollivier 2018, forget biases log "
-        "U(1, T-1), input biases their negatives."
+        "Equal parameters: every network gets as many as the LSTM of the unit's hidden size. "
+        "Adam, batch 32, gradients clipped at norm 1. Equal tuning: each network at its own best "
+        "of the same learning rates, found by pilots of equal length from a seed that does not "
+        "count. Adding over more than 100 steps is not tuned: all have 0.01. Fresh sequences "
+        "every step; 512 held out. Solved: held-out squared error below 0.01 (adding), less than "
+        "1 % of answers wrong (the others). Copy memory asks for five signs out of four, not for "
+        "ten out of eight as in the literature, which takes longer than a study has. Published "
+        "figures beside ours use another criterion and one sequence a step; compare the order of "
+        "magnitude. Why: Bai et al.'s settings (forget bias 1, clip 5, 7,000 updates of 32 "
+        "sequences; Adam at 0.002, which they note for 400 steps) with a smaller layer, marks "
+        "anywhere, fresh sequences, one change a row; the two rows of least interest for fewer "
+        "updates. Where no gradient's norm came to 5, the run with their settings is the run "
+        "without clipping. Chrono: Tallec and Ollivier 2018, forget biases log U(1, T-1), input "
+        "biases their negatives."
     ),
     predictions=(
         Prediction(

@@ -1,8 +1,8 @@
 """Equal tuning: every network tries the same learning rates.
 
-The trying is done by pilots: one run a rate, from a seed that no result is taken from. A study then
-measures every network at its own best rate (``tuned``), or all at one that was chosen before, and
-shows what the pilots would have had it choose (``choices``).
+The trying is done by pilots: one run a rate, as long as those that count, from a seed that no
+result is taken from. A study then measures every network at its own best rate (``tuned``), and
+shows what the pilots chose it from (``choices``).
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from statistics import median
 
-from gatewise.studies.frame import Json
+from gatewise.studies import stats
+from gatewise.studies.frame import Json, pick
 
 #: The seed of every pilot; no result is taken from it.
 SEED = 1_000
-#: Scores that differ by less than this share count as equal: it is one seed.
+#: Another rate than the first has to be better by more than this share: it is one seed.
 EQUAL = 0.1
 
 Score = Callable[[Json], float]
@@ -32,21 +32,21 @@ def sequences(values: Json) -> float:
     return float(values["solved_at"]) if values["solved_at"] is not None else 1e9 * error(values)
 
 
-def pilots(plan: Sequence[Json], part: int = 1) -> list[Json]:
+def pilots(plan: Sequence[Json]) -> list[Json]:
     """For each kind of unit in a plan, a pilot a rate; none where there is nothing to choose.
 
     Args:
-        plan: units with ``rates``, the learning rates that they may try.
-        part: a pilot has the sequences of a run, divided by this.
+        plan: units with ``rates``, the learning rates that they may try; the first is what they
+            have where no other is better.
 
     Example:
         >>> plan = [{"sequences": 96, "rates": [0.01, 0.1], "seed": seed} for seed in range(5)]
-        >>> pilots(plan, part=3)[1]
-        {'sequences': 32, 'seed': 1000, 'rate': 0.1, 'pilot': True}
+        >>> pilots(plan)[1]
+        {'sequences': 96, 'seed': 1000, 'rate': 0.1, 'pilot': True}
     """
     kinds = {_kind(unit): unit for unit in plan}.values()
     return [
-        _at(rate, unit) | {"seed": SEED, "sequences": unit["sequences"] // part, "pilot": True}
+        at(rate, unit) | {"seed": SEED, "pilot": True}
         for unit in kinds
         for rate in unit["rates"]
         if len(unit["rates"]) > 1
@@ -61,7 +61,7 @@ def tuned(plan: Sequence[Json], records: Sequence[Json], score: Score) -> list[J
         records: those of the pilots, and others.
     """
     chosen = {_kind(row["unit"]): row["rate"] for row in choices(records, score)}
-    return [_at(chosen.get(_kind(unit), unit["rates"][0]), unit) for unit in plan]
+    return [at(chosen.get(_kind(unit), unit["rates"][0]), unit) for unit in plan]
 
 
 def choices(records: Sequence[Json], score: Score) -> list[Json]:
@@ -87,15 +87,62 @@ def choices(records: Sequence[Json], score: Score) -> list[Json]:
     ]
 
 
+def said(found: Sequence[Json]) -> str:
+    """How a sentence says which learning rates were taken, by what ``choices`` found.
+
+    Example:
+        >>> said([])
+        'all at one learning rate'
+    """
+    return "each at its own best learning rate" if found else "all at one learning rate"
+
+
+def outcomes(records: Sequence[Json], rate: float) -> list[Json]:
+    """Of each kind: its held-out errors at its own best rate, and at one that all were measured at.
+
+    Returns:
+        What the unit is, apart from seed, rate and sequences; rate: its own best, or the one where
+        there were no pilots; error, half, errors: mean, half its 95 % interval and each seed's;
+        one_rate: these three at the one rate; parameters, error_is, baseline.
+    """
+    chosen = {_kind(row["unit"]): row["rate"] for row in choices(records, error)}
+    kinds: dict[str, list[Json]] = {}
+    for record in records:
+        if "pilot" not in record["unit"]:
+            kinds.setdefault(_kind(record["unit"]), []).append(record)
+    return [
+        {
+            **json.loads(kind),
+            "rate": chosen.get(kind, rate),
+            **_errors(pick(runs, rate=chosen.get(kind, rate))),
+            "one_rate": _errors(pick(runs, rate=rate)),
+            **{key: runs[0]["values"][key] for key in ("parameters", "error_is", "baseline")},
+        }
+        for kind, runs in kinds.items()
+    ]
+
+
+def _errors(records: Sequence[Json]) -> Json:
+    """The best error of each seed; a lost run counts as the answer that remembers nothing."""
+    values = [r["values"] for r in records]
+    errors = [v["best"] if v["best"] is not None else v["baseline"] for v in values]
+    centre, half = stats.mean(errors)
+    return {"error": round(centre, 6), "half": half, "errors": errors}
+
+
 def _best(scores: dict[float, float]) -> float:
-    """The rate of the lowest score; of those that count as equal, the middle one."""
-    lowest = min(scores.values())
-    good = [rate for rate, found in scores.items() if found <= lowest * (1 + EQUAL)]
-    middle = median(scores)
-    return min(good, key=lambda rate: abs(math.log(rate / middle)))
+    """The first rate if its score counts as equal to the lowest, else the rate of the lowest."""
+    first, lowest = next(iter(scores)), min(scores, key=scores.__getitem__)
+    return first if scores[first] <= scores[lowest] * (1 + EQUAL) else lowest
 
 
-def _at(rate: float, unit: Json) -> Json:
+def at(rate: float, unit: Json) -> Json:
+    """A unit of a plan at one learning rate.
+
+    Example:
+        >>> at(0.1, {"cell": "lstm", "rates": [0.01, 0.1]})
+        {'cell': 'lstm', 'rate': 0.1}
+    """
     return {key: value for key, value in unit.items() if key != "rates"} | {"rate": rate}
 
 

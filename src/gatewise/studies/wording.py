@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from gatewise.studies import stats
+from gatewise.studies.frame import Json
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -23,6 +24,26 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def pm(pair: Sequence[float] | None) -> str:
     """A mean with half its interval; in words where no gradient was left to have a slope."""
     return "no gradient left" if pair is None else stats.plus_minus(pair)
+
+
+def task(name: str) -> str:
+    """How a sentence names a task.
+
+    Example:
+        >>> task("embedded_reber"), task("steps back")
+        ('embedded Reber', 'steps back')
+    """
+    return name.replace("_", " ").replace("reber", "Reber")
+
+
+def error(found: Json) -> str:
+    """The error of a network over its seeds: mean and half its interval.
+
+    Example:
+        >>> error({"error": 0.23456, "half": 0.0123})
+        '0.235 ± 0.012'
+    """
+    return f"{found['error']:.3g} ± {found['half']:.2g}"
 
 
 def power(exponent: float | None) -> str:
