@@ -45,6 +45,15 @@ def test_the_sums_are_gone_after_the_pass() -> None:
     assert cell._memo.joint.sums == {}
 
 
+def test_a_dtype_there_and_back_between_two_passes() -> None:
+    ours, theirs = twins()
+    x = torch.randn(3, 2, 4, dtype=F64)
+    for cell in (ours, theirs):
+        loop(cell, x).backward()
+        cell.float().double()  # the same parameters, and other nodes of the graph
+    assert_close(grads(ours, x), grads(theirs, x))
+
+
 def test_each_pass_has_sums_of_its_own() -> None:
     ours, theirs = twins()
     x = torch.randn(5, 3, 4, dtype=F64)

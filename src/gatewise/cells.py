@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,11 @@ class Cell(Recurrent):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._memo = Memo()
         self.__dict__.pop("_step", None)  # who watched what this is a copy of
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Begin anew: from float to double and back, a parameter is another node of the graph."""
+        self._memo = Memo()
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call,no-any-return]
 
     def extra_repr(self) -> str:
         shown = f"{self.input_size}, {self.hidden_size}"
