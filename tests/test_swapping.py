@@ -212,20 +212,14 @@ class Deeper(Initialised):
     """One more of the kind."""
 
 
-class Doubled(nn.LSTM):
+class Alone(nn.LSTM):
     def forward(self, input, hx=None):
-        output, state = super().forward(input, hx)
-        return 2 * output, state
+        return input @ self.weight_hh_l0[:4], self.bias_hh_l0
 
 
-class Summed(nn.LSTM):
-    def total(self):
-        return sum(p.sum() for p in self.parameters())
-
-
-class OwnCall(nn.RNN):
-    def __call__(self, *args):
-        return super().__call__(*args)[0]
+class Below(Alone):
+    def forward(self, input, hx=None):
+        return super().forward(2 * input, hx)
 
 
 class Checked(nn.LSTM):
@@ -244,10 +238,9 @@ def test_a_subclass_that_only_initialises_is_replaced(cls) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cls", "name"),
-    [(Doubled, "forward"), (Summed, "total"), (OwnCall, "__call__"), (Checked, "check_input")],
+    ("cls", "name"), [(Alone, "forward"), (Below, "forward"), (Checked, "check_input")]
 )
-def test_a_subclass_with_behaviour_is_left(cls, name) -> None:
+def test_a_subclass_that_does_the_work_of_the_layer_is_left(cls, name) -> None:
     model = nn.Sequential(cls(4, 4))
     x = torch.randn(5, 2, 4)
     before = flat(model(x))

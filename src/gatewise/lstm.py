@@ -154,7 +154,7 @@ class Layers(Recurrent):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """A setting may change later: with fewer layers, the lower ones are those that run."""
-        super().__setattr__(name, value)
+        nn.Module.__setattr__(self, name, value)  # not RNNBase's, if ``swap`` left that beneath
         if name in _NAMING and "_names" in self.__dict__:
             self._names = self._name_weights()
 
@@ -200,7 +200,7 @@ class Layers(Recurrent):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take a state of this module or of torch's, of any age."""
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        nn.Module.__setstate__(self, state)
         if "cell" not in state:
             self.cell = CELLS[MODES[state["mode"]]]
         self.__dict__.setdefault("proj_size", 0)  # torch had none before 1.8

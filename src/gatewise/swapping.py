@@ -2,6 +2,9 @@
 
 Nothing is copied: a module becomes an instance of gatewise's class of the same name. Who holds it,
 its parameters, buffers, hooks and training mode are thereby what they were.
+
+A subclass with a forward of its own stays one: its class is made anew with ours between it and
+torch's, so that what it calls by ``super()`` is ours.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
+from gatewise import both
 from gatewise.cells import LSTMCell, RNNCell
 from gatewise.errors import ArgumentError
 from gatewise.lstm import LSTM, RNN, Recurrent
@@ -35,7 +39,8 @@ _BUILDING = re.compile(
 )
 _WRITTEN = re.compile(
     r"__(module|qualname|doc|annotations|annotate|annotate_func|annotations_cache|dict|weakref"
-    r"|orig_bases|parameters|static_attributes|firstlineno|constants|jit_\w+)__"
+    r"|orig_bases|parameters|static_attributes|firstlineno|constants|jit_\w+"
+    r"|abstractmethods|slots)__|_abc_impl"
 )
 
 
@@ -75,18 +80,22 @@ class Swapped:
         return "\n".join(lines) or "torch.nn.LSTM, RNN, LSTMCell, RNNCell: none in this model"
 
 
-def swap(model: nn.Module) -> Swapped:
+def swap(model: nn.Module, *, keep_type: bool = False) -> Swapped:
     """Put gatewise under every torch LSTM, RNN, LSTMCell and RNNCell of a model, in place.
 
     Each stays the same object, with its parameters, buffers, hooks, parametrizations and training
     mode; only its class changes. So an optimizer made before goes on working, and what holds the
     module, or how often, does not matter. A second call finds nothing more to do.
 
-    A subclass that only changes how it is built and initialised is replaced. One that overrides
-    ``forward``, or has any other behaviour of its own, is left and listed.
+    A subclass that only changes how it is built and initialised is replaced. One with methods of
+    its own keeps them, and its type, over our layer: a forward that calls ``super().forward``. One
+    that computes the layer itself, or overrides what torch's layer asks of itself, is left and
+    listed.
 
     Args:
         model: any module; it may itself be a torch.nn.LSTM.
+        keep_type: each stays an instance of torch's class too, for a model that asks
+            ``isinstance(m, torch.nn.LSTM)``. torch.compile runs no such layer.
 
     Returns:
         Swapped: what was replaced, and what was left and why.
@@ -115,9 +124,14 @@ def swap(model: nn.Module) -> Swapped:
             left.append(Row(name, _show(cls), why))
             continue
         base = next(c for c in cls.__mro__ if c in OURS)
-        lost = "" if cls is base else "no longer runs " + ", ".join(_defined(cls, base))
-        _become(module, OURS[base])
-        replaced.append(Row(name, f"{_show(cls)} -> gatewise.{base.__name__}", lost))
+        own, why = _defined(cls, base), ""
+        if all(map(_BUILDING.fullmatch, own)):
+            _become(module, getattr(both, base.__name__) if keep_type else OURS[base])
+            why = "no longer runs " + ", ".join(own) if own else ""
+        else:
+            _become(module, both.over(cls, getattr(both, base.__name__)))
+            why = "keeps its own " + ", ".join(n for n in own if not _BUILDING.fullmatch(n))
+        replaced.append(Row(name, f"{_show(cls)} -> gatewise.{base.__name__}", why))
     return Swapped(model, tuple(replaced), tuple(left))
 
 
@@ -134,7 +148,7 @@ def _named(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
 def _is_recurrent(module: nn.Module) -> bool:
     """Whether a person would call it a recurrent layer of torch's."""
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
-        return True
+        return not isinstance(module, Recurrent)
     scripted = getattr(module, "original_name", "") if _scripted(module) else ""
     name = scripted or type(module).__name__
     torchs = scripted or type(module).__module__.startswith("torch.ao.nn.")
@@ -154,7 +168,8 @@ def _obstacle(module: nn.Module, cls: type) -> str:
     base = next((c for c in cls.__mro__ if c in OURS), None)
     if base is None:
         return "gatewise has no such cell"
-    own = [*_defined(cls, base), *(n for n in vars(module) if callable(getattr(cls, n, None)))]
+    own = [n for n in _defined(cls, base) if hasattr(base, n) and not _calls_super(cls, base, n)]
+    own += [n for n in vars(module) if callable(getattr(cls, n, None))]
     own = [name for name in own if not _BUILDING.fullmatch(name)]
     if own:
         return f"has its own {', '.join(own)}"
@@ -173,6 +188,15 @@ def _defined(cls: type, base: type) -> list[str]:
     """The names that a subclass, and those between it and torch's class, write themselves."""
     between = cls.__mro__[: cls.__mro__.index(base)]
     return sorted({n for c in between for n in vars(c) if not _WRITTEN.fullmatch(n)})
+
+
+def _calls_super(cls: type, base: type, name: str) -> bool:
+    """Whether a forward, in each class that has one, hands on to the forward below it."""
+    if name not in ("forward", "__call__"):
+        return False
+    between = cls.__mro__[: cls.__mro__.index(base)]
+    codes = [getattr(vars(c)[name], "__code__", None) for c in between if name in vars(c)]
+    return all(code is not None and {"super", name} <= set(code.co_names) for code in codes)
 
 
 def _become(module: nn.Module, ours: type[Recurrent]) -> None:
