@@ -167,11 +167,12 @@ struct GroupWalk {
     const Share mine = split.panels(team, output.panels);
     const i64 b = own.first;
     const i64 most = rows == 1 ? 2 : 1;  // one row: two panels at once
-    const i64 visits = ceil_div(mine.end - mine.begin, most);
+    const i64 visits = ceil_div(mine.end - mine.begin, most), by = t % 2 ? -most : most;
     for (i64 visit = 0; visit < visits; visit++) {  // up and down in turn, as forward
       const i64 p = mine.begin + most * (t % 2 ? visits - 1 - visit : visit);
       const auto of_panels = [&](i64 first, int count) {
-        g.gate_product(all.Wh, output, first, count, rows, g.place(c, t, b), places,
+        const i64 next = larger(mine.begin, smaller(mine.end - 1, first + by));
+        g.gate_product(all.Wh, output, first, next, count, rows, g.place(c, t, b), places,
                        {all.d_h + b * output.padded + output.first(first),
                         count == 2 ? output.first(1) : apart * output.padded});
       };

@@ -95,12 +95,13 @@ struct Forward {
         own(split.rows),
         panels(split.panels(team, u.J)),
         unpacked(is_unpacked<E>(call)),
-        fused(!unpacked && own.among(dims.B) >= FUSED_ROWS &&
-              weight_bytes() / u.J * (panels.end - panels.begin) <= LARGE_WEIGHTS),
+        fused(!unpacked && own.among(dims.B) >= FUSED_ROWS && my_weight_bytes() <= LARGE_WEIGHTS),
         past(!IS_PAIR<E> && dims.H % LANES<T> == 0 && uintptr_t(dir.tape) % VECTOR_BYTES == 0 &&
              weight_bytes() > LARGE_WEIGHTS && tape_bytes() >= LARGE_TAPE) {}
 
   i64 weight_bytes() const { return u.K * operand_bytes<E>(dims.I + dims.P); }
+
+  i64 my_weight_bytes() const { return weight_bytes() / u.J * (panels.end - panels.begin); }
 
   i64 tape_bytes() const { return dims.N * cell.cell.slots() * dims.H * i64(sizeof(T)); }
 
@@ -199,12 +200,15 @@ struct Forward {
   // W_ih x for my rows and panels of the steps first .. last-1: in tiles over rows where there are
   // enough, a panel for all the steps; else in tiles over steps of one sequence.
   void input_product(i64 first, i64 last) const {
+    const i64 I = operands<E>(dims.I);
     if (own.among(dims.B) >= FUSED_ROWS) {
       for (i64 j = panels.begin; j < panels.end; j++)
         for (i64 s = first; s < last; s++) {
           const i64 t = time(s), b = own.first;
-          input_product(j, own.among(seq.active(t)), inputs(t, s - first, b),
-                        {zx(j, (s - first) * dims.B + b), own.step * u.W});
+          const i64 rows = own.among(seq.active(t));
+          input_product(
+              j, rows, inputs(t, s - first, b), {zx(j, (s - first) * dims.B + b), own.step * u.W},
+              next_panel(ws.Wx, I, j, 1, rows * (last - first)).behind(rows * (s - first), I));
         }
       return;
     }
@@ -221,11 +225,11 @@ struct Forward {
       }
     }
   }
-  void input_product(i64 j, i64 rows, Lines<const E> x, Lines<T> out) const {
+  void input_product(i64 j, i64 rows, Lines<const E> x, Lines<T> out, Ahead ahead = {}) const {
     const i64 I = operands<E>(dims.I);
     if constexpr (!IS_PAIR<E>)
       if (unpacked) return dots<T>(u, j, rows, {{x, {dir.w.W_ih, I}, I}}, {}, out);
-    product<E>(rows, u.vectors, {{x, ws.Wx + j * I * u.W, I}}, {}, out);
+    product<E>(rows, u.vectors, {{x, ws.Wx + j * I * u.W, I, 1, 0, 0, ahead}}, {}, out);
   }
   T* zx(i64 j, i64 at) const { return ws.zx + (j * ws.input_tokens + at) * u.W; }
 
@@ -250,6 +254,15 @@ struct Forward {
     return {rows + b * room<E>(size), own.step * room<E>(size)};
   }
 
+  // The panel that I read after panel j, for so many rows; if the weights that I read stay in the
+  // second-level cache, nothing.
+  Ahead next_panel(const E* packed, i64 length, i64 j, i64 by, i64 rows) const {
+    if (fused || my_weight_bytes() <= LARGE_WEIGHTS) return {};
+    j = larger(panels.begin, smaller(panels.end - 1, j + by));
+    const i64 size = length * u.W;
+    return Ahead::of(packed + j * size, size * i64(sizeof(E)), rows, length);
+  }
+
   // My rows begin .. end-1 of step t; h begins at row `begin`.
   void rows_of_step(i64 t, i64 begin, i64 end, i64 step_of_input, Lines<const E> h) const {
     alignas(64) T z[ROW_BLOCK * NV * LANES<T>];
@@ -265,7 +278,8 @@ struct Forward {
         const i64 count = smaller(most, panels.end - j);
         const Stretch<E> of[] = {
             {inputs(t, step_of_input, b), ws.Wx + j * I * u.W, I, 1, 0, I * u.W},
-            {h.from(done), ws.Wh + j * P * u.W, P, 1, 0, P * u.W}};
+            {h.from(done), ws.Wh + j * P * u.W, P, 1, 0, P * u.W,
+             next_panel(ws.Wh, P, j, t % 2 ? -1 : 1, rows)}};
         const int stretches = fused ? 2 : 1;
         const Stretch<E>* from = of + 2 - stretches;
         const Lines<T> out{z, u.W};

@@ -103,7 +103,7 @@ struct Gradients {
       const i64 count = smaller(INPUT_ROWS, mine.end - first), started = step;
       for (i64 p = 0; p < input.panels; p++) {
         const i64 W = i64(input.width(p)) * L, n = smaller(W, dims.I - input.first(p));
-        g.gate_product(g.all.Wx, input, p, 1, count, first, 1, {block, W});
+        g.gate_product(g.all.Wx, input, p, (p + 1) % input.panels, 1, count, first, 1, {block, W});
         step = started;
         g.tokens(c, first, first + count, step, [&](i64 at, i64 t, i64 b) {
           T* to = g.all.other_d_x ? g.all.other_d_x + (g.seq.token(t) + b) * dims.I
@@ -115,14 +115,21 @@ struct Gradients {
   }
 
   // lines (+)= sum over tokens of columns[k][token] * panel[token], for a share of the columns in
-  // tiles of MR.
+  // tiles of MR. The lines at `next` are fetched meanwhile.
   void token_sums(const E* column, i64 count, const E* panel, int width, T* lines, bool first,
-                  Share mine) const {
+                  Share mine, const T* next = nullptr) const {
     const i64 begin = smaller(count, mine.begin * MR), end = smaller(count, mine.end * MR);
     if (begin == end) return;
     const Lines<T> out{lines + begin * width * L, i64(width) * L};
+    const i64 tokens = operands<E>(c.tokens), bytes = (end - begin) * out.stride * i64(sizeof(T));
     product<E>(end - begin, width,
-               {{{column + begin * ws.length, ws.length}, panel, operands<E>(c.tokens)}},
+               {{{column + begin * ws.length, ws.length},
+                 panel,
+                 tokens,
+                 1,
+                 0,
+                 0,
+                 next ? Ahead::of(next, bytes, end - begin, tokens) : Ahead{}}},
                first ? Lines<T>{} : out, out);
   }
 
@@ -130,9 +137,12 @@ struct Gradients {
     const Share mine = g.team.of(ceil_div(columns, MR));
     for (i64 group = 0; group < u.J; group += PANEL_GROUP)
       for (i64 k = mine.begin; k < mine.end; k++)
-        for (i64 j = group; j < smaller(u.J, group + PANEL_GROUP); j++)
+        for (i64 j = group; j < smaller(u.J, group + PANEL_GROUP); j++) {
+          const bool last = j + 1 == smaller(u.J, group + PANEL_GROUP);
           token_sums(ws.turned, columns, g.d_z_sum(j), u.vectors, ws.d_W + j * columns * u.W, first,
-                     {k, k + 1});
+                     {k, k + 1},
+                     ws.d_W + (last ? group : j + 1) * columns * u.W + (k + last) * MR * u.W);
+        }
     for (i64 p = 0; ws.d_out && p < g.all.hidden.panels; p++)
       token_sums(ws.d_out_turned, dims.P, hidden_panel(p), g.all.hidden.width(p),
                  ws.d_Wr + g.all.hidden.first(p) * dims.P, first, g.team.of(ceil_div(dims.P, MR)));

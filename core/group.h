@@ -200,19 +200,28 @@ struct Group {
 
   // out = d_z of the tokens at, at + apart, ... times panel p of a packed weight (of one token:
   // times two panels). The sum over all gates is cut in blocks, so that the block of the panel
-  // stays in the second-level cache for all rows.
-  void gate_product(const E* packed, const Axis<T>& axis, i64 p, int panels_at_once, i64 count,
-                    i64 at, i64 apart, Lines<T> out) const {
+  // stays in the second-level cache for all rows; what comes after it, in the end panel `next`, is
+  // fetched meanwhile.
+  void gate_product(const E* packed, const Axis<T>& axis, i64 p, i64 next, int panels_at_once,
+                    i64 count, i64 at, i64 apart, Lines<T> out) const {
     const int width = axis.width(p);
     const i64 step = larger(1, SUM_BLOCK / u.W), line = i64(width) * L;
     const i64 W = operands<E>(u.W), all_gates = operands<E>(u.K);
+    const bool large = operand_bytes<E>(u.K * axis.size) > LARGE_RECURRENT;
+    const E* panel = packed + axis.first(p) * all_gates;
     for (i64 j = 0; j < u.J; j += step) {
-      const Stretch<E> sum[1] = {{{reinterpret_cast<const E*>(d_z(j, at)), apart * W},
-                                  packed + axis.first(p) * all_gates + j * W * line,
-                                  W,
-                                  smaller(step, u.J - j),
-                                  ws.lines * W,
-                                  all_gates * line}};
+      const i64 blocks = smaller(step, u.J - j), size = blocks * W * line;
+      const E* const after =
+          j + blocks < u.J ? panel + size : packed + axis.first(next) * all_gates;
+      const Stretch<E> sum[1] = {
+          {{reinterpret_cast<const E*>(d_z(j, at)), apart * W},
+           panel,
+           W,
+           blocks,
+           ws.lines * W,
+           all_gates * line,
+           large ? Ahead::of(after, size * i64(sizeof(E)), count, blocks * W) : Ahead{}}};
+      panel += size;
       const Lines<T> in = j ? out : Lines<T>{};
       panels_at_once == 2 ? product_of_two<E>(width, 1, sum, in, out)
                           : product<E>(count, width, sum, in, out);

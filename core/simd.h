@@ -103,6 +103,16 @@ GATEWISE_INLINE void store_past(T* p, Vec<T> v) {
 GATEWISE_INLINE void settle() {}
 #endif
 
+// The cache line at this address into the second-level cache; it need not be anybody's memory. (In
+// assembly, since the compiler drops the builtin where it sees no use of it.)
+GATEWISE_INLINE void fetch([[maybe_unused]] uintptr_t address) {
+#if defined(__x86_64__)
+  asm volatile("prefetcht1 %a0" ::"p"(address));
+#elif defined(__aarch64__)
+  asm volatile("prfm pldl2keep, %a0" ::"p"(address));
+#endif
+}
+
 // The same vector, in a register: the compiler may not load it a second time instead.
 template <class V>
 GATEWISE_INLINE V held(V v) {

@@ -18,6 +18,22 @@ namespace gatewise::GATEWISE_ISA {
 inline constexpr int MR = VECTOR_REGISTERS >= 32 ? 6 : 3;  // most rows of a tile
 inline constexpr int NV = 4;                               // most vectors of a panel
 
+// What will be used next and is still far away. While tiles run, each of their rows fetches `pace`
+// bytes from there on into the second-level cache with each element of the sum. (Fetched all at
+// once, it would hold up the tile's own loads; the processor's own guess reaches too short.)
+struct Ahead {
+  uintptr_t from = 0;
+  i64 pace = 0;
+  // `bytes` in the course of so many rows, of which there may be none, and elements.
+  static Ahead of(const void* from, i64 bytes, i64 rows, i64 elements) {
+    return {uintptr_t(from), ceil_div(bytes, larger(1, rows * elements))};
+  }
+  // Where rows before these have fetched their part.
+  Ahead behind(i64 rows, i64 elements) const {
+    return {from + uintptr_t(rows * elements * pace), pace};
+  }
+};
+
 // A stretch of the sum: `blocks` runs of `length` elements; from one run to the next each row moves
 // on by `jump` elements, while the panel goes on without a gap. The panel after this one is `next`
 // further on.
@@ -27,6 +43,7 @@ struct Stretch {
   const E* panel;
   i64 length;
   i64 blocks = 1, jump = 0, next = 0;
+  Ahead ahead{};
 };
 
 template <class E, int rows, int vectors, int panels>
@@ -35,12 +52,19 @@ GATEWISE_INLINE void accumulate(const Stretch<E>& s, i64 row,
   constexpr int L = LANES<E>;
   const i64 apart = s.rows.stride;
   const E *first = s.rows[row], *b = s.panel;
+  // Where there is nothing to fetch, what is there anyway: cheaper than to ask.
+  const uintptr_t pace = uintptr_t(rows * s.ahead.pace);
+  uintptr_t ahead = pace ? s.ahead.behind(row, s.blocks * s.length).from : uintptr_t(s.panel);
   for (i64 block = 0; block < s.blocks; block++, first += s.jump) {
     const E* const end = first + s.length;
     // Unrolled, with one moving pointer a side: where another tenant shares the core, instructions
     // are short and not multiply-adds.
 #pragma GCC unroll 4
     for (const E* a = first; a != end; a++, b += vectors * L) {
+      if constexpr (rows > 1) {  // of one row, the loads are as fast as the cache
+        fetch(ahead);
+        ahead += pace;
+      }
       if constexpr (rows == 1) {
         const Vec<E> x = set1(*a);
 #pragma GCC unroll 8
