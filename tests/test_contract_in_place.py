@@ -10,6 +10,7 @@ import gc
 import pytest
 import torch
 from torch import nn
+from torch.func import grad, vmap
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.utils.rnn import pack_sequence
 from torch.utils.checkpoint import checkpoint
@@ -86,6 +87,27 @@ def test_within_a_checkpoint(use_reentrant) -> None:
     (expected,) = torch.autograd.grad(torch.relu(lstm(x)[0]).sum(), x)
     checkpoint(lambda x: torch.relu_(lstm(x)[0]), x, use_reentrant=use_reentrant).sum().backward()
     assert_close(x.grad, expected)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_within_a_compiled_model(backend) -> None:
+    lstm = gatewise.LSTM(3, 4, bidirectional=True)
+    x = torch.randn(5, 2, 3, requires_grad=True)
+    (expected,) = torch.autograd.grad(torch.relu(lstm(x)[0]).sum(), x)
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x: lstm(x)[0].relu_(), fullgraph=True, backend=backend)
+    assert_close(torch.autograd.grad(compiled(x).sum(), x)[0], expected)
+
+
+def test_within_torch_func() -> None:
+    lstm = gatewise.LSTM(3, 4, bidirectional=True)
+    x = torch.randn(3, 5, 2, 3)
+
+    def d_x(relu):
+        return vmap(grad(lambda x: relu(lstm(x)[0]).sum()))(x)
+
+    assert_close(d_x(torch.relu_), d_x(torch.relu))
 
 
 @pytest.mark.parametrize("cls", [nn.LSTMCell, nn.RNNCell])

@@ -117,7 +117,9 @@ class Layer(Function):
         cell, reduced, _, ctx.sink, *flat = inputs
         y, h_n, c_n, tape = output
         ctx.watch = None
-        if not torch._C._are_functorch_transforms_active():
+        if torch._C._are_functorch_transforms_active():
+            y = y.clone()  # what the caller has may be changed
+        else:
             ctx.watch, y = Watch(y), y.data  # the same numbers, which autograd does not watch
         remember_layer(ctx, cell, reduced, flat, (y, h_n, c_n, tape))
         if may_be_forward():
