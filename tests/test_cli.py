@@ -151,6 +151,7 @@ def refused(result: Result, *said: str) -> None:
 def test_demo_refuses(here: Path) -> None:
     refused(ask("demo", "--text", "123"), "gatewise demo: text: expected at least one letter")
     refused(ask("demo", "--hidden-size", "0"), "hidden_size: expected at least 1, got 0")
+    refused(ask("demo", "--seed", "-1"), "seed: expected 0 to 2**63 - 1, got -1")
     assert list(here.iterdir()) == []
     (here / "file").write_text("mine")
     elsewhere = "; choose another place with --out"

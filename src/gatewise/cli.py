@@ -32,7 +32,7 @@ app = typer.Typer(
     help="""
 An LSTM for CPUs: a drop-in for torch.nn.LSTM, fast, and every gate of every step in sight.
 
-Begin with `gatewise demo`; then look at your own sentence with `gatewise explain --text ...`.
+Begin with `gatewise demo`; then look at your own sentence: `gatewise explain --text ilovechina`.
 """,
 )
 

@@ -62,6 +62,8 @@ class Settings:
                 raise ArgumentError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.letters < 0:
             raise ArgumentError(f"letters: expected 0 (all) or more, got {self.letters}")
+        if not 0 <= self.seed < 2**63:
+            raise ArgumentError(f"seed: expected 0 to 2**63 - 1, got {self.seed}")
 
 
 Pieces = tuple[NDArray[np.int64], NDArray[np.int64]]
