@@ -184,6 +184,7 @@ def _modules() -> list[Case]:
         Case("cells", 50, B, H, H, mode, what="cells", entrants=loop, quick=B == 8 and H == 64)
         for B, H in (
             (1, 32), (1, 64), (8, 32), (8, 64), (1, 256), (1, 512), (32, 128), (32, 256), (32, 512),
+            (64, 256), (64, 500), (128, 256),
         )
         for mode in modes
     ]  # fmt: skip

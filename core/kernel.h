@@ -7,7 +7,7 @@
 
 namespace gatewise {
 
-inline constexpr i64 SINGLE_ROWS = 48;  // most sequences of a step that single.h runs
+inline constexpr i64 SINGLE_ROWS = 64;  // most sequences of a step that single.h runs
 
 // Whether a layer without projection is one step whose weights are used by few rows.
 constexpr bool is_single(const Dims& d) { return d.T == 1 && d.D == 1 && d.B <= SINGLE_ROWS; }

@@ -78,8 +78,10 @@ struct SingleForward {
       __builtin_memcpy(dir.h_n + b * H + unit, p.h[b], size_t(units) * sizeof(T));
   }
 
-  // Adding up the lanes of a dot product costs as much as packing four numbers of each weight row.
-  bool rows_are_few() const { return 4 * B <= call.dims.I + H; }
+  // Adding up the lanes of a dot product costs as much as packing four numbers of each weight row;
+  // and each further tile of rows reads the weights again, from wherever in a cache line they
+  // begin.
+  bool rows_are_few() const { return 4 * B <= call.dims.I + H && B <= 2 * MR; }
 
   // z of panel j in the order of forward.h: a part of the panel is packed, used while it is in the
   // first-level cache, and given up for the next.

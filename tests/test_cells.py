@@ -42,7 +42,7 @@ def run(module: Any, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize(("name", "cls", "more"), CASES, ids=[case[0] for case in CASES])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("B", [1, 3, 50])
+@pytest.mark.parametrize("B", [1, 3, 70])
 def test_values_and_gradients_are_the_pages(thin, name, cls, more, bias, B) -> None:
     for I, H in ((1, 1), (5, 7), (9, 33)):
         module = cls(I, H, bias=bias, dtype=F64, **more)
@@ -64,7 +64,7 @@ def test_values_and_gradients_are_the_pages(thin, name, cls, more, bias, B) -> N
             assert torch.allclose(a, b, atol=1e-13)
         again = torch.autograd.grad(loss, used)
         assert all(map(torch.equal, found, again)), "the first backward spoiled what it saved"
-    assert set(thin) == {B <= 48}, "a step with a gradient is thin where rows are few"
+    assert set(thin) == {B <= 64}, "a step with a gradient is thin where rows are few"
 
 
 def test_in_inference_it_is_the_same(thin) -> None:
@@ -142,7 +142,7 @@ def test_what_is_not_plain_goes_the_other_way(thin) -> None:
     assert not any(thin)
     big, theirs = gatewise.LSTMCell(300, 300), torch.nn.LSTMCell(300, 300)
     theirs.load_state_dict(big.state_dict())
-    x = torch.randn(60, 300)
+    x = torch.randn(70, 300)
     assert torch.allclose(big(x)[0], theirs(x)[0], atol=1e-6)
     assert not any(thin)
     bias = cell.bias_ih.detach().clone()

@@ -276,15 +276,17 @@ def test_lengths(isa: str, lengths: tuple[int, ...], D: int) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_one_step(isa: str, size: int) -> None:
-    """Single steps of up to 48 rows go by a route of their own (single.h), and few rows are not
+    """Single steps of up to 64 rows go by a route of their own (single.h), and few rows are not
     packed (dots.h)."""
     for dtype in (torch.float32, torch.float64):
         check(Problem(T=1, B=3, I=5, H=size, dtype=dtype))
         check(Problem(T=1, B=1, I=size, H=9, dtype=dtype))
     check(Problem(T=1, B=size, I=3, H=17, threads=3))
     check(Problem(T=1, B=2, I=size, H=size, states=False, bias=False, threads=2))
-    check(Problem(T=1, B=48, I=size, H=70, threads=2))
-    check(Problem(T=1, B=49, I=size, H=70))
+    check(Problem(T=1, B=64, I=size, H=70, threads=2))
+    check(Problem(T=1, B=65, I=size, H=70))
+    check(Problem(T=1, B=12, I=size, H=70))
+    check(Problem(T=1, B=13, I=size, H=70))
 
 
 @pytest.mark.parametrize("cell", list(CELLS))
