@@ -141,19 +141,29 @@ def test_the_race_is_run_and_changes_nothing() -> None:
     losses = list(raced.run())
     assert losses == list(alone.run())
     assert same(state(raced.model), state(alone.model))
-    assert raced.race.steps == min(training.RACED, raced.steps)
+    count = min(training.RACED, raced.steps)
+    assert len(raced.race.letters) == count
     assert raced.race.difference < 1e-6
-    assert min(raced.race.seconds.values()) > 0
+    for seconds in raced.race.seconds.values():
+        assert len(seconds) == count
+        assert min(seconds) > 0
     assert alone.race.epoch("gatewise", 100) is None
-    race = training.Race(2, 50, {"gatewise": 2.0, "torch.nn": 3.0})
-    assert (race.epoch("gatewise", 100), race.epoch("torch.nn", 100)) == (4.0, 6.0)
+
+
+def test_a_pause_of_the_machine_does_not_decide_the_race() -> None:
+    letters = [10, 30, 20, 20, 20]
+    race = training.Race(letters, {"gatewise": [1.0, 3.0, 2.0, 90.0, 2.0], "torch.nn": [4.0] * 5})
+    assert race.epoch("gatewise", 1000) == pytest.approx(100)
+    assert race.epoch("torch.nn", 1000) == pytest.approx(200)
+    alike = training.Race([10, 20], {"gatewise": [2.0, 4.0], "torch.nn": [1.0, 2.0]})
+    assert (alike.epoch("gatewise", 30), alike.epoch("torch.nn", 30)) == (6.0, 3.0)
 
 
 def test_the_family_of_torch_trains_the_same() -> None:
     ours, theirs = Training("lstm", SMALL, TEXT), Training("lstm", SMALL, TEXT, torch.nn)
     pairs = list(zip(ours.run(), theirs.run(), strict=True))
     assert pairs[-1][0] == pytest.approx(pairs[-1][1], rel=1e-3)
-    assert theirs.race.steps == 0
+    assert theirs.race.letters == []
 
 
 @pytest.mark.parametrize("cut", [0, 7, 100, -1])

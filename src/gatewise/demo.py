@@ -186,7 +186,7 @@ def results_of(trainings: Mapping[str, Training], text: Corpus) -> Results:
                 family: training.race.epoch(family, len(text.train))
                 for family in training.race.seconds
             },
-            "raced_batches": training.race.steps,
+            "raced_batches": len(training.race.letters),
             "loss_difference": training.race.difference,
             "parameters": training.model.size,
             "trained": training.step / training.steps,
@@ -286,8 +286,8 @@ def caption(results: Results) -> str:
         f" {results['held_out_letters']:,} letters); hidden size {settings['hidden_size']} in each"
         f" direction, {passes} of {results['training_letters']:,} letters."
         f" Seconds per epoch: whole training steps on the same {batches} batches of packed"
-        " sequences, gatewise and torch.nn in turn, scaled to an epoch (losses apart by at most"
-        f" {apart:.0e})."
+        " sequences, gatewise and torch.nn in turn; the median time of a letter, scaled to an epoch"
+        f" (losses apart by at most {apart:.0e})."
         f" {'; '.join(results['measured_on'])}."
     )
 

@@ -97,19 +97,33 @@ class Race:
     """The same training steps with gatewise and with torch.nn, in turn.
 
     Args:
-        steps, letters: how many were raced.
-        seconds: of both, by family.
+        letters: in each step that was raced.
+        seconds: of each of them, by family.
         difference: between the two losses of a step, the largest seen.
     """
 
-    steps: int = 0
-    letters: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: {"gatewise": 0.0, "torch.nn": 0.0})
+    letters: list[int] = field(default_factory=list)
+    seconds: dict[str, list[float]] = field(
+        default_factory=lambda: {"gatewise": [], "torch.nn": []}
+    )
     difference: float = 0.0
 
     def epoch(self, family: str, letters: int) -> float | None:
-        """Seconds for an epoch of so many letters; None when nothing was raced."""
-        return self.seconds[family] * letters / self.letters if self.letters else None
+        """Seconds for an epoch of so many letters; None when nothing was raced.
+
+        By the median letter: a step in which the machine did something else does not move it.
+
+        Example:
+            >>> Race([10, 20, 10], {"gatewise": [1.0, 4.0, 60.0]}).epoch("gatewise", 100)
+            20.0
+        """
+        passed = 0
+        steps = zip(self.seconds[family], self.letters, strict=True)
+        for rate, count in sorted((seconds / count, count) for seconds, count in steps):
+            passed += count
+            if 2 * passed >= sum(self.letters):
+                return rate * letters
+        return None
 
 
 def place() -> str:
@@ -185,14 +199,14 @@ class Training:
             _step(twin, self._twin_optimizer, batch, 0.0)
             self._warm = True
         runs: dict[str, tuple[float, float]] = {}
-        order = ("gatewise", "torch.nn") if self.race.steps % 2 else ("torch.nn", "gatewise")
+        odd = len(self.race.letters) % 2
+        order = ("gatewise", "torch.nn") if odd else ("torch.nn", "gatewise")
         for family in order:
             ours = family == "gatewise"
             pair = (self.model, self.optimizer) if ours else (twin, self._twin_optimizer)
             runs[family] = _step(*pair, batch, rate)
-            self.race.seconds[family] += runs[family][1]
-        self.race.steps += 1
-        self.race.letters += len(batch)
+            self.race.seconds[family].append(runs[family][1])
+        self.race.letters.append(len(batch))
         apart = abs(runs["gatewise"][0] - runs["torch.nn"][0])
         self.race.difference = max(self.race.difference, apart)
         return runs["gatewise"]
@@ -209,6 +223,7 @@ class Training:
             "steps": self.steps,
             "seen": self.seen,
             "seconds": self.seconds,
+            "raced": RACED,
             "race": asdict(self.race),
             "place": self.place,
             "score": self.score and asdict(self.score),
@@ -231,7 +246,7 @@ class Training:
         except (OSError, ArgumentError):
             return False
         mine = self.about()
-        decide = ("kind", "version", "settings", "cuts", "text", "steps")
+        decide = ("kind", "version", "settings", "cuts", "text", "steps", "raced")
         if any(about.get(key) != mine[key] for key in decide):
             return False
         states: dict[int, dict[str, Tensor]] = {}
