@@ -403,11 +403,11 @@ class LSTM(Layers):
         checkpoint: what a training step keeps for backward. None: every gate of every step. k: the
             states of every k steps, from which backward computes the gates again; True: k =
             ceil(sqrt(T)), so that memory beyond input and output grows with sqrt(T). Outputs are
-            the same to the bit, gradients to rounding. It holds for ``backward`` and
-            ``torch.autograd.grad`` in eager mode. Under ``torch.compile``, ``torch.export`` and the
-            transforms of ``torch.func``, in forward mode and while somebody traces, all gates are
-            kept; with ``create_graph=True`` they are all computed again at once. It may be changed
-            later, as ``lstm.checkpoint``.
+            the same to the bit (to rounding, where 16*T*B <= I + P), gradients to rounding. It
+            holds for ``backward`` and ``torch.autograd.grad`` in eager mode. Under
+            ``torch.compile``, ``torch.export`` and the transforms of ``torch.func``, in forward
+            mode and while somebody traces, all gates are kept; with ``create_graph=True`` they are
+            all computed again at once. It may be changed later, as ``lstm.checkpoint``.
 
     Raises:
         ArgumentError: an argument is out of its range or of the wrong kind.

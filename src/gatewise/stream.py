@@ -33,7 +33,9 @@ class Stream:
     that torch does not count either after at most as many as a parameter has blocks.
 
     Every step gives the bits that the module gives for the sequence as a whole, in evaluation mode
-    (no dropout). No gradient passes through a Stream. One thread at a time may use it.
+    (no dropout); of one so short that the module does not pack its weights, 16*T*B <= I + P, it
+    gives the values, rounded otherwise. No gradient passes through a Stream. One thread at a time
+    may use it.
 
     A module in bfloat16 (``lstm.bfloat16()``) takes and gives bfloat16, and its weights, which are
     most of what a step reads, take half the room. States and sums are float32 between the steps;
