@@ -80,6 +80,14 @@ def test_a_loop_over_a_cell_has_the_trace_of_a_layer(kind: type, single: bool) -
     same(torch.from_numpy(got.jacobian()), torch.from_numpy(expected.jacobian()))
 
 
+def test_a_cell_without_biases() -> None:
+    cell, x = gatewise.LSTMCell(I, H, bias=False, dtype=torch.float64), x_()[0]
+    with tracing(cell) as traces:
+        seen = cell(x)
+    same(traces[""].h_n[0], seen[0])
+    assert all(map(torch.equal, seen, cell(x)))
+
+
 def test_a_run_ends_where_the_state_is_another() -> None:
     model = Loop(gatewise.LSTMCell, between=lambda h: h * 0.9)
     with tracing(model, keep=None) as traces:

@@ -61,6 +61,11 @@ class Cell(Recurrent):
         shown = f"{self.input_size}, {self.hidden_size}"
         return shown if self.bias is True else f"{shown}, bias={self.bias}"
 
+    def _weights(self) -> Weights:
+        """The weights as they are now; as in torch, each bias may be None."""
+        biases = (getattr(self, name) for name in FIELDS[2:4])
+        return Weights(*map(self._weight, FIELDS[:2]), *biases)
+
     def _step(
         self, cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None
     ) -> tuple[Tensor, Tensor]:
@@ -74,8 +79,7 @@ class Cell(Recurrent):
             quick = ops.step(cell, self._memo, x, h, c, weights)
             if quick is not None:
                 return quick
-        biases = (getattr(self, name) for name in FIELDS[2:4])  # as in torch, each may be None
-        w = Weights(*map(self._weight, FIELDS[:2]), *biases)
+        w = self._weights()
         if torch.is_autocast_enabled("cpu") and w.W_ih.dtype != torch.float64:
             return self._step_autocast(cell, x, h, c, w.W_ih.dtype)
         single = False

@@ -19,7 +19,6 @@ from gatewise import checks, ops
 from gatewise.cells import Cell
 from gatewise.errors import ShapeError
 from gatewise.fields import DIRECTIONS, Packing
-from gatewise.lstm import FIELDS
 from gatewise.ops import LayerResult
 from gatewise.reference import Weights
 from gatewise.spec import CellSpec
@@ -282,7 +281,7 @@ class CellWatch(Watch):
     ) -> tuple[Tensor, Tensor]:
         """One step, in place of the module's own, which says what the arguments are."""
         module = self.module
-        w = Weights(*map(module._weight, FIELDS[:4]))
+        w = module._weights()
         if torch.is_autocast_enabled("cpu") and w.W_ih.dtype != torch.float64:
             found: tuple[Tensor, Tensor] = type(module)._step(module, cell, x, h, c)
             return found  # by way of a step without autocast, which comes here again
