@@ -43,13 +43,15 @@ struct Step {
     table = Arrays::exchange(Py_TYPE(object.ptr()));
     if (!table || !table->to_python) fail_type("x: expected a torch tensor");
     x = arrays.read(object, "x");
-    if (x.ndim == 2) refuse_lazy(object, x.shape[1]);
+    refuse_lazy(object);
     const Array W_hh = weights.size() == 6 ? arrays.read(weights[1], "W_hh") : Array{};
     if (x.ndim != 2 || W_hh.ndim != 2) fail("expected x (B, I) and W_hh (G*H, H)");
     const i64 B = x.shape[0], I = x.shape[1], H = W_hh.shape[1];
     if (B == 0 || I == 0 || H == 0) fail("expected B > 0, I > 0, H > 0");
     if (I > 1 && x.stride[1] != 1) fail("x: expected the last axis to be contiguous");
     if (x.code != kFloat || (x.bytes != 4 && x.bytes != 8)) fail_type("x: float32 or float64");
+    if (I == 1 || H == 1)
+      for (nb::handle w : weights) refuse_lazy(w);
     dims = {1, B, I, H, H, 1, B};
     if (!is_single(dims)) fail("too many rows: expected a step of few");
   }
@@ -62,10 +64,13 @@ struct Step {
   int threads(double passes) const { return workers(dims, row.gates(), usual_threads(), passes); }
 
   // A part of a conjugate is a view with a mark: its numbers in memory have the other sign. It has
-  // gaps where there is more than one number, which the arrays of a step have not.
-  static void refuse_lazy(nb::handle object, i64 size) {
-    if (size == 1 && !object.is_none() && nb::cast<bool>(object.attr("is_neg")()))
-      fail("expected no lazy negative");
+  // gaps where there is more than one number, so weights are asked only where there may be one.
+  static void refuse_lazy(nb::handle object) {
+    static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
+    if (object.is_none()) return;
+    const nb::object marked = nb::steal(PyObject_CallMethodNoArgs(object.ptr(), is_neg));
+    if (!marked.is_valid()) throw nb::python_error();
+    if (marked.ptr() == Py_True) fail("expected no lazy negative");
   }
 
   template <class T, template <class> class Call>
@@ -81,7 +86,7 @@ struct Step {
     if (dir.w.W_hr) fail("W_hr: expected None");
     for (nb::handle state : {h, c}) {
       refuse_subclass(state);
-      refuse_lazy(state, dims.H);
+      refuse_lazy(state);
     }
     dir.h0 = r.input(h, "h", {B, H});
     dir.c0 = r.input(c, "c", {B, H});
@@ -150,7 +155,7 @@ nb::tuple backward(Step& s, nb::tuple wanted, nb::handle h, nb::handle c, nb::ha
   constexpr int bytes = sizeof(T);
   auto& dir = call.direction[0];
   dir.tape = r.input(tape, "tape", {{"B", B}, {"S", S}, {"H", H}}, true);
-  for (nb::handle d : {d_h_n, d_c_n}) s.refuse_lazy(d, H);
+  for (nb::handle d : {d_h_n, d_c_n}) s.refuse_lazy(d);
   dir.d_h_n = r.input(d_h_n, "d_h_n", {{"B", B}, {"H", H}});
   dir.d_c_n = r.input(d_c_n, "d_c_n", {{"B", B}, {"H", H}});
   if (wanted.size() != 3 || sums.size() != 3) fail("wanted and sums: expected three");
