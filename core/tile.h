@@ -46,22 +46,21 @@ struct Stretch {
   Ahead ahead{};
 };
 
-template <class E, int rows, int vectors, int panels>
+template <class E, int rows, int vectors, int panels, bool ahead_too>
 GATEWISE_INLINE void accumulate(const Stretch<E>& s, i64 row,
                                 Vec<Sum<E>> (&acc)[rows][panels * vectors]) {
   constexpr int L = LANES<E>;
   const i64 apart = s.rows.stride;
   const E *first = s.rows[row], *b = s.panel;
-  // Where there is nothing to fetch, what is there anyway: cheaper than to ask.
   const uintptr_t pace = uintptr_t(rows * s.ahead.pace);
-  uintptr_t ahead = pace ? s.ahead.behind(row, s.blocks * s.length).from : uintptr_t(s.panel);
+  uintptr_t ahead = s.ahead.behind(row, s.blocks * s.length).from;
   for (i64 block = 0; block < s.blocks; block++, first += s.jump) {
     const E* const end = first + s.length;
     // Unrolled, with one moving pointer a side: where another tenant shares the core, instructions
     // are short and not multiply-adds.
 #pragma GCC unroll 4
     for (const E* a = first; a != end; a++, b += vectors * L) {
-      if constexpr (rows > 1) {  // of one row, the loads are as fast as the cache
+      if constexpr (ahead_too && rows > 1) {  // of one row, the loads are as fast as the cache
         fetch(ahead);
         ahead += pace;
       }
@@ -110,7 +109,11 @@ __attribute__((noinline)) void tile(int stretches, const Stretch<E>* stretch, i6
 #pragma GCC unroll 8
     for (int v = 0; v < W; v++)
       acc[r][v] = in.data ? load(in[r + v / vectors] + (v % vectors) * L) : set1(T(0));
-  for (int s = 0; s < stretches; s++) accumulate<E, rows, vectors, panels>(stretch[s], row, acc);
+  for (int s = 0; s < stretches; s++)
+    if (stretch[s].ahead.pace)
+      accumulate<E, rows, vectors, panels, true>(stretch[s], row, acc);
+    else  // a loop of its own: what fetches nothing is no instruction longer
+      accumulate<E, rows, vectors, panels, false>(stretch[s], row, acc);
 #pragma GCC unroll 8
   for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
