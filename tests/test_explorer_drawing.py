@@ -46,7 +46,7 @@ def test_a_pixel_of_a_crowded_map_is_the_colour_of_a_mean(grad, opened) -> None:
     trace = traced(gatewise.RNN(1, H), T=T)
     tab = opened(trace, at=f"#field=h&grad={int(grad)}&sort=activity")
     tab.locator("#map-image").scroll_into_view_if_needed()
-    settle(tab)
+    tab.locator("#map-image[aria-busy=false]").wait_for()
     source = trace.grad if grad else trace
     values = source.h[0, 0, :, 0].detach().double().numpy()
     activity = np.abs(trace.c[0, 0, :, 0].detach().double().numpy()).mean(0)

@@ -61,8 +61,9 @@ def test_means(n, m, functions) -> None:
     data = str(values.ravel().tolist()).replace("nan", "NaN")
     got = functions(
         "means } = modules['data.js']; const out = [];"
-        f"means({{ data: {data}, width: {width} }}, {rows.tolist()}, {a}, {b}, {n}, {m},"
-        " (column, one) => out.push([column, [...one].map(String)])); return out;"
+        f"const values = {{ data: {data}, width: {width} }};"
+        f"for (const [column, one] of means(values, {rows.tolist()}, {a}, {b}, {n}, {m})) out"
+        ".push([column, [...one].map(String)]); return out;"
     )
     assert [column for column, _ in got] == list(range(n))
     row_of = np.arange(5) * m // 5
@@ -70,6 +71,21 @@ def test_means(n, m, functions) -> None:
         steps = slice(*(a + -(-c * (b - a) // n) for c in (column, column + 1)))
         want = [values[steps][:, rows[row_of == row]].mean() for row in range(m)]
         np.testing.assert_allclose([float(mean) for mean in means], want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("limit", [1, 3e-7, 2.5e4])
+def test_the_scale_of_cube_roots(limit, functions) -> None:
+    pick = np.random.default_rng(0)
+    values = [*pick.normal(size=3000), *10 ** pick.uniform(-12, 0, size=3000), 0.0, -0.0, -1e-30]
+    values = [float(v * limit) for one in (*values, 1, 5) for v in (one, -one)]
+    got, want = functions(
+        f"colour, scale }} = modules['colour.js']; const values = {values};"
+        f"values.push(NaN, Infinity, -Infinity); const cubic = scale('signed', {limit}, 1 / 3);"
+        f"const one = scale('signed'); return [values.map((v) => colour('light', cubic, v)),"
+        f" values.map((v) => colour('light', one, Math.cbrt(v / {limit})))];"
+    )
+    assert got == want
+    assert len(set(want)) > 200
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from statistics import median
 
 import pytest
-from chromium import browser_fixture, opened_fixture, settle, traced  # noqa: F401 (fixtures)
+from chromium import browser_fixture, opened_fixture, traced  # noqa: F401 (fixtures)
 
 import gatewise
 from gatewise import see
@@ -17,12 +17,13 @@ from gatewise import see
 pytestmark = pytest.mark.browser
 
 WORDS = ("it was the best of times, " * 80)[:2000]
-KEY = """([key]) => document.body.dispatchEvent(
-  new KeyboardEvent("keydown", { key, bubbles: true }))"""
-HOVER = """([_, n]) => { const c = document.getElementById("map-image");
+FRAME = "await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));"
+KEY = f"""async ([key]) => {{
+  document.body.dispatchEvent(new KeyboardEvent("keydown", {{ key, bubbles: true }})); {FRAME} }}"""
+HOVER = f"""async ([_, n]) => {{ const c = document.getElementById("map-image");
   const b = c.getBoundingClientRect();
   c.dispatchEvent(new PointerEvent("pointermove",
-    { clientX: b.x + 90 + 20 * n, clientY: b.y + 50 + 5 * n })); }"""
+    {{ clientX: b.x + 90 + 20 * n, clientY: b.y + 50 + 5 * n }})); {FRAME} }}"""
 
 
 class Stopwatch:
@@ -40,7 +41,6 @@ class Stopwatch:
     def once(self, script, *arguments) -> float:
         start = self.busy()
         self.tab.evaluate(script, arguments)
-        settle(self.tab)
         return self.busy() - start
 
     def least(self, script, argument) -> float:
@@ -79,23 +79,44 @@ def test_every_interaction(opened, tmp_path) -> None:
     assert max(times.values()) < 50, times
 
 
-def test_the_first_draw_of_every_field_gradient_and_order(opened) -> None:
-    """Each is measured once, so none is a repeat of what is kept.
+def test_a_burst_of_first_draws(opened) -> None:
+    """Every field, gradient and order, one key after another, with nothing drawn ahead.
 
-    The median is bounded: one draw among many may meet a collection of garbage. And it is held
-    against the same draws made again, which a slow machine slows alike.
+    Each is measured once, so none is a repeat of what is kept. The median is bounded: one draw
+    among many may meet a collection of garbage. And it is held against steps of the same page,
+    which a slow machine slows alike.
     """
     tab = opened(traced(gatewise.LSTM(32, 512), T=2000), tokens=WORDS, at="#field=h")
+    tab.evaluate("window.requestIdleCallback = () => 0")
     tab.evaluate("document.querySelector('#units').scrollIntoView()")
-    watch, first, again = Stopwatch(tab), [], []
-    for n in range(8):  # four orders, each without gradients and with them
-        rest(tab)
-        first += [watch.once(KEY, field) for field in "figoch"]
-        again += [watch.once(KEY, field) for field in "figoch"]
-        rest(tab)
-        first.append(watch.once(KEY, "d"))
-        if n % 2:
-            rest(tab)
-            first.append(watch.once(KEY, "s"))
-    assert median(first) < 50, first
-    assert median(first) < 1.5 * median(again), (median(first), median(again))
+    tab.wait_for_timeout(300)
+    watch, maps, steps = Stopwatch(tab), [], []
+    for _ in range(2):
+        for _ in range(4):  # orders
+            for key in "figoch":
+                maps.append(watch.once(KEY, key))
+            maps.append(watch.once(KEY, "s"))
+            steps += [watch.once(KEY, key) for key in ("ArrowRight", "ArrowDown")]
+        maps.append(watch.once(KEY, "d"))
+    assert median(maps) < 50, maps
+    assert median(maps) < 2 * median(steps), (median(maps), median(steps))
+
+
+AT_ONCE = """async ([key]) => { const map = document.getElementById("map-image");
+  map.getContext("2d").clearRect(50, 5, 9, 9);
+  document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  await null;
+  const copy = new OffscreenCanvas(1, 1).getContext("2d");
+  copy.drawImage(map, 54, 9, 1, 1, 0, 0, 1, 1);
+  return [map.ariaBusy, copy.getImageData(0, 0, 1, 1).data[3]]; }"""
+
+
+def test_a_large_map_is_there_at_once_and_whole_soon_after(opened) -> None:
+    tab = opened(traced(gatewise.LSTM(32, 512), T=2000), tokens=WORDS)
+    tab.evaluate("document.querySelector('#units').scrollIntoView()")
+    tab.wait_for_timeout(300)
+    for key in "dfgd":
+        tab.locator("#map-image[aria-busy=false]").wait_for()
+        assert tab.evaluate(AT_ONCE, [key]) == ["true", 255]
+    tab.locator("#map-image[aria-busy=false]").wait_for()
+    assert tab.evaluate(AT_ONCE, ["d"]) == ["false", 255]  # what was made is kept

@@ -69,8 +69,8 @@ for (const theme of Object.keys(stops)) {
 }
 
 // A scale: how a number becomes a place among 256 colours, zero + gain * v, and back.
-//   gate: 0 .. 1    signed: -limit .. limit; the power 1/3 puts v's cube root in its place, so that
-//   small values can be seen
+//   gate: 0 .. 1    signed: -limit .. limit; with the power 1/3 the place is zero + cbrt(gain * v), so
+//   that small values can be seen
 export function scale(kind, limit = 1, power = 1) {
   if (kind === "gate") {
     return { kind, limit: 1, power: 1, zero: 0, gain: 255, value: (k) => k / 255 };
@@ -80,17 +80,34 @@ export function scale(kind, limit = 1, power = 1) {
     limit,
     power,
     zero: 127.5,
-    gain: 127.5 / limit ** power,
+    gain: power === 1 ? 127.5 / limit : 127.5 ** 3 / limit,
     value: (k) => limit * (power === 1 ? k / 127.5 - 1 : (k / 127.5 - 1) ** 3),
   };
 }
 
 const NOWHERE = 256; // the place of NaN and infinity
 
-function place({ zero, gain, power }, v) {
-  const k = zero + gain * (power === 1 ? v : Math.cbrt(v)) + 0.5;
-  return !Number.isFinite(k) ? NOWHERE : k < 0 ? 0 : k >= 255 ? 255 : Math.trunc(k);
+const nearest = (k) => (!Number.isFinite(k) ? NOWHERE : k < 0 ? 0 : k >= 255 ? 255 : Math.floor(k));
+
+const linear = ({ zero, gain }, v) => nearest(zero + gain * v + 0.5);
+
+// A cube root for every pixel would take longer than all else in a map. The first 16 bits of a float32
+// leave the place open between two neighbours: a table gives the lower, and its upper edge decides.
+const float = new Float32Array(1);
+const bits = new Uint32Array(float.buffer);
+const lower = Uint16Array.from({ length: 1 << 16 }, (_, k) => {
+  bits[0] = k < 1 << 15 ? k << 16 : (k << 16) | 0xffff; // the least of the numbers that begin so
+  return nearest(128 + Math.cbrt(float[0]));
+});
+
+function cubic({ gain }, v) {
+  float[0] = gain * v;
+  const k = lower[bits[0] >>> 16];
+  const edge = k - 127; // the place after k begins at its cube
+  return k < 255 && float[0] >= edge * edge * edge ? k + 1 : k;
 }
+
+const placing = (scaled) => (scaled.power === 1 ? linear : cubic);
 
 // The 256 colours as pixels of an ImageData (little-endian), and one more for NaN.
 const pixels = new Map();
@@ -110,11 +127,12 @@ export function palette(theme, kind) {
 // Colours values into pixels[at], pixels[at + by], ...
 export function paint(pixels, at, by, values, theme, scaled) {
   const colours = palette(theme, scaled.kind);
+  const place = placing(scaled);
   for (let k = 0; k < values.length; k++) pixels[at + k * by] = colours[place(scaled, values[k])];
 }
 
 export function colour(theme, scaled, v) {
-  const k = place(scaled, v);
+  const k = placing(scaled)(scaled, v);
   if (k === NOWHERE) return `rgb(${bad[theme].join(" ")})`;
   const table = ramps[theme][scaled.kind];
   return `rgb(${table[3 * k]} ${table[3 * k + 1]} ${table[3 * k + 2]})`;

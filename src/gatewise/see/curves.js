@@ -25,7 +25,7 @@ export function curves(host, app) {
   return function draw(s) {
     const { cell } = app.page.meta.models[s.model];
     const style = app.style();
-    const outer = host.clientWidth;
+    const outer = app.width(host);
     const key = shown({ ...s, field: "all" }, s.unit, s.out, s.t, s.win, app.theme(), outer);
     if (outer <= LEFT + RIGHT || key === drawn) return;
     drawn = key;

@@ -195,8 +195,8 @@ export function order(here, how, width) {
 }
 
 // Steps a .. b - 1 of a field in n columns of m means. A row is a unit of `rows`, or the mean of the
-// neighbours that share it; each column is handed to take(column, means), which uses it at once.
-export function means({ data, width }, rows, a, b, n, m, take) {
+// neighbours that share it. Yields [column, means]; the means are good until the next is asked for.
+export function* means({ data, width }, rows, a, b, n, m) {
   const units = Int32Array.from(rows).sort(); // read as they lie in memory
   const places = Array.from(rows, (unit, r) => [unit, Math.floor((r * m) / rows.length)]);
   const rowOf = Int32Array.from(places.sort(([p], [q]) => p - q), ([, row]) => row);
@@ -208,7 +208,7 @@ export function means({ data, width }, rows, a, b, n, m, take) {
     sums.fill(0);
     for (; t < to; t++) gather(sums, rowOf, data, t * width, units);
     for (let row = 0; row < m; row++) sums[row] /= share[row] * (to - from);
-    take(column, sums);
+    yield [column, sums];
   }
 }
 

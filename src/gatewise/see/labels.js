@@ -3,9 +3,11 @@
 
 import { among, exact, names, show, welded } from "./cell.js";
 import { at, field, lane, model, run } from "./data.js";
-import { el } from "./paint.js";
+import { el, write } from "./paint.js";
 
 const $ = (id) => document.getElementById(id);
+
+const say = (id, text) => write($(id), text);
 
 const count = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
 
@@ -27,39 +29,40 @@ export function labels(app, remember) {
     const T = run(page, s).T;
     const here = lane(page, s);
     const unit = `unit ${s.unit}`;
-    $("what").textContent = [
+    const what = [
       page.meta.models.map((one) => one.name).join(" beside "),
       count(size.L, "layer"),
       count(size.H, "unit") + (size.D === 2 ? " each way" : ""),
       ...(size.P === size.H ? [] : [count(size.P, "output")]),
       count(T, "step"),
-    ].join(" · ");
-    $("where").replaceChildren("step ", el("b", {}, String(s.t)), among(T));
-    $("lead").textContent = cell.has_cell_state
+    ];
+    say("what", what.join(" · "));
+    say("where-step", String(s.t));
+    say("where-among", among(T));
+    const lead = cell.has_cell_state
       ? `The cell is a memory that runs along the top. At each step it reads one input, and its gates, numbers between 0 and 1, act as valves: they decide what is forgotten, what is written and what is shown. Below: step ${s.t}, ${word}, ${unit}.`
       : `A plain RNN has one number a unit and no gates: each step mixes the input with its last answer and writes over the old state. The dashed parts are what an LSTM adds. Below: step ${s.t}, ${word}, ${unit}.`;
-    $("cell-title").textContent = `One step of the ${name}`;
-    $("unit-title").textContent = `Unit ${s.unit} over time`;
+    say("lead", lead);
+    say("cell-title", `One step of the ${name}`);
+    say("unit-title", `Unit ${s.unit} over time`);
     const memory = here.memory === null ? undefined : here.memory[s.unit];
     const last = at(page, s, "f", s.dir === 1 ? 0 : T - 1, s.unit);
-    $("unit-lead").textContent =
-      (memory === undefined ? "" : memoryNote(memory, last)) +
-      (s.grad ? "The curves show the gradient of the loss." : "");
-    $("text-title").textContent =
-      `The text, coloured by ${s.grad ? "the gradient of " : ""}${names[s.field]} ${s.field} of ${app.rowName()} ${app.row()}`;
-    $("lanes-title").textContent =
-      size.D === 2
-        ? "Two directions, joined"
-        : `Where output${cell.has_cell_state ? ", h_n and c_n" : " and h_n"} come from`;
+    const note = memory === undefined ? "" : memoryNote(memory, last);
+    say("unit-lead", note + (s.grad ? "The curves show the gradient of the loss." : ""));
+    const value = `${s.grad ? "the gradient of " : ""}${names[s.field]} ${s.field}`;
+    say("text-title", `The text, coloured by ${value} of ${app.rowName()} ${app.row()}`);
+    const states = cell.has_cell_state ? ", h_n and c_n" : " and h_n";
+    say(
+      "lanes-title",
+      size.D === 2 ? "Two directions, joined" : `Where output${states} come from`,
+    );
     $("gradient").classList.toggle("with-hint", here.grad === null);
     $("play").classList.toggle("on", s.playing);
     $("play").ariaLabel = s.playing ? "Pause" : "Play";
-    $("theme").textContent = app.theme() === "dark" ? "Light" : "Dark";
+    say("theme", app.theme() === "dark" ? "Light" : "Dark");
     $("grad").checked = s.grad;
     $("grad").disabled = here.grad === null;
     $("grad-hint").hidden = here.grad !== null;
-    $("grad-hint").textContent =
-      "Gradients are not in this trace: call backward on a loss of trace.output before writing the page.";
     $("sort").value = s.sort;
     for (const option of $("sort").options)
       option.disabled = option.value !== "index" && !here[option.value];
@@ -93,6 +96,9 @@ function table(app, s) {
   const { page } = app;
   const lanePath = `l${s.layer}.${s.dir === 1 ? "reverse" : "fwd"}`;
   const batch = page.meta.batch[s.batch];
+  const key = [s.model, s.batch, s.layer, s.dir, s.t, s.unit, s.out].join();
+  if ($("rows").dataset.key === key) return;
+  $("rows").dataset.key = key;
   $("rows").replaceChildren(
     ...["i", "f", "g", "o", "c", "h"].map((name) => {
       const u = name === "h" ? s.out : s.unit;

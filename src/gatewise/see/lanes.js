@@ -94,7 +94,7 @@ export function lanes(host, app) {
 
     const style = app.style();
     const theme = app.theme();
-    const outer = host.clientWidth;
+    const outer = app.width(host);
     const narrow = outer < 620;
     const gutter = narrow ? 76 : 132;
     const width = outer - 2 * gutter;

@@ -22,8 +22,8 @@ import { curves } from "./curves.js";
 import { text } from "./text.js";
 import { lanes } from "./lanes.js";
 import { reaching } from "./reach.js";
-import { brief } from "./paint.js";
-import { SORTS, controls, sorts } from "./controls.js";
+import { brief, slices } from "./paint.js";
+import { SORTS, controls } from "./controls.js";
 import { labels } from "./labels.js";
 
 const $ = (id) => document.getElementById(id);
@@ -55,6 +55,8 @@ export const state = {
 // What the parts share -------------------------------------------------------------------------
 
 const limits = new Map();
+const styles = new Map(); // by theme
+const widths = new Map(); // of elements that hold a drawing: to ask lays out the page
 const app = {
   page,
   state,
@@ -88,7 +90,16 @@ const app = {
     };
     return scale("signed", app.limit(s, like[name] ?? name));
   },
+  width(host) {
+    if (!widths.has(host)) widths.set(host, host.clientWidth);
+    return widths.get(host);
+  },
   style() {
+    const theme = app.theme();
+    if (!styles.has(theme)) styles.set(theme, app.styleNow());
+    return styles.get(theme);
+  },
+  styleNow() {
     const css = getComputedStyle(document.documentElement);
     const get = (name) => css.getPropertyValue(name).trim();
     const [sans, mono] = [get("--sans"), get("--mono")];
@@ -126,7 +137,25 @@ function projects() {
 
 // State ----------------------------------------------------------------------------------------
 
-let pending = null;
+// The first change after a frame is drawn at once, so that the next frame shows it; those that follow
+// within that frame wait for it, and are drawn together.
+let changed = false;
+let waiting = false;
+
+function redraw() {
+  if (changed) draw();
+}
+
+function change() {
+  changed = true;
+  if (waiting) return;
+  waiting = true;
+  queueMicrotask(redraw);
+  requestAnimationFrame(() => {
+    waiting = false;
+    redraw();
+  });
+}
 
 export function set(patch) {
   const T0 = state.win[1] - state.win[0];
@@ -152,40 +181,35 @@ export function set(patch) {
   state.win =
     whole && !patch.win ? [0, T] : windowAround(state.win, state.win[1] - state.win[0], state.t, T);
   if (patch.playing === false) stop();
-  if (pending === null)
-    pending = requestAnimationFrame(() => {
-      pending = null;
-      draw();
-    });
+  change();
 }
 
 // Drawing --------------------------------------------------------------------------------------
 
-// A part draws when its section is on the screen; elsewhere it waits until it is, or until idle.
-const units = map($("map"), app);
+// A part draws when its place is on the screen; elsewhere it waits until it is, or until idle.
 const parts = [
   ["ribbon", ribbon($("ribbon"), app)],
   ["cell", cellView()],
-  ["units", units.draw],
-  ["unit", curves($("unit-curves"), app)],
-  ["unit", text($("unit-text"), app)],
+  ["units", map($("map"), app)],
+  ["unit-curves", curves($("unit-curves"), app)],
+  ["unit-text", text($("unit-text"), app)],
   ["directions", lanes($("lane-view"), app)],
   ["gradient", reaching($("reach-view"), app)],
-].map(([id, drawPart]) => ({ section: $(id), draw: drawPart, near: false, stale: true }));
+].map(([id, drawPart]) => ({ place: $(id), draw: drawPart, near: false, stale: true }));
 
 const watch = new IntersectionObserver(
   (entries) => {
     for (const entry of entries) {
-      for (const part of parts) if (part.section === entry.target) part.near = entry.isIntersecting;
+      for (const part of parts) if (part.place === entry.target) part.near = entry.isIntersecting;
     }
     refresh();
   },
-  { rootMargin: "-100px 0px 0px 0px" }, // the bar covers the top
+  { rootMargin: "-144px 0px 0px 0px" }, // the bar covers the top
 );
 for (const part of parts) {
-  if (part.section === $("ribbon"))
+  if (part.place === $("ribbon"))
     part.near = true; // in the bar, always on screen
-  else watch.observe(part.section);
+  else watch.observe(part.place);
 }
 
 function refresh(all = false) {
@@ -196,7 +220,19 @@ function refresh(all = false) {
   }
 }
 
-// While nothing happens: the parts off screen, then the numbers and the maps one key away.
+// The numbers that a key may ask for next, one block at a time.
+const decoded = slices();
+let ready = null; // the run whose numbers are decoded, or about to be
+
+function* blocks({ lanes }) {
+  for (const one of [lane(page, state), ...lanes.flat()]) {
+    for (const refs of [one.value, one.grad ?? {}]) {
+      for (const ref of Object.values(refs)) if (typeof ref === "number") yield page.block(ref);
+    }
+  }
+}
+
+// While nothing happens: the parts off screen.
 let idle = null; // what is left to do
 
 function work(deadline) {
@@ -216,14 +252,6 @@ function* chores() {
     part.stale = false;
     yield;
   }
-  const here = lane(page, state);
-  for (const refs of [here.value, here.grad ?? {}]) {
-    for (const ref of Object.values(refs)) if (typeof ref === "number") yield page.block(ref);
-  }
-  for (const [field, ref] of Object.entries(here.value))
-    if (typeof ref === "number") yield units.ahead({ ...state, field });
-  for (const sort of sorts(here)) yield units.ahead({ ...state, sort });
-  yield units.ahead({ ...state, grad: !state.grad });
 }
 
 function rest() {
@@ -239,17 +267,23 @@ function cellView() {
   const moments = process($("process"), app);
   let structure = null;
   let made = null;
+  let drawn = null;
   return (s) => {
     const { cell } = model(page, s);
-    const key = `${s.model} ${s.dir}`;
-    if (made !== key) structure = diagram($("diagram"), cell, s.dir === 1, projects());
-    made = key;
+    const place = `${s.model} ${s.dir}`;
+    if (made !== place) structure = diagram($("diagram"), cell, s.dir === 1, projects());
+    made = place;
+    const playing = s.playing && !calm.matches;
+    const key = [place, s.batch, s.layer, s.t, s.unit, s.out, s.moment];
+    key.push(app.theme(), s.printing, playing);
+    if (drawn === key.join()) return; // only the map changed
+    drawn = key.join();
     const p = step(page, s);
     structure(p, {
       scaleOf: app.scaleOf,
       theme: app.theme(),
       moment: state.printing ? null : MOMENTS[s.moment],
-      playing: s.playing && !calm.matches,
+      playing,
       word: word(s),
       unit: s.unit,
     });
@@ -267,12 +301,14 @@ function word(s) {
 
 function draw() {
   performance.mark("draw-start");
+  changed = false;
   const s = state;
   document.documentElement.dataset.theme = app.theme();
   document.documentElement.classList.toggle("playing", s.playing && !calm.matches);
   for (const part of parts) part.stale = true;
-  refresh(s.printing);
   describe(s, word(s));
+  refresh(s.printing);
+  if (ready !== run(page, s)) decoded(blocks((ready = run(page, s))), () => {});
   performance.measure("draw", "draw-start");
   idle = null;
   clearTimeout(draw.rest);
@@ -281,10 +317,14 @@ function draw() {
 
 dark.addEventListener("change", () => set({}));
 calm.addEventListener("change", () => set({}));
-window.addEventListener("resize", () => set({}));
+window.addEventListener("resize", () => {
+  widths.clear();
+  set({});
+});
 const printing = (on) => {
   state.printing = on;
   document.documentElement.classList.toggle("printing", on); // as wide as paper, before it is drawn
+  widths.clear();
   draw();
 };
 window.addEventListener("beforeprint", () => printing(true));

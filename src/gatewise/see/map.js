@@ -3,10 +3,11 @@
 import { colour, palette } from "./colour.js";
 import { names, show } from "./cell.js";
 import { before, field, lane, order, run, shown } from "./data.js";
-import { axis, brief, el, fit, heat, store } from "./paint.js";
+import { axis, brief, el, fit, heat, heating, slices, store } from "./paint.js";
 
 const LEFT = 46;
 const BOTTOM = 24;
+const SOON = 100_000; // so many values are drawn within a frame
 
 export function map(host, app) {
   const frame = el("div", { className: "map-frame" });
@@ -20,7 +21,8 @@ export function map(host, app) {
   const legend = el("div", { className: "legend" });
   host.append(frame, legend);
   let at = null; // what the pointer is on: {row, t}
-  const kept = store(16);
+  const kept = store(4); // whole images: as large as the map, up to some megabytes each
+  const finish = slices();
   let drawn = null; // the geometry and values of the last drawing
 
   const hit = (event) => {
@@ -176,7 +178,7 @@ export function map(host, app) {
   function view(s) {
     const [a, b] = s.win;
     const values = field(app.page, s, s.field, s.grad);
-    const width = frame.clientWidth - LEFT;
+    const width = app.width(frame) - LEFT;
     if (width <= 0 || values === null) return null;
     const rows = order(lane(app.page, s), s.sort, values.width);
     const tall = Math.max(3, Math.min(16, Math.floor(360 / rows.length)));
@@ -185,13 +187,32 @@ export function map(host, app) {
     return { key, a, b, rows, width, height, values, scaled: app.scale(s), s: { ...s } };
   }
 
-  const image = ({ key, a, b, rows, width, height, values, scaled }) =>
-    kept(key, () => heat(values, rows, a, b, scaled, app.theme(), width, height));
-
-  // Makes the image of a state that may come next, where making it takes long enough to be felt.
-  function ahead(s) {
-    const next = view(s);
-    if (next !== null && (next.b - next.a) * next.rows.length > 100_000) image(next);
+  // Draws the whole image at once, where it is known or soon made; else a coarse one for the next
+  // frame, of every by-th step and row, and the whole one when it is done.
+  function drawImage({ key, a, b, rows, width, height, values, scaled, s }) {
+    const how = [scaled, app.theme(), width, height];
+    const put = (image) => {
+      const context = canvas.getContext("2d");
+      context.drawImage(image, LEFT, 0, width, height);
+      context.strokeStyle = app.style().line;
+      context.strokeRect(LEFT + 0.5, 0.5, width - 1, height - 1);
+    };
+    const by = Math.ceil(Math.sqrt(((b - a) * rows.length) / SOON));
+    const coarse = by > 1 && !kept.has(key) && !s.printing;
+    canvas.ariaBusy = String(coarse);
+    if (!coarse) {
+      put(kept(key, () => heat(values, rows, a, b, ...how)));
+      return;
+    }
+    const fewer = { data: values.data, width: by * values.width };
+    const some = rows.filter((_, r) => r % by === 0);
+    put(heat(fewer, some, Math.ceil(a / by), Math.ceil(b / by), ...how));
+    finish(heating(values, rows, a, b, ...how), (image) => {
+      kept(key, () => image);
+      if (drawn.key !== key) return;
+      put(image);
+      canvas.ariaBusy = "false";
+    });
   }
 
   function draw(s) {
@@ -208,9 +229,7 @@ export function map(host, app) {
     const size = app.page.meta.models[s.model].size;
     const style = app.style();
     const context = fit(canvas, width + LEFT, height + BOTTOM);
-    context.drawImage(image(now), LEFT, 0, width, height);
-    context.strokeStyle = style.line;
-    context.strokeRect(LEFT + 0.5, 0.5, width - 1, height - 1);
+    drawImage(now);
     axis(context, { a, b, left: LEFT, width, y: height + 7, style, words: app.words() });
     context.save();
     context.translate(11, height / 2);
@@ -236,5 +255,5 @@ export function map(host, app) {
     drawOverlay();
   }
 
-  return { draw, ahead };
+  return draw;
 }

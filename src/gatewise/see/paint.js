@@ -14,6 +14,11 @@ export function el(tag, properties = {}, ...children) {
   return made;
 }
 
+// Text that stays is left alone: the page need not be laid out again for it.
+export function write(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
 // A cleared context in CSS pixels, as sharp as the screen.
 export function fit(canvas, width, height) {
   const ratio = window.devicePixelRatio || 1;
@@ -31,13 +36,25 @@ export function fit(canvas, width, height) {
 
 // Values of steps a .. b - 1 as an image of a size in CSS pixels: a column a step, row r the unit
 // rows[r]. Where there are more values than pixels a pixel is their mean, never a mix of colours.
-export function heat(values, rows, a, b, scaled, theme, across, down) {
+export function heat(...how) {
+  const making = heating(...how);
+  for (;;) {
+    const { done, value } = making.next();
+    if (done) return value;
+  }
+}
+
+// The same image, with a place to stop after each column.
+export function* heating(values, rows, a, b, scaled, theme, across, down) {
   const ratio = window.devicePixelRatio || 1;
   const [wide, tall] = [across, down].map((size) => Math.max(1, Math.round(size * ratio)));
   const [n, m] = [Math.min(b - a, wide), Math.min(rows.length, tall)];
   const image = new ImageData(n, m);
   const out = new Uint32Array(image.data.buffer);
-  means(values, rows, a, b, n, m, (column, one) => paint(out, column, n, one, theme, scaled));
+  for (const [column, one] of means(values, rows, a, b, n, m)) {
+    paint(out, column, n, one, theme, scaled);
+    yield;
+  }
   const small = new OffscreenCanvas(n, m);
   small.getContext("2d").putImageData(image, 0, 0);
   if (n === wide && m === tall) return small;
@@ -51,12 +68,33 @@ export function heat(values, rows, a, b, scaled, theme, across, down) {
 // What was made under a key, made once; of too many, the one asked for longest ago leaves.
 export function store(most) {
   const kept = new Map();
-  return (key, make) => {
+  const get = (key, make) => {
     const found = kept.has(key) ? kept.get(key) : make();
     kept.delete(key);
     kept.set(key, found);
     if (kept.size > most) kept.delete(kept.keys().next().value);
     return found;
+  };
+  get.has = (key) => kept.has(key);
+  return get;
+}
+
+// Runs a generator to its end after the next frame, in slices of a few milliseconds, so that keys and
+// frames come between them. One at a time: what is started takes the place of what is not done.
+export function slices() {
+  let current = null;
+  return (making, then) => {
+    current = making;
+    const slice = () => {
+      if (current !== making) return;
+      const end = performance.now() + 5;
+      let step;
+      do step = making.next();
+      while (!step.done && performance.now() < end);
+      if (step.done) then(step.value);
+      else setTimeout(slice);
+    };
+    requestAnimationFrame(() => setTimeout(slice));
   };
 }
 

@@ -64,7 +64,7 @@ export function reaching(host, app) {
     maps.hidden = mapsName.hidden = models.length < 2;
     if (maps.hidden) return;
     const style = app.style();
-    const outer = host.clientWidth;
+    const outer = app.width(host);
     const right = outer < 560 ? 10 : RIGHT;
     const width = outer - LEFT - right;
     const T = run(app.page, s).T;
@@ -129,7 +129,7 @@ export function reaching(host, app) {
     [low, high] = [Math.floor(Math.max(low, high - 30)), Math.ceil(high + 1e-9)];
     if (high === low) high += 1;
 
-    const outer = host.clientWidth;
+    const outer = app.width(host);
     const narrow = outer < 560;
     const tall = 220;
     const context = fit(canvas, outer, tall + 44);

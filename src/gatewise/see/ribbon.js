@@ -3,7 +3,7 @@
 import { colour, inkOn } from "./colour.js";
 import { among, show } from "./cell.js";
 import { run, series, shown, windowAround } from "./data.js";
-import { curve, el, fit, heat, store, visible } from "./paint.js";
+import { curve, el, fit, heat, store, visible, write } from "./paint.js";
 
 export function ribbon(host, app) {
   const cells = el("div", { className: "cells" });
@@ -28,7 +28,7 @@ export function ribbon(host, app) {
   const kept = store(6);
 
   function drawSeries(s, T) {
-    const width = host.clientWidth;
+    const width = app.width(host);
     const height = 66;
     const plot = 52; // the rest is a strip of the unit's values
     const context = fit(canvas, width, height);
@@ -94,7 +94,7 @@ export function ribbon(host, app) {
     }
     const longest = words.reduce((most, w) => Math.min(12, Math.max(most, w.length)), 0);
     const least = longest <= 2 ? 30 : 9 * longest + 16;
-    const fits = Math.max(3, Math.floor(host.clientWidth / least));
+    const fits = Math.max(3, Math.floor(app.width(host) / least));
     span = windowAround(span, fits, s.t, T);
     const values = series(app.page, s, s.field, app.row(), s.grad);
     const scaled = app.scale();
@@ -108,8 +108,8 @@ export function ribbon(host, app) {
       cell.dataset.t = t;
       cell.classList.toggle("now", t === s.t);
       cell.classList.toggle("space", words[t].trim() === "");
-      cell.firstChild.textContent = visible(words[t]);
-      cell.lastChild.textContent = T <= fits || t % 5 === 0 || t === s.t ? t : "";
+      write(cell.firstChild, visible(words[t]));
+      write(cell.lastChild, T <= fits || t % 5 === 0 || t === s.t ? String(t) : "");
       if (values === null) continue;
       const fill = colour(theme, scaled, values[t]);
       cell.firstChild.style.background = fill;
@@ -117,7 +117,7 @@ export function ribbon(host, app) {
       cell.title = `step ${t}: ${s.grad ? "gradient of " : ""}${s.field} = ${show(values[t])}`;
     }
     // the thumb stands under the middle of its cell when all of them are there
-    const edge = b - a === T ? `${host.clientWidth / T / 2 - 8}px` : "0";
+    const edge = b - a === T ? `${app.width(host) / T / 2 - 8}px` : "0";
     slider.style.paddingInline = edge;
     cells.classList.toggle("more-left", a > 0);
     cells.classList.toggle("more-right", b < T);

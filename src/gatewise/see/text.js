@@ -62,7 +62,7 @@ export function text(host, app) {
   }
 
   function lay(words) {
-    const room = box.clientWidth - 4;
+    const room = app.width(box) - 4;
     const key = `${room}`;
     if (made !== null && made.words === words && made.key === key) return;
     const chars = words.every((word) => [...word].length <= 1);
@@ -110,7 +110,7 @@ export function text(host, app) {
     if (!Array.isArray(only)) {
       box.style.height = `${height}px`;
       spacer.style.height = `${tall - height}px`;
-      context = fit(canvas, box.clientWidth, height);
+      context = fit(canvas, app.width(box), height);
     }
     context.font = font(style);
     context.textBaseline = "middle";
