@@ -356,3 +356,21 @@ def test_keyword_arguments_and_lists() -> None:
     ours, theirs = twins(nn.LSTM, 3, 5, dtype=F64)
     x, hx = rand(6, 2, 3), list(states(theirs, 2))
     assert_close(ours(input=x, hx=hx), theirs(input=x, hx=hx))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("cls", [nn.LSTMCell, nn.RNNCell])
+@pytest.mark.parametrize("sparse", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr])
+def test_a_sparse_step(cls, sparse) -> None:
+    """As of a bag of words."""
+    ours, theirs = twins(cls, 6, 5, dtype=F64)
+    x = sparse(torch.eye(4, 6, dtype=F64))
+    found = []
+    for cell in (ours, theirs):
+        results = flat(cell(x))
+        found.append(
+            [*results, *torch.autograd.grad(sum(t.sum() for t in results), cell.parameters())]
+        )
+    assert_close(*found)
+    with torch.no_grad():
+        assert_close(ours(x), theirs(x))

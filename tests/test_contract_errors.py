@@ -270,7 +270,7 @@ def test_a_weight_that_does_not_fit_raises(name, shape) -> None:
             lstm(zeros(5, 2, 3))
 
 
-@pytest.mark.parametrize("shape", [(7, 4), (0, 4), (16,), (16, 4, 1)])
+@pytest.mark.parametrize("shape", [(7, 4), (0, 4), (16,), (16, 4, 1), ()])
 @pytest.mark.parametrize(("cls", "name"), [("LSTM", "weight_hh_l0"), ("LSTMCell", "weight_hh")])
 def test_a_weight_that_tells_no_hidden_size_is_refused_by_what_it_is(cls, name, shape) -> None:
     module = getattr(gatewise, cls)(3, 4)
@@ -335,18 +335,26 @@ def test_input_that_is_not_dense() -> None:
             gatewise.LSTM(3, 4)(x)
 
 
-def test_states_and_a_step_s_input_that_are_not_dense() -> None:
+def test_states_that_are_not_dense() -> None:
     sparse = zeros(1, 2, 4).to_sparse()
     for call, name in (
         (lambda: gatewise.LSTM(3, 4)(zeros(5, 2, 3), (sparse, sparse)), "hidden[0]"),
         (lambda: gatewise.RNN(3, 4)(zeros(5, 2, 3), sparse), "hidden"),
-        (lambda: gatewise.LSTMCell(4, 4)(sparse[0]), "input"),
         (lambda: gatewise.LSTMCell(4, 4)(zeros(2, 4), (zeros(2, 4), sparse[0])), "hx[1]"),
         (lambda: gatewise.RNNCell(4, 4)(zeros(2, 4), sparse[0]), "hidden"),
     ):
         words = re.escape(f"{name} should be a dense Tensor, got one of layout torch.sparse_coo")
         with pytest.raises(ArgumentError, match=words):
             call()
+
+
+@pytest.mark.parametrize(("cls", "name"), [("RNN", "weight_ih_l0"), ("LSTMCell", "weight_hh")])
+def test_a_weight_that_is_not_dense(cls, name) -> None:
+    module = getattr(gatewise, cls)(4, 4)
+    setattr(module, name, nn.Parameter(getattr(module, name).detach().to_sparse()))
+    words = f"{name} should be a dense Tensor, got one of layout torch.sparse_coo"
+    with pytest.raises(ArgumentError, match=words):
+        module(zeros(5, 4))
 
 
 def test_torchscript_says_that_it_is_not_supported() -> None:

@@ -85,6 +85,8 @@ class Cell(Recurrent):
         single = False
         if not self._all_fit(x, h, c, w.W_ih):
             checks.cell_ranks(cell, x, h, c)
+            if isinstance(x, Tensor) and (x.is_sparse or x.is_sparse_csr):
+                x = x.to_dense()
             if single := x.dim() == 1:
                 x = x.unsqueeze(0)
                 h, c = (None if state is None else state.unsqueeze(0) for state in (h, c))

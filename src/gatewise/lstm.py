@@ -83,6 +83,8 @@ class Recurrent(nn.Module):
                 f"{name} should be a Tensor, got None. Assign a torch.nn.Parameter; for a layer "
                 "without biases, make it with bias=False."
             )
+        if weight.layout is not torch.strided:
+            checks.dense(name, weight)
         return weight
 
 

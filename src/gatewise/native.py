@@ -74,7 +74,7 @@ def sizes(cell: CellSpec, x: Any, batch_sizes: Any, h0: Any, weights: Flat) -> t
     """D, B, H, P of a run; B may be symbolic."""
     W_hh = weights[W_HH]
     assert W_hh is not None
-    rows, P = W_hh.shape[0], W_hh.shape[-1]
+    rows, P = W_hh.shape if W_hh.dim() == 2 else (0, 0)  # which the core refuses, with its reason
     B = x.shape[1] if batch_sizes is None else int(batch_sizes[0]) if h0 is None else h0.shape[1]
     return len(weights) // FIELDS, B, rows // _GATES[cell.name], P
 
