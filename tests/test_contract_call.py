@@ -316,7 +316,13 @@ def test_autocast(cls, options, is_packed, x_dtype, state_dtype) -> None:
     if is_packed:
         x = pack_padded_sequence(x, torch.tensor([9, 7, 7, 1]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got, expected = ours(x, hx), theirs(x, hx)
+        got = ours(x, hx)
+        try:
+            expected = theirs(x, hx)
+        except RuntimeError as failure:
+            if "could not create a primitive" not in str(failure):
+                raise
+            pytest.skip("torch has no bfloat16 LSTM on this processor")
     for a, b in zip(flat(got), flat(expected), strict=True):
         assert a.dtype == b.dtype
         torch.testing.assert_close(a.double(), b.double(), rtol=0, atol=3e-2)
