@@ -74,8 +74,8 @@ def layer(
 
     Returns:
         LayerResult, in the dtype of x; a tape is never rounded. Under autocast in autocast's, but
-        where torch's fused layer does not serve (packed input, a projection) c keeps the dtype it
-        came in, if that is wider, and so does h, if no product follows.
+        where torch's fused layer does not serve (packed input, of whatever lengths; a projection) c
+        keeps the dtype it came in, if that is wider, and so does h, if no product follows.
 
     Example:
         >>> import torch
