@@ -1,6 +1,6 @@
 """What is measured with the help of another process: contention and memory.
 
-Run as a module it is that process: ``python -m bench.apart memory ENTRANT CASE`` prints the bytes
+Run as a module it is that process: ``python -m bench.apart ENTRANT CASE`` prints the bytes
 that a training step needed beyond what was there before it.
 """
 

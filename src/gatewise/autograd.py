@@ -26,7 +26,7 @@ def layer(
 ) -> Tensors:
     """A layer that every derivative may be taken of; tape is the dtype of the tape."""
     if _nested_forward_mode():
-        return formulas.layer(cell, *flat)  # type: ignore[arg-type]
+        return formulas.layer(cell, *flat)
     results: Tensors = apply(Layer, cell, reduced, tape, sink, *flat)
     return results
 

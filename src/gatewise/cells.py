@@ -48,14 +48,15 @@ class Cell(Recurrent):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take a state of this module or of torch's."""
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        nn.Module.__setstate__(self, state)
         self._memo = Memo()
         self.__dict__.pop("_step", None)  # who watched what this is a copy of
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Begin anew: from float to double and back, a parameter is another node of the graph."""
         self._memo = Memo()
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call,no-any-return]
+        nn.Module._apply(self, fn, recurse)
+        return self
 
     def extra_repr(self) -> str:
         shown = f"{self.input_size}, {self.hidden_size}"
@@ -84,9 +85,9 @@ class Cell(Recurrent):
             return self._step_autocast(cell, x, h, c, w.W_ih.dtype)
         single = False
         if not self._all_fit(x, h, c, w.W_ih):
-            checks.cell_ranks(cell, x, h, c)
             if isinstance(x, Tensor) and (x.is_sparse or x.is_sparse_csr):
                 x = x.to_dense()
+            checks.cell_ranks(cell, x, h, c)
             if single := x.dim() == 1:
                 x = x.unsqueeze(0)
                 h, c = (None if state is None else state.unsqueeze(0) for state in (h, c))
@@ -108,9 +109,10 @@ class Cell(Recurrent):
 
         torch, too, keeps c and h as they came, so that a long loop of cells loses nothing by it.
         """
-        inputs = [t.to(dtype) if isinstance(t, Tensor) else t for t in (x, h, c)]
+        checks.tensor("input", x)
+        states = (None if s is None else s.to(dtype) for s in (h, c))
         with torch.autocast("cpu", enabled=False):
-            new_h, new_c = self._step(cell, *inputs)  # type: ignore[arg-type]
+            new_h, new_c = self._step(cell, x.to(dtype), *states)
         kept = torch.get_autocast_dtype("cpu")
         if cell.has_cell_state:
             kept = torch.promote_types(kept, x.dtype if c is None else c.dtype)

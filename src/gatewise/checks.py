@@ -111,13 +111,14 @@ def pair(hx: Any) -> tuple[Tensor, Tensor]:
     )
 
 
-def tensor(name: str, value: object, or_else: str = "") -> None:
+def tensor(name: str, value: object, or_else: str = "") -> Tensor:
     """An argument is a tensor."""
     if not isinstance(value, Tensor):
         raise ArgumentError(
             f"{name} should be a Tensor{or_else}, got {type(value).__name__}. "
             f"Convert it: torch.as_tensor({name})"
         )
+    return value
 
 
 def dense(name: str, value: Tensor) -> None:

@@ -22,11 +22,7 @@ Function = Callable[..., Sequence[Tensor]]
 
 def layer(
     cell: CellSpec,
-    x: Tensor,
-    batch_sizes: Tensor | None,
-    h0: Tensor | None,
-    c0: Tensor | None,
-    *weights: Tensor | None,
+    *flat: Tensor | None,
     taps: Sequence[Callable[..., Tensor]] | None = None,
     sink: GradSink | None = None,
 ) -> Tensors:
@@ -36,6 +32,8 @@ def layer(
         taps: one per direction; sees each value of the page by name, and may replace it.
         sink: gets the total gradients, as from ``native.backward``.
     """
+    x, batch_sizes, h0, c0, *weights = flat
+    assert x is not None
     sizes = None if batch_sizes is None else batch_sizes.tolist()
     per_direction = [
         Weights(*weights[k : k + FIELDS])  # type: ignore[arg-type]

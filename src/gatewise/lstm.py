@@ -301,8 +301,7 @@ class Layers(Recurrent):
         if self.cell.has_cell_state:
             states: tuple[Tensor, ...] = checks.pair(hx)
         else:
-            checks.tensor("hx", hx, " (no pair: this cell has no cell state)")
-            states = (hx,)  # type: ignore[assignment]
+            states = (checks.tensor("hx", hx, " (no pair: this cell has no cell state)"),)
         checks.state_rank(states, rank)
         if rank == 2:
             states = tuple(state.unsqueeze(1) for state in states)

@@ -128,19 +128,18 @@ def forward(
     cell: CellSpec,
     tape: torch.dtype | None,
     reduced: bool,
-    x: Tensor,
-    batch_sizes: Tensor | None,
-    h0: Tensor | None,
-    c0: Tensor | None,
-    *weights: Tensor | None,
+    *flat: Tensor | None,
 ) -> Results:
     """Run a layer: y, h_n, c_n, tape.
 
     Args:
         tape: its dtype, that of x or, of a reduced run, bfloat16; None for no tape.
+        flat: x, batch_sizes, h0, c0, *weights.
     """
+    x, batch_sizes, h0, _, *weights = flat
+    assert x is not None
     results = empty_results(cell, tape, x, batch_sizes, h0, weights)
-    fill(cell, reduced, results, (x, batch_sizes, h0, c0, *weights))
+    fill(cell, reduced, results, flat)
     return results
 
 
@@ -334,7 +333,9 @@ def stream(
         layers: the fields of ``reference.Weights`` of each.
         watched: the place of every parameter, as (dict, key, tensor), to see when it changes.
     """
-    dtype: torch.dtype = layers[0][W_HH].dtype  # type: ignore[union-attr]
+    W_hh = layers[0][W_HH]
+    assert W_hh is not None
+    dtype = W_hh.dtype
     wide = torch.float32 if dtype == torch.bfloat16 else dtype
     weights = [
         tuple(None if w is None else _dense(w.detach().to(wide)) for w in layer) for layer in layers

@@ -189,11 +189,11 @@ def _run(
     x = flat[0]
     assert x is not None
     if taps is not None:
-        return formulas.layer(cell, *flat, taps=taps, sink=sink)  # type: ignore[arg-type]
+        return formulas.layer(cell, *flat, taps=taps, sink=sink)
     known = x.dtype in native.DTYPES and (x.is_cpu or x.is_meta) and native.covers(cell)
     if not known:
         _warn_once(f"no kernel for cell {cell.name!r}, {x.dtype}, device {x.device.type!r}")
-        return formulas.layer(cell, *flat, sink=sink)  # type: ignore[arg-type]
+        return formulas.layer(cell, *flat, sink=sink)
     if x.is_meta or _recorded(flat):
         exporting = torch.compiler.is_exporting()  # mostly to infer: a backward would run it again
         keep_tape = keep_tape or (not exporting and _wants_grad(flat))
@@ -210,7 +210,7 @@ def _run(
         unseen = reduced and not (keep_tape or autograd.may_be_forward())  # which sees its tangent
         tape = torch.bfloat16 if unseen else x.dtype
         return autograd.layer(cell, reduced, tape, sink, *flat)
-    return native.forward(cell, x.dtype if keep_tape else None, reduced, *flat)  # type: ignore[arg-type]
+    return native.forward(cell, x.dtype if keep_tape else None, reduced, *flat)
 
 
 def _recorded(flat: Flat) -> bool:

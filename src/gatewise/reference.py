@@ -143,11 +143,14 @@ def sequence(
     xs = list(x) if batch_sizes is None else list(x.split(list(batch_sizes)))
     order = range(len(xs) - 1, -1, -1) if reverse else range(len(xs))
     h, c = h0, c0
-    steps: list[Step] = [None] * len(xs)  # type: ignore[list-item]
+    steps: list[Step] = []
     for t in order:
         n = len(xs[t])  # the n longest sequences take part in this step; the others keep theirs
-        s = steps[t] = step(cell, xs[t], h[:n], c[:n], w, partial(tap, t=t))
+        s = step(cell, xs[t], h[:n], c[:n], w, partial(tap, t=t))
         h, c = torch.cat([s.h, h[n:]]), torch.cat([s.c, c[n:]])
+        steps.append(s)
+    if reverse:
+        steps.reverse()
     join = torch.stack if batch_sizes is None else torch.cat
     return Run(Step(*(join(field) for field in zip(*steps, strict=True))), h, c)
 

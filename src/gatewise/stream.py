@@ -120,9 +120,10 @@ class Stream:
             StaleError: the module's weights are no longer those of the Stream.
         """
         try:
-            return self._core.step(x, out)  # type: ignore[no-any-return]
+            made: Array = self._core.step(x, out)
         except Exception as error:
             raise self._explained(error) from None
+        return made
 
     def _explained(self, error: Exception) -> Exception:
         """The error of the core as one of ours."""

@@ -7,7 +7,7 @@ takes that place, and goes when the last who needs it leaves.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -287,14 +287,14 @@ class CellWatch(Watch):
             return found  # by way of a step without autocast, which comes here again
         checks.cell_ranks(cell, x, h, c)
         if single := x.dim() == 1:
-            x, h, c = (None if t is None else t.unsqueeze(0) for t in (x, h, c))  # type: ignore[assignment]
+            x, h, c = x.unsqueeze(0), *_one_more_axis(h, c)
         checks.cell_fits(x, h, c, w.W_ih, module.input_size, module.hidden_size)
         recorders = self.recorders
         runs = [one.traces._run_after(one.name, h, c) for one in recorders]
         for name, traces, _, _ in recorders:
             traces._check_room(name, _coming(cell, x, (w,)))
 
-        x, h, c = (None if t is None else t.unsqueeze(0) for t in (x, h, c))  # type: ignore[assignment]
+        x, h, c = x.unsqueeze(0), *_one_more_axis(h, c)
         sink = GradSink()
         result = ops.layer(
             cell, x, h, c, (w,), keep_tape=True, sink=sink if torch.is_grad_enabled() else None
@@ -306,6 +306,10 @@ class CellWatch(Watch):
             one.traces._add_step(one.name, run, cell, record)
         h, c = result.h_n.squeeze(0), result.c_n.squeeze(0)
         return (h.squeeze(0), c.squeeze(0)) if single else (h, c)
+
+
+def _one_more_axis(*states: Tensor | None) -> Iterator[Tensor | None]:
+    return (None if state is None else state.unsqueeze(0) for state in states)
 
 
 class CellRun:

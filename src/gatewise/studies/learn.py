@@ -114,7 +114,8 @@ def step(
 def read(net: nn.Module, task: Task, batch: Batch) -> Tensor:
     """What the network answers: (n, O), or (T, n, O) where every step is judged."""
     lengths = None if batch.lengths is None else torch.from_numpy(batch.lengths)
-    return net(torch.from_numpy(batch.x), lengths, last=task.wanted != "each")  # type: ignore[no-any-return]
+    answer: Tensor = net(torch.from_numpy(batch.x), lengths, last=task.wanted != "each")
+    return answer
 
 
 def loss_of(task: Task, answer: Tensor, batch: Batch) -> Tensor:

@@ -143,10 +143,11 @@ class Reader(nn.Module):
         output, state = self.layer(packed)
         if last:
             h_n = state[0] if isinstance(state, tuple) else state
-            return self.head(torch.cat(list(h_n[-self.directions :]), dim=-1))  # type: ignore[no-any-return]
-        if isinstance(output, PackedSequence):
+            output = torch.cat(list(h_n[-self.directions :]), dim=-1)
+        elif isinstance(output, PackedSequence):
             output, _ = pad_packed_sequence(output, total_length=len(x))
-        return self.head(output)  # type: ignore[no-any-return]
+        answer: Tensor = self.head(output)
+        return answer
 
 
 @torch.no_grad()
