@@ -3,6 +3,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
+#include <cstring>
 #include <memory>
 #include <string>
 
@@ -53,7 +54,6 @@ struct Step {
     if (I == 1 || H == 1)
       for (nb::handle w : weights) refuse_lazy(w);
     dims = {1, B, I, H, H, 1, B};
-    if (!is_single(dims)) fail("too many rows: expected a step of few");
   }
 
   // The core knows no sum of their gradients.
@@ -143,36 +143,138 @@ nb::tuple forward(Step& s, nb::handle h, nb::handle c, nb::handle weights, bool 
   return nb::make_tuple(h_n.give(s), c_n.give(s), tape.give(s));
 }
 
-// The gradients of the weights are added to sums: d_W_ih, d_W_hh, d_b, each may be None.
+// The weight gradients of many steps. Those of one step are little work and much memory to add to,
+// so the tokens are kept, d_z, x and h of each, until there are enough of them to be added at once.
+class TokenSums {
+ public:
+  TokenSums(nb::object W_ih, nb::object W_hh, nb::object d_W_ih, nb::object d_W_hh, nb::object d_b)
+      : results_(nb::make_tuple(d_W_ih, d_W_hh, d_b)) {
+    Arrays arrays;
+    const Array x = arrays.read(W_ih, "W_ih"), h = arrays.read(W_hh, "W_hh");
+    if (x.ndim != 2 || h.ndim != 2 || x.shape[0] != h.shape[0] || x.bytes != h.bytes)
+      fail("expected W_ih (G*H, I) and W_hh (G*H, H)");
+    if (x.code != kFloat || (x.bytes != 4 && x.bytes != 8)) fail_type("W_ih: float32 or float64");
+    R_ = x.shape[0], I_ = x.shape[1], H_ = h.shape[1], bytes_ = x.bytes;
+    bytes_ == 4 ? read<float>(arrays) : read<double>(arrays);
+  }
+
+  // Where the d_z of a step's B tokens are to be written.
+  template <class T>
+  T* room(const Dims& d, int G) {
+    if (sizeof(T) != std::size_t(bytes_) || d.I != I_ || d.H != H_ || G * d.H != R_)
+      fail("sums: expected those of the weights");
+    if (held_ + d.B > most_) {
+      add_up();
+      most_ = larger(kTokens, d.B);
+      memory_.reset();
+    }
+    if (!memory_) memory_ = std::make_unique<Workspace>(most_ * (R_ + I_ + H_) * bytes_);
+    return d_z<T>() + held_ * R_;
+  }
+
+  // Keeps the step's tokens; h null: zeros.
+  template <class T>
+  void keep(i64 B, Lines<const T> x, const T* h) {
+    for (i64 b = 0; b < B; b++)
+      std::memcpy(this->x<T>() + (held_ + b) * I_, x[b], std::size_t(I_) * sizeof(T));
+    T* to = this->h<T>() + held_ * H_;
+    const std::size_t size = std::size_t(B * H_) * sizeof(T);
+    h ? std::memcpy(to, h, size) : std::memset(to, 0, size);
+    held_ += B;
+  }
+
+  nb::tuple finish() {
+    if (held_ || !add_) add_up();
+    return results_;
+  }
+
+ private:
+  static constexpr i64 kTokens = 512;
+  nb::tuple results_;
+  i64 R_, I_, H_, bytes_, most_ = kTokens, held_ = 0;
+  bool add_ = false;  // to what is there; false: that is nothing yet
+  void* result_[3];
+  std::unique_ptr<Workspace> memory_;
+
+  template <class T>
+  void read(Arrays& arrays) {
+    Reader<T> r(arrays);
+    const Axis rows{"G*H", R_};
+    result_[0] = r.output(results_[0], "d_W_ih", {rows, {"I", I_}});
+    result_[1] = r.output(results_[1], "d_W_hh", {rows, {"H", H_}});
+    result_[2] = r.output(results_[2], "d_b", {rows});
+  }
+
+  template <class T>
+  T* d_z() const {
+    return memory_ ? reinterpret_cast<T*>(memory_->data()) : nullptr;
+  }
+  template <class T>
+  T* x() const {
+    return d_z<T>() + most_ * R_;
+  }
+  template <class T>
+  T* h() const {
+    return x<T>() + most_ * I_;
+  }
+
+  void add_up() {
+    bytes_ == 4 ? add_up_in<float>() : add_up_in<double>();
+    held_ = 0;
+    add_ = true;
+  }
+  template <class T>
+  void add_up_in() const {
+    SumsCall<T> call{};
+    call.tokens = {held_,
+                   R_,
+                   I_,
+                   H_,
+                   add_,
+                   {d_z<T>(), R_},
+                   {x<T>(), I_},
+                   {h<T>(), H_},
+                   static_cast<T*>(result_[0]),
+                   static_cast<T*>(result_[1]),
+                   static_cast<T*>(result_[2])};
+    Workspace space(kernels<T>().sums_bytes(call));
+    call.workspace = space.data();
+    const Dims dims{1, larger(1, held_), I_, H_, H_, 1, larger(1, held_)};
+    const int threads = workers(dims, int(R_ / H_), usual_threads(), 1);
+    const nb::gil_scoped_release others_may_go_on;
+    run(call, kernels<T>().sums, threads);
+    space.check();
+  }
+};
+
+// The gradients of the weights go into the sums, if there are any.
 template <class T>
 nb::tuple backward(Step& s, nb::tuple wanted, nb::handle h, nb::handle c, nb::handle weights,
-                   nb::handle tape, nb::handle d_h_n, nb::handle d_c_n, nb::tuple sums) {
+                   nb::handle tape, nb::handle d_h_n, nb::handle d_c_n, TokenSums* sums) {
   s.refuse_peepholes();
   Reader<T> r(s.arrays);
   auto call = s.call<T, BackwardCall>(r, h, c, weights);
   const auto [_, B, I, H, P, D, N] = s.dims;
-  const i64 rows = s.row.gates() * H, S = s.row.slots();
+  const i64 S = s.row.slots();
   constexpr int bytes = sizeof(T);
   auto& dir = call.direction[0];
   dir.tape = r.input(tape, "tape", {{"B", B}, {"S", S}, {"H", H}}, true);
   for (nb::handle d : {d_h_n, d_c_n}) s.refuse_lazy(d);
   dir.d_h_n = r.input(d_h_n, "d_h_n", {{"B", B}, {"H", H}});
   dir.d_c_n = r.input(d_c_n, "d_c_n", {{"B", B}, {"H", H}});
-  if (wanted.size() != 3 || sums.size() != 3) fail("wanted and sums: expected three");
+  if (wanted.size() != 3) fail("wanted: expected three");
   const auto want = [&](int k) { return wanted[std::size_t(k)].ptr() == Py_True; };
   Result d_x(want(0), bytes, B, I), d_h(want(1) && dir.h0, bytes, B, H),
       d_c(want(2) && dir.c0, bytes, B, H);
   call.d_x = {d_x.as<T>(), 0, I};
   dir.d_h0 = d_h.as<T>(), dir.d_c0 = d_c.as<T>();
-  call.add = true;
-  dir.d_W_ih = r.output(sums[0], "d_W_ih", {{"G*H", rows}, {"I", I}});
-  dir.d_W_hh = r.output(sums[1], "d_W_hh", {{"G*H", rows}, {"H", H}});
-  dir.d_b = r.output(sums[2], "d_b", {{"G*H", rows}});
+  if (sums) dir.d_z = sums->room<T>(s.dims, s.row.gates());
   const int threads = s.threads(2);
   Workspace space(kernels<T>().backward_bytes(call, threads));
   call.workspace = space.data();
   run(call, kernels<T>().backward, threads);
   space.check();
+  if (sums) sums->keep<T>(B, {call.x.data, call.x.row}, dir.h0);
   return nb::make_tuple(d_x.give(s), d_h.give(s), d_c.give(s));
 }
 
@@ -185,7 +287,7 @@ nb::tuple step(const std::string& cell, nb::handle x, nb::handle h, nb::handle c
 
 nb::tuple step_gradient(const std::string& cell, nb::tuple wanted, nb::handle x, nb::handle h,
                         nb::handle c, nb::tuple weights, nb::handle tape, nb::handle d_h_n,
-                        nb::handle d_c_n, nb::tuple sums) {
+                        nb::handle d_c_n, TokenSums* sums) {
   Step s(cell, x, weights);
   return s.x.bytes == 4 ? backward<float>(s, wanted, h, c, weights, tape, d_h_n, d_c_n, sums)
                         : backward<double>(s, wanted, h, c, weights, tape, d_h_n, d_c_n, sums);
@@ -253,15 +355,19 @@ void bind_step(nb::module_& m) {
         "Whether the tensors are those others and their state is that of before.");
   m.def("changed", changed, "tensors"_a, "before"_a,
         "Whether one of the tensors was changed in place since it was in that state.");
+  nb::class_<TokenSums>(m, "TokenSums", "The weight gradients of many steps of a cell.")
+      .def(nb::init<nb::object, nb::object, nb::object, nb::object, nb::object>(), "W_ih"_a,
+           "W_hh"_a, "d_W_ih"_a.none(), "d_W_hh"_a.none(), "d_b"_a.none(),
+           "The last three are written: what finish() returns. None: not wanted.")
+      .def("finish", &TokenSums::finish, "d_W_ih, d_W_hh, d_b: the sums over all steps.");
   m.def(
       "step", step, "cell"_a, "x"_a, "h"_a.none(), "c"_a.none(), "weights"_a, "keep_tape"_a,
       "One step of a small layer of one direction, on torch tensors: (h, c or None, tape or None)."
       " What does not fit, is not contiguous or is too large raises TypeError or ValueError.");
   m.def(
       "step_gradient", step_gradient, "cell"_a, "wanted"_a, "x"_a, "h"_a.none(), "c"_a.none(),
-      "weights"_a, "tape"_a, "d_h_n"_a.none(), "d_c_n"_a.none(), "sums"_a,
-      "The gradients by x, h and c, where they are wanted; those of the weights are added to sums:"
-      " d_W_ih, d_W_hh, d_b, or None.");
+      "weights"_a, "tape"_a, "d_h_n"_a.none(), "d_c_n"_a.none(), "sums"_a.none(),
+      "The gradients by x, h and c, where they are wanted; those of the weights go into the sums.");
 }
 
 }  // namespace gatewise

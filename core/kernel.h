@@ -7,11 +7,6 @@
 
 namespace gatewise {
 
-inline constexpr i64 SINGLE_ROWS = 64;  // most sequences of a step that single.h runs
-
-// Whether a layer without projection is one step whose weights are used by few rows.
-constexpr bool is_single(const Dims& d) { return d.T == 1 && d.D == 1 && d.B <= SINGLE_ROWS; }
-
 // Read. Contiguous; null where the layer has none.
 template <class T>
 struct Weights {
@@ -53,7 +48,6 @@ struct BackwardCall {
   Dims dims;
   Sequence sequence;
   int cell;
-  bool add;  // to d_W_ih, d_W_hh and d_b, instead of overwriting them; single steps only (single.h)
   View<const T> x;
   View<T> d_x;  // written; data null: not wanted
   struct Direction {
@@ -70,9 +64,26 @@ struct BackwardCall {
         *d_peep;  // written, shapes as in Weights; d_b serves both biases
     T* g_tape;    // written, (N, S, H): total gradient at every slot
     T* g_h;       // written, (N, P): total gradient at every hidden state
+    T* d_z;       // written, (B, G*H): gate gradients; of a single step only, without W_hr
   } direction[2];
   unsigned char* workspace;
   Barrier barrier[7];  // for all workers, one a direction, two a direction for its groups of rows
+};
+
+// The weight gradients that n tokens make together; each may be null.
+template <class T>
+struct Tokens {
+  i64 n, R, I, H;            // R = G*H
+  bool add;                  // to what is there
+  Lines<const T> d_z, x, h;  // read, n rows; h: the states that the steps began with
+  T *d_W_ih, *d_W_hh, *d_b;  // written, (R, I), (R, H), (R)
+};
+
+template <class T>
+struct SumsCall {
+  Tokens<T> tokens;
+  unsigned char* workspace;
+  Barrier barrier;
 };
 
 // A stack of layers that a stream runs, one direction. The weights are read once, when it is
@@ -104,6 +115,8 @@ struct Kernels {
   void (*forward)(ForwardCall<T>&, int id, int count);
   i64 (*backward_bytes)(const BackwardCall<T>&, int threads);
   void (*backward)(BackwardCall<T>&, int id, int count);
+  i64 (*sums_bytes)(const SumsCall<T>&);
+  void (*sums)(SumsCall<T>&, int id, int count);
   void (*activations)(const T* x, T* sigmoid, T* tanh, i64 n);  // for the test that measures them
   // A stream lives in stream_bytes() of memory, 64-byte aligned, and only there; stream_pack fills
   // it but for the states. A step reads x, (B, I) with rows `row` apart, and writes y, (B, P); both

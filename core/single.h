@@ -1,28 +1,33 @@
 // A single step, where handling the weights costs more than the products.
 //
 // Forward of few rows, the weights are read as they lie: see dots.h. Backward too. There all
-// products are sums of rows of a matrix, R = G*H:
+// products are sums of the lines of a matrix (lines.h), R = G*H; those of the weights are in
+// weight_sums.h:
 //
-//   d_h (B, P) = d_z (B, R) W_hh (R, P)        d_W_hh (R, P) = d_z^T (R, B) h (B, P)
-//   d_x (B, I) = d_z (B, R) W_ih (R, I)        d_W_ih (R, I) = d_z^T (R, B) x (B, I)
-//
-// so the tile is that of tile.h but for its panel, whose lines are the rows of the matrix.
+//   d_h (B, P) = d_z (B, R) W_hh (R, P)        d_x (B, I) = d_z (B, R) W_ih (R, I)
 //
 // Workers take panels of units; backward, they meet once, and then take parts of the results.
 #pragma once
 #include "backward.h"
 #include "dots.h"
 #include "forward.h"
+#include "weight_sums.h"
 
 namespace gatewise::GATEWISE_ISA {
 
+inline constexpr i64 SINGLE_ROWS = 64;  // for more, forward packs the weights as ever
+
+template <class Call>
+bool is_one_step(const Call& call) {
+  return call.dims.T == 1 && call.dims.D == 1 && !call.direction[0].w.W_hr;
+}
 template <class T>
 bool is_single(const ForwardCall<T>& call) {
-  return is_single(call.dims) && !call.direction[0].w.W_hr && !call.in_parts;
+  return is_one_step(call) && call.dims.B <= SINGLE_ROWS && !call.in_parts;
 }
 template <class T>
 bool is_single(const BackwardCall<T>& call) {
-  return is_single(call.dims) && !call.direction[0].w.W_hr;
+  return is_one_step(call);
 }
 
 // Lines of a panel that are packed at once: they, and the weights they come from, stay in the
@@ -101,130 +106,47 @@ struct SingleForward {
   }
 };
 
-// A matrix as it lies, or turned: number (r, k) stands at data + r * row + k * column.
-template <class T>
-struct Matrix {
-  const T* data;
-  i64 row, column;
-  const T* at(i64 r, i64 k) const { return data + r * row + k * column; }
-};
-
-// out[r][n] = sum over k of a(r, k) * b[k][n], for n in `last` lanes of the last of the vectors; or
-// that much more (`add`).
-template <class T, int rows, int vectors, bool whole>
-GATEWISE_INLINE void sum_of_lines(Matrix<T> a, i64 length, Lines<const T> b, int last, Lines<T> out,
-                                  bool add) {
-  constexpr int L = LANES<T>;
-  Vec<T> acc[rows][vectors];
-#pragma GCC unroll 8
-  for (int r = 0; r < rows; r++)
-#pragma GCC unroll 8
-    for (int v = 0; v < vectors; v++) {
-      const T* from = out[r] + v * L;
-      acc[r][v] = !add ? set1(T(0)) : whole || v + 1 < vectors ? load(from) : load(from, last);
-    }
-  for (i64 k = 0; k < length; k++) {
-    const T* line = b[k];
-    Vec<T> x[rows];
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; r++) x[r] = set1(*a.at(r, k));
-#pragma GCC unroll 8
-    for (int v = 0; v < vectors; v++) {
-      const Vec<T> w = whole || v + 1 < vectors ? load(line + v * L) : load(line + v * L, last);
-#pragma GCC unroll 8
-      for (int r = 0; r < rows; r++) acc[r][v] = fma(x[r], w, acc[r][v]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < rows; r++)
-#pragma GCC unroll 8
-    for (int v = 0; v < vectors; v++)
-      whole || v + 1 < vectors ? store(out[r] + v * L, acc[r][v])
-                               : store(out[r] + v * L, acc[r][v], last);
-}
-
-template <class T, int rows, int vectors>
-__attribute__((noinline)) void lines_tile(Matrix<T> a, i64 length, Lines<const T> b, int last,
-                                          Lines<T> out, bool add) {
-  last == LANES<T> ? sum_of_lines<T, rows, vectors, true>(a, length, b, last, out, add)
-                   : sum_of_lines<T, rows, vectors, false>(a, length, b, last, out, add);
-}
-
-template <class T>
-using LinesTile = void (*)(Matrix<T>, i64, Lines<const T>, int, Lines<T>, bool);
-
-template <class T, int rows>
-inline constexpr LinesTile<T> LINES_OF[NV] = {lines_tile<T, rows, 1>, lines_tile<T, rows, 2>,
-                                              lines_tile<T, rows, 3>, lines_tile<T, rows, 4>};
-
-// [rows - 1][vectors - 1]
-template <class T>
-inline constexpr const LinesTile<T>* LINES_TILES[6] = {LINES_OF<T, 1>,
-                                                       LINES_OF<T, 2>,
-                                                       LINES_OF<T, 3>,
-                                                       LINES_OF<T, smaller(4, MR)>,
-                                                       LINES_OF<T, smaller(5, MR)>,
-                                                       LINES_OF<T, MR>};
-
-// out (rows, width) = a (rows, length) b (length, width), or more by that. The results are written
-// row by row, as they lie.
-template <class T>
-void lines_product(i64 rows, i64 width, Matrix<T> a, i64 length, Lines<const T> b, Lines<T> out,
-                   bool add) {
-  constexpr int L = LANES<T>;
-  i64 first = 0;
-  for (i64 left = ceil_div(rows, MR); left > 0; left--) {  // balanced, as in tile.h
-    const i64 count = ceil_div(rows - first, left);
-    const Matrix<T> these{a.at(first, 0), a.row, a.column};
-    for (i64 n = 0, end; n < width; n = end) {
-      // One row: twice the chains in flight.
-      const int most = count == 1 && width - n > (2 * NV - 1) * L ? 2 * NV : NV;
-      const int vectors = int(smaller(most, ceil_div(width - n, L)));
-      end = smaller(width, n + vectors * L);
-      const auto tile =
-          vectors == 2 * NV ? lines_tile<T, 1, 2 * NV> : LINES_TILES<T>[count - 1][vectors - 1];
-      tile(these, length, b.right(n), int(end - n - (vectors - 1) * L), out.from(first).right(n),
-           add);
-    }
-    first += count;
-  }
-}
-
-// The same where b is large: some of its lines at a time, which all rows use while these are in the
-// first-level cache; few enough that they are, however far apart they lie.
-inline constexpr i64 FEW_LINES = 8, LINES_BYTES = i64(1) << 14;
-template <class T>
-void long_product(i64 rows, i64 width, Matrix<T> a, i64 length, Lines<const T> b, Lines<T> out) {
-  const i64 most = larger(FEW_LINES, LINES_BYTES / (width * i64(sizeof(T))));
-  for (i64 k = 0; k < length; k += most)
-    lines_product<T>(rows, width, {a.at(0, k), a.row, a.column}, smaller(most, length - k),
-                     b.from(k), out, k > 0);
-}
-
 template <class T>
 struct SingleSpace {
   Units<T> u;
   i64 R, padded;  // G*H; H in whole vectors
   T *d_h, *d_c;   // (B, padded), (B, H)
   T* panels;      // [J][B][W]: d_z as the cell writes it
-  T* d_z;         // (B, R)
+  T* d_z;         // (B, R), the caller's if it wants them
   T* zeros;
+  WeightSums<T> weights;
 
   SingleSpace(const BackwardCall<T>& call, Carver& carver)
-      : u(call.dims.H, CELLS[call.cell].cell.gates()), R(u.G * u.H), padded(round_up(u.H, u.U)) {
-    const i64 B = call.dims.B;
-    d_h = carver.take<T>(B * padded);
-    d_c = carver.take<T>(B * u.H);
-    panels = carver.take<T>(u.K * B);
-    d_z = carver.take<T>(B * R);
-    zeros = carver.take<T>(u.H);
-  }
+      : SingleSpace(call, call.direction[0], call.dims, carver) {}
+
+ private:
+  SingleSpace(const BackwardCall<T>& call, const typename BackwardCall<T>::Direction& dir,
+              const Dims& d, Carver& carver)
+      : u(d.H, CELLS[call.cell].cell.gates()),
+        R(u.G * d.H),
+        padded(round_up(d.H, u.U)),
+        d_h(carver.take<T>(d.B * padded)),
+        d_c(carver.take<T>(d.B * d.H)),
+        panels(carver.take<T>(u.K * d.B)),
+        d_z(dir.d_z ? dir.d_z : carver.take<T>(d.B * R)),
+        zeros(carver.take<T>(d.H)),
+        weights({d.B,
+                 R,
+                 d.I,
+                 d.H,
+                 false,
+                 {d_z, R},
+                 {call.x.data, call.x.row},
+                 dir.h0 ? Lines<const T>{dir.h0, d.H} : Lines<const T>{zeros, 0},
+                 dir.d_W_ih,
+                 dir.d_W_hh,
+                 dir.d_b},
+                carver) {}
 };
 
 template <class T>
 struct SingleBackward {
   static constexpr int L = LANES<T>;
-  static constexpr T one = T(1);
   const BackwardCall<T>& call;
   const typename BackwardCall<T>::Direction& dir;
   const Pointwise<T> cell;
@@ -251,7 +173,7 @@ struct SingleBackward {
     for (i64 n = 0; team.id == 0 && n < H; n++) ws.zeros[n] = T(0);
     team.meet();
     states();
-    weights();
+    ws.weights.run(team);
   }
 
   // d_x and d_h0, a part of their columns; d_c0.
@@ -259,29 +181,16 @@ struct SingleBackward {
     const auto columns = [&](i64 width, const T* weight, Lines<T> out) {
       const Share mine = team.of(ceil_div(width, L));
       const i64 begin = mine.begin * L, end = smaller(width, mine.end * L);
-      if (begin < end)
-        long_product<T>(B, end - begin, {ws.d_z, ws.R, 1}, ws.R, {weight + begin, width},
-                        out.right(begin));
+      if (begin >= end) return;
+      const Lines<const T> part{weight + begin, width};
+      if (rows_are_few(B))
+        long_product<T>(B, end - begin, {ws.d_z, ws.R, 1}, ws.R, part, out.right(begin));
+      else
+        block_product<T>(B, end - begin, {ws.d_z, ws.R}, ws.R, part, out.right(begin), false);
     };
     if (call.d_x.data) columns(I, dir.w.W_ih, {call.d_x.at(call.sequence, 0, 0), call.d_x.row});
     if (dir.d_h0) columns(H, dir.w.W_hh, {dir.d_h0, H});
     if (dir.d_c0 && team.id == 0) __builtin_memcpy(dir.d_c0, ws.d_c, size_t(B * H) * sizeof(T));
-  }
-
-  // d_W_ih, d_W_hh and d_b, a part of their rows.
-  void weights() const {
-    const Share mine = team.of(ceil_div(ws.R, MR));
-    const i64 begin = mine.begin * MR, rows = smaller(ws.R, mine.end * MR) - begin;
-    const Matrix<T> turned{ws.d_z + begin, 1, ws.R};
-    const auto of = [&](i64 width, Lines<const T> lines, T* d_W) {
-      lines_product<T>(rows, width, turned, B, lines, {d_W + begin * width, width}, call.add);
-    };
-    if (dir.d_W_ih) of(I, lines(call.x), dir.d_W_ih);
-    if (dir.d_W_hh)
-      of(H, dir.h0 ? Lines<const T>{dir.h0, H} : Lines<const T>{ws.zeros, 0}, dir.d_W_hh);
-    if (dir.d_b)
-      lines_product<T>(1, rows, {&one, 0, 0}, B, {ws.d_z + begin, ws.R}, {dir.d_b + begin, 0},
-                       call.add);
   }
 
   Lines<const T> lines(const View<const T>& v) const { return {v.at(call.sequence, 0, 0), v.row}; }

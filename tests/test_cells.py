@@ -64,7 +64,7 @@ def test_values_and_gradients_are_the_pages(thin, name, cls, more, bias, B) -> N
             assert torch.allclose(a, b, atol=1e-13)
         again = torch.autograd.grad(loss, used)
         assert all(map(torch.equal, found, again)), "the first backward spoiled what it saved"
-    assert set(thin) == {B <= 64}, "a step with a gradient is thin where rows are few"
+    assert set(thin) == {True}, "a step with a gradient is thin"
 
 
 def test_in_inference_it_is_the_same(thin) -> None:
@@ -132,18 +132,13 @@ def test_a_changed_input_is_noticed() -> None:
 
 
 def test_what_is_not_plain_goes_the_other_way(thin) -> None:
-    """Views with gaps, lazy negatives, parametrizations, many rows: by the route of layers."""
+    """Views with gaps, lazy negatives, parametrizations: by the route of layers."""
     cell, theirs = gatewise.LSTMCell(4, 6), torch.nn.LSTMCell(4, 6)
     theirs.load_state_dict(cell.state_dict())
     h = torch.randn(6, 2).T
     x = torch.randn(2, 4, dtype=torch.complex64).conj().imag
     for args in ((torch.randn(2, 4), (h, h)), (x, None), (torch.randn(4, 2).T, None)):
         assert torch.allclose(cell(*args)[0], theirs(*args)[0], atol=1e-6)
-    assert not any(thin)
-    big, theirs = gatewise.LSTMCell(300, 300), torch.nn.LSTMCell(300, 300)
-    theirs.load_state_dict(big.state_dict())
-    x = torch.randn(70, 300)
-    assert torch.allclose(big(x)[0], theirs(x)[0], atol=1e-6)
     assert not any(thin)
     bias = cell.bias_ih.detach().clone()
     torch.nn.utils.parametrize.register_parametrization(cell, "bias_ih", torch.nn.Tanh())

@@ -287,6 +287,7 @@ def test_one_step(isa: str, size: int) -> None:
     check(Problem(T=1, B=65, I=size, H=70))
     check(Problem(T=1, B=12, I=size, H=70))
     check(Problem(T=1, B=13, I=size, H=70))
+    check(Problem(T=1, B=150, I=size, H=70, threads=3))
 
 
 @pytest.mark.parametrize("cell", list(CELLS))

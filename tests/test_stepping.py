@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from test_core import ISAS, kernels
 from torch import Tensor
 
 import gatewise
+from gatewise import _core
 
 F64 = torch.float64
 
@@ -43,6 +45,37 @@ def test_the_sums_are_gone_after_the_pass() -> None:
     cell, _ = twins()
     loop(cell, torch.randn(3, 2, 4, dtype=F64)).backward()
     assert cell._memo.joint.sums == {}
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32], ids=["f64", "f32"])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("isa", ISAS)
+def test_tokens_are_kept_until_there_are_many(isa, dtype, threads) -> None:
+    """Fewer than a tile, a part of what is kept, more than that, and a step of more than that."""
+    torch.set_num_threads(threads)
+    for I, H, batches in ((1, 3, [1]), (37, 70, [9, 5]), (50, 33, [300, 90]), (3, 9, [2, 700])):
+        ours, theirs = twins(I, H, dtype)
+        found = []
+        with kernels(isa):
+            for cell in (ours, theirs):
+                torch.manual_seed(1)
+                losses = [loop(cell, torch.randn(3, B, I, dtype=dtype)) / B for B in batches]
+                found.append(torch.autograd.grad(sum(losses), list(cell.parameters())))
+        assert_close(*found)
+
+
+def test_sums_refuse_what_does_not_fit() -> None:
+    cell = _core.TokenSums
+    W_ih, W_hh = torch.zeros(8, 3), torch.zeros(8, 2)
+    with pytest.raises(ValueError, match=r"d_W_ih: expected shape \(G\*H = 8, I = 3\)"):
+        cell(W_ih, W_hh, W_hh, None, None)
+    with pytest.raises(TypeError, match="d_b: expected the dtype"):
+        cell(W_ih, W_hh, None, None, torch.zeros(8, dtype=F64))
+    with pytest.raises(ValueError, match="expected W_ih"):
+        cell(W_ih, W_hh[:4], None, None, None)
+    empty = cell(W_ih, W_hh, torch.full((8, 3), torch.nan), None, None).finish()
+    assert torch.equal(empty[0], W_ih), "no token, no gradient"
+    assert empty[1:] == (None, None)
 
 
 def test_a_dtype_there_and_back_between_two_passes() -> None:

@@ -22,14 +22,23 @@ def changed(tensors: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
     Whether one of the tensors was changed in place since it was in that state.
     """
 
+class TokenSums:
+    """The weight gradients of many steps of a cell."""
+
+    def __init__(self, W_ih: object, W_hh: object, d_W_ih: object | None, d_W_hh: object | None, d_b: object | None) -> None:
+        """The last three are written: what finish() returns. None: not wanted."""
+
+    def finish(self) -> tuple[Any, ...]:
+        """d_W_ih, d_W_hh, d_b: the sums over all steps."""
+
 def step(cell: str, x: object, h: object | None, c: object | None, weights: tuple[Any, ...], keep_tape: bool) -> tuple[Any, ...]:
     """
     One step of a small layer of one direction, on torch tensors: (h, c or None, tape or None). What does not fit, is not contiguous or is too large raises TypeError or ValueError.
     """
 
-def step_gradient(cell: str, wanted: tuple[Any, ...], x: object, h: object | None, c: object | None, weights: tuple[Any, ...], tape: object, d_h_n: object | None, d_c_n: object | None, sums: tuple[Any, ...]) -> tuple[Any, ...]:
+def step_gradient(cell: str, wanted: tuple[Any, ...], x: object, h: object | None, c: object | None, weights: tuple[Any, ...], tape: object, d_h_n: object | None, d_c_n: object | None, sums: TokenSums | None) -> tuple[Any, ...]:
     """
-    The gradients by x, h and c, where they are wanted; those of the weights are added to sums: d_W_ih, d_W_hh, d_b, or None.
+    The gradients by x, h and c, where they are wanted; those of the weights go into the sums.
     """
 
 class Stream:

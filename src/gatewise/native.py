@@ -48,6 +48,8 @@ W_HH, B_IH = 1, 2
 #: whether they are others in that state, or have been changed in place since.
 state, are, changed = _core.state, _core.are, _core.changed
 
+TokenSums = _core.TokenSums
+
 Flat = Sequence[Tensor | None]
 Results = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 Tensors = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -293,6 +295,14 @@ def step(
     return found
 
 
+def token_sums(weights: tuple[Tensor | None, ...]) -> TokenSums:
+    """Of the gradients of W_ih, W_hh and, one for both, the biases, as far as they are wanted."""
+    W_ih, W_hh, b_ih, b_hh = (
+        None if t is None or not t.requires_grad else torch.empty_like(t) for t in weights[:4]
+    )
+    return TokenSums(weights[0], weights[1], W_ih, W_hh, b_hh if b_ih is None else b_ih)
+
+
 def step_gradient(
     cell: CellSpec,
     wanted: tuple[bool, ...],
@@ -303,13 +313,13 @@ def step_gradient(
     tape: Tensor,
     d_h_n: Tensor | None,
     d_c_n: Tensor | None,
-    sums: tuple[Tensor | None, ...],
+    sums: TokenSums | None,
 ) -> tuple[Tensor | None, ...]:
     """The gradients of ``step`` by x, h and c.
 
     Args:
         wanted: for each of x, h, c, whether its gradient is.
-        sums: what d_W_ih, d_W_hh and d_b (one for both biases) are added to, or None.
+        sums: of the weights' gradients, which the step is added to.
     """
     found: tuple[Tensor | None, ...]
     name = cell.name

@@ -3,7 +3,8 @@
 The weights of all steps are one node of the graph, ``Joint``. In a backward pass each step adds its
 part of their gradients to sums that belong to the pass, in the core; when all have, the node hands
 the sums on. Left to autograd, every step would make a gradient of every weight and autograd would
-add it to the others, which costs more than the step.
+add it to the others, which costs more than the step. And one product of many tokens takes a part of
+the time of many products of few, so the core keeps tokens until there are many.
 
 Nothing is kept of what the weights hold: every step reads them. What is kept is which tensors they
 are, and that is compared at every step.
@@ -21,9 +22,6 @@ from gatewise import autograd, native
 from gatewise.autograd import Gradients, apply, new_vmap
 from gatewise.spec import CellSpec
 
-Sums = tuple[Tensor | None, Tensor | None, Tensor | None]
-"""Of the gradients of W_ih, W_hh and each of the two biases."""
-
 _CHANGED = (
     "one of the variables needed for gradient computation has been modified by an inplace "
     "operation: a weight of a cell, between its step and the gradient of that step"
@@ -38,7 +36,7 @@ class Joint:
     def __init__(self, weights: tuple[Tensor | None, ...]) -> None:
         self.weights = weights
         self.state = native.state(weights)
-        self.sums: dict[int, Sums] = {}
+        self.sums: dict[int, native.TokenSums] = {}
         self.stand_in: Any = None
         if any(t is not None and t.requires_grad for t in weights):
             self.stand_in = apply(StandIn, self.sums, *weights[:4])
@@ -49,18 +47,15 @@ class Joint:
         if native.changed(self.weights, self.state):
             raise RuntimeError(_CHANGED)
 
-    def sums_of_pass(self) -> Sums:
-        """Those of the backward pass that runs, or None for each if it has no use for them."""
+    def sums_of_pass(self) -> native.TokenSums | None:
+        """Those of the backward pass that runs, or None if it has no use for them."""
         this_pass = torch._C._current_graph_task_id()
         found = self.sums.get(this_pass)
-        if found is None:
-            if self.stand_in is None or not torch._C._will_engine_execute_node(self.node):
-                return None, None, None
-            W_ih, W_hh, b_ih, b_hh = (
-                None if t is None or not t.requires_grad else torch.zeros_like(t)
-                for t in self.weights[:4]
-            )
-            found = self.sums[this_pass] = (W_ih, W_hh, b_hh if b_ih is None else b_ih)
+        if found is not None or self.stand_in is None:
+            return found
+        if not torch._C._will_engine_execute_node(self.node):
+            return None
+        found = self.sums[this_pass] = native.token_sums(self.weights)
         return found
 
 
@@ -103,7 +98,7 @@ class StandIn(Function):
     """W_ih, W_hh, b_ih, b_hh -> one tensor for all that want a gradient: its size, no numbers."""
 
     @staticmethod
-    def forward(ctx: Any, sums: dict[int, Sums], *weights: Tensor | None) -> Tensor:
+    def forward(ctx: Any, sums: dict[int, native.TokenSums], *weights: Tensor | None) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.sums = sums
         wanted = [t for t in weights if t is not None and t.requires_grad]
@@ -118,7 +113,7 @@ class StandIn(Function):
         grads: list[Tensor | None] = [None] * 4
         if sums is not None:
             both = wanted[2] and wanted[3]  # one sum for two
-            d_W_ih, d_W_hh, d_b = sums
+            d_W_ih, d_W_hh, d_b = sums.finish()
             grads = [d_W_ih, d_W_hh, d_b, d_b.clone() if both else d_b]
         if d is not None:
             parts = iter(d.split([shape.numel() for shape in ctx.shapes]))
