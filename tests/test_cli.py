@@ -77,6 +77,18 @@ def test_help_teaches() -> None:
         assert lesson in result.output
 
 
+def test_version() -> None:
+    result = ask("--version")
+    assert (result.exit_code, result.output) == (0, f"gatewise {gatewise.__version__}\n")
+
+
+def test_help_cuts_no_word_on_a_narrow_screen(tmp_path: Path) -> None:
+    status, out, err = finished(command("explain", "--help", cwd=tmp_path, COLUMNS="40"))
+    assert (status, err) == (0, "")
+    assert "\N{HORIZONTAL ELLIPSIS}" not in out
+    assert "safetensors, .pt" in out
+
+
 def test_nothing_heavy_is_imported_for_help_and_info(tmp_path: Path) -> None:
     code = """
 import sys

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Annotated, Any
 
 try:
@@ -26,15 +27,33 @@ DEMO = Path("gatewise-demo")
 
 app = typer.Typer(
     no_args_is_help=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode="markdown" if get_terminal_size().columns >= 60 else None,  # boxes cut words
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    add_completion=False,
     help="""
 An LSTM for CPUs: a drop-in for torch.nn.LSTM, fast, and every gate of every step in sight.
 
-Begin with `gatewise demo`; then look at your own sentence: `gatewise explain --text ilovechina`.
+Begin with `gatewise demo`; `gatewise explain --text ilovechina` then shows your own sentence.
 """,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"gatewise {version('gatewise')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Say which, and exit."),
+    ] = False,
+) -> None: ...
 
 
 @contextmanager
