@@ -465,7 +465,9 @@ def seeing(run: Json) -> str:
     return f"""
 What the backward pass must keep of every step (the gates and the cell state) is what a person
 wants to see. `lstm.trace(x)` hands out that one buffer; the usual way with torch alone is a loop
-of LSTMCell, which shows h and c and no gate.
+of LSTMCell, which shows h and c and no gate. Here the trace is made and all six fields are
+read: each is a view that takes Python 0.01 to 0.02 ms, which a run as short as that of
+(100, 1, 64) feels and a longer one does not.
 
 {wording.table(head, rows)}
 """
