@@ -129,19 +129,26 @@ class Gain {
   bool expected() const { return average >= kLeast || Clock::now() >= alone_until; }
   void learn(const Tally& tally, Duration took) {
     const bool on_trial = average < kLeast;
-    const double gain =
-        double(tally.shares) * double(tally.quickest.load().count()) / double(took.count());
-    average = on_trial ? gain : average + (gain - average) / 4;
+    const Duration by_one = tally.shares.load() * tally.quickest.load();
+    const double gain = double(by_one.count()) / double(took.count());
+    const double weight = on_trial || took > kLong ? 1 : 0.25;  // a short job may be bad luck
+    average += weight * (gain - average);
     if (average >= kLeast) return;
     alone = on_trial ? smaller(2 * alone, kMostAlone) : kFirstAlone;
-    alone_until = Clock::now() + alone;
+    alone_until = Clock::now() + larger(alone, smaller(kRepay * (took - by_one), kMostRepaid));
   }
 
  private:
   static constexpr double kLeast = 1.0;
+  static constexpr Duration kLong = std::chrono::milliseconds(20);
   static constexpr Duration kFirstAlone = std::chrono::milliseconds(10);
   static constexpr Duration kMostAlone = std::chrono::milliseconds(160);
+  // A long job with a meeting at every step may take ten times as long: what it lost is a small
+  // part of the time until the next trial.
+  static constexpr int kRepay = 8;
+  static constexpr Duration kMostRepaid = std::chrono::seconds(2);
   static Duration smaller(Duration a, Duration b) { return a < b ? a : b; }
+  static Duration larger(Duration a, Duration b) { return a < b ? b : a; }
   double average = 2;
   Duration alone{};
   Clock::time_point alone_until{};
