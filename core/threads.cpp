@@ -131,26 +131,21 @@ class Gain {
     const bool on_trial = average < kLeast;
     const Duration by_one = tally.shares.load() * tally.quickest.load();
     const double gain = double(by_one.count()) / double(took.count());
-    const double weight = on_trial || took > kLong ? 1 : 0.25;  // a short job may be bad luck
-    average += weight * (gain - average);
+    average = on_trial ? gain : average + (gain - average) / 4;
     if (average >= kLeast) return;
-    alone = on_trial ? smaller(2 * alone, kMostAlone) : kFirstAlone;
-    alone_until = Clock::now() + larger(alone, smaller(kRepay * (took - by_one), kMostRepaid));
+    alone_until = Clock::now() + larger(kAlone, smaller(kRepay * (took - by_one), kMostAlone));
   }
 
  private:
   static constexpr double kLeast = 1.0;
-  static constexpr Duration kLong = std::chrono::milliseconds(20);
-  static constexpr Duration kFirstAlone = std::chrono::milliseconds(10);
-  static constexpr Duration kMostAlone = std::chrono::milliseconds(160);
-  // A long job with a meeting at every step may take ten times as long: what it lost is a small
-  // part of the time until the next trial.
+  static constexpr Duration kAlone = std::chrono::milliseconds(10);
+  // A job with a meeting at every step may take ten times as long: what a trial has lost is to be a
+  // small part of the time until the next.
   static constexpr int kRepay = 8;
-  static constexpr Duration kMostRepaid = std::chrono::seconds(2);
+  static constexpr Duration kMostAlone = std::chrono::seconds(2);
   static Duration smaller(Duration a, Duration b) { return a < b ? a : b; }
   static Duration larger(Duration a, Duration b) { return a < b ? b : a; }
   double average = 2;
-  Duration alone{};
   Clock::time_point alone_until{};
 };
 
