@@ -327,6 +327,15 @@ def test_an_unknown_instruction_set_is_one_line(args: tuple[str, ...], tmp_path:
     assert err.endswith("got 'nosuch'. Leave it unset for the best of them.\n")
 
 
+@pytest.mark.parametrize("args", [["info"], ["study"], ["--help"]])
+def test_a_reader_that_leaves_ends_it_quietly(args: list[str], tmp_path: Path) -> None:
+    process = command(*args, cwd=tmp_path)
+    assert process.stdout is not None
+    process.stdout.close()  # as `gatewise info | head -0` does
+    process.stdout = None
+    assert finished(process)[::2] == (1, "")
+
+
 def test_info() -> None:
     result = ask("info")
     assert result.exit_code == 0

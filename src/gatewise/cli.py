@@ -1,8 +1,8 @@
 """The command: gatewise demo | explain | study | bench | info.
 
 Each subcommand imports what it needs inside its function, so that help and ``info`` come at once.
-Exit status: 0 done; 1 the command's own packages are not installed; 2 the input is wrong, said in
-one line; 130 stopped by Ctrl-C.
+Exit status: 0 done; 1 the command's own packages are not installed, or its reader left; 2 the
+input is wrong, said in one line; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -65,6 +65,9 @@ def _said(command: str, out: Path | None = None) -> Iterator[None]:
     """
     try:
         yield
+        sys.stdout.flush()  # a reader that left is met here
+    except BrokenPipeError:
+        raise  # click ends in silence, with 1
     except KeyboardInterrupt:
         _say(command, "stopped")
         raise typer.Exit(130) from None
