@@ -195,7 +195,7 @@ const parts = [
   ["unit-text", text($("unit-text"), app)],
   ["directions", lanes($("lane-view"), app)],
   ["gradient", reaching($("reach-view"), app)],
-].map(([id, drawPart]) => ({ place: $(id), draw: drawPart, near: false, stale: true }));
+].map(([id, drawPart]) => ({ place: $(id), draw: drawPart, near: false, stale: 1 }));
 
 const watch = new IntersectionObserver(
   (entries) => {
@@ -212,15 +212,34 @@ for (const part of parts) {
   else watch.observe(part.place);
 }
 
-function refresh(all = false) {
-  for (const part of parts) {
-    if (!part.stale || !(part.near || all)) continue;
+// The bar and the first part on screen are drawn at once, the others too while there is time before the
+// frame, those first that waited longest; what is left comes after it. stale: when a part last agreed
+// with the state, 0 if it does.
+const ENOUGH = 8; // milliseconds
+const later = slices();
+
+function* drawing(which) {
+  const left = parts.filter((part) => part.stale > 0 && which(part));
+  for (const part of left.sort((p, q) => p.stale - q.stale)) {
     part.draw(state);
-    part.stale = false;
+    part.stale = 0;
+    yield;
   }
 }
 
-// The numbers that a key may ask for next, one block at a time.
+function refresh(all = false) {
+  const end = performance.now() + ENOUGH;
+  const making = drawing((part) => part.near || all);
+  for (let drawn = 1; !making.next().done; drawn++) {
+    if (all || drawn < 2 || performance.now() < end) continue;
+    later(making, () => {});
+    return;
+  }
+}
+
+export const behind = () => parts.some((part) => part.near && part.stale > 0);
+
+// The numbers that a key may ask for next, one block at a time, and the limits of their scales.
 const decoded = slices();
 let ready = null; // the run whose numbers are decoded, or about to be
 
@@ -230,6 +249,7 @@ function* blocks({ lanes }) {
       for (const ref of Object.values(refs)) if (typeof ref === "number") yield page.block(ref);
     }
   }
+  for (const grad of [false, true]) for (const name of "ifgoch") yield app.limit(state, name, grad);
 }
 
 // While nothing happens: the parts off screen.
@@ -245,21 +265,12 @@ function work(deadline) {
   else requestIdleCallback(work);
 }
 
-function* chores() {
-  for (const part of parts) {
-    if (!part.stale) continue;
-    part.draw(state);
-    part.stale = false;
-    yield;
-  }
-}
-
 function rest() {
   if (!window.requestIdleCallback) {
     refresh(true);
     return;
   }
-  idle = chores();
+  idle = drawing(() => true);
   requestIdleCallback(work);
 }
 
@@ -305,7 +316,7 @@ function draw() {
   const s = state;
   document.documentElement.dataset.theme = app.theme();
   document.documentElement.classList.toggle("playing", s.playing && !calm.matches);
-  for (const part of parts) part.stale = true;
+  for (const part of parts) part.stale ||= performance.now();
   describe(s, word(s));
   refresh(s.printing);
   if (ready !== run(page, s)) decoded(blocks((ready = run(page, s))), () => {});

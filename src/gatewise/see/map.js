@@ -7,7 +7,7 @@ import { axis, brief, el, fit, heat, heating, slices, store } from "./paint.js";
 
 const LEFT = 46;
 const BOTTOM = 24;
-const SOON = 100_000; // so many values are drawn within a frame
+const SOON = 40_000; // so many values are drawn within a frame
 
 export function map(host, app) {
   const frame = el("div", { className: "map-frame" });
