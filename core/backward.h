@@ -270,7 +270,7 @@ template <class T, class E = T>
 void backward(BackwardCall<T>& call, int id, int count) {
   const Team everybody{id, count, call.barrier};
   const i64 groups = group_count<T, E>(call);
-  side_by_side(call.dims.D, everybody, call.barrier + 1, [&](i64 d, Team team) {
+  each_direction<E>(call, everybody, call.barrier + 1, [&](i64 d, Team team) {
     Carver carver{call.workspace};
     for (i64 before = 0; before < d; before++) BackwardSpace<T, E>(call, before, carver);
     const BackwardSpace<T, E> space(call, d, carver);

@@ -376,7 +376,8 @@ i64 forward_bytes(const ForwardCall<T>& call) {
 
 template <class T, class E = T, class K = Number<E>>
 void forward(ForwardCall<T>& call, int id, int count) {
-  side_by_side(call.dims.D, {id, count, call.barrier}, call.barrier + 1, [&](i64 d, Team team) {
+  const Team everybody{id, count, call.barrier};
+  each_direction<E>(call, everybody, call.barrier + 1, [&](i64 d, Team team) {
     Carver carver{call.workspace};
     for (i64 before = 0; before < d; before++)  // skip the space of the directions before this one
       ForwardSpace<T, E>(call, call.direction[before].w.W_hr, carver);

@@ -1,6 +1,8 @@
 // How the workers of one call share its work. Same bits however it is shared: every output is one
 // chain of operations, and a share only decides who computes it.
 #pragma once
+#include "bf16.h"
+#include "cell.h"
 #include "kernel.h"
 
 namespace gatewise::GATEWISE_ISA {
@@ -29,6 +31,21 @@ inline __attribute__((always_inline)) void side_by_side(i64 n, const Team& all, 
         f(k, Team{all.id - int(team.begin), int(team.end - team.begin), &barrier[k]});
     }
   }
+}
+
+// The weights of both directions do not fit the last cache together, and reading them is what takes
+// the time of few rows.
+inline constexpr i64 HUGE_WEIGHTS = i64(16) << 20, IN_TURN_ROWS = 16;
+
+// The directions of a layer, f(direction, team): side by side, or one after the other, all workers
+// on each, where their weights would drive each other out of the caches.
+template <class E, class Call, class F>
+inline __attribute__((always_inline)) void each_direction(const Call& call, const Team& all,
+                                                          Barrier* barrier, F f) {
+  const Dims& d = call.dims;
+  const i64 weights = d.D * CELLS[call.cell].cell.gates() * d.H * operand_bytes<E>(d.I + d.P);
+  if (d.B > IN_TURN_ROWS || weights <= HUGE_WEIGHTS) return side_by_side(d.D, all, barrier, f);
+  for (i64 k = 0; k < d.D; k++) f(k, all);
 }
 
 // Rows of the batch: first, first + step, ... below end.

@@ -331,6 +331,13 @@ def test_wide_layers(isa: str) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
+def test_huge_weights_of_two_directions(isa: str, threads: int) -> None:
+    """Of few rows, the directions run one after the other, all workers on each."""
+    check(Problem(T=3, B=3, I=20, H=800, D=2, threads=threads))
+    check(Problem(lengths=(3, 1), I=20, H=800, P=750, D=2, threads=threads))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
 def test_large_weights(isa: str, threads: int) -> None:
     """Weights so large that their units are split, and rows are not dealt into groups."""
     check(Problem(T=7, B=9, I=330, H=345, threads=threads))
