@@ -33,7 +33,7 @@ format: setup
 	@$(BIN)/clang-format -i $(CPP)
 
 bench: setup
-	@$(BIN)/python bench/run.py $(ARGS)
+	@$(BIN)/python -m bench.run $(ARGS)
 
 # The lesson is made from full results; all others, and a page of them, stay in build/.
 LEARN = $(if $(filter --full,$(or $(ARGS),--full)),docs/learn,build/studies)

@@ -1,6 +1,6 @@
 """Tables and figure out of a result; nothing in them is typed.
 
-    python bench/report.py [RESULT]
+    python -m bench.report [RESULT]
 
 puts them between the marks ``<!-- bench NAME: begin -->`` and ``<!-- bench NAME: end -->`` of
 README.md and the pages under docs/.
@@ -14,14 +14,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from bench import claims
+from bench.cases import CHECKPOINT, GROUPS, OURS, PAIR, TORCH
+from bench.claims import Json, case_of, share
+
 ROOT = Path(__file__).resolve().parent.parent
-if __package__ in (None, ""):
-    sys.path[0] = str(ROOT)
-
-from bench import claims  # noqa: E402
-from bench.cases import CHECKPOINT, GROUPS, OURS, PAIR, TORCH  # noqa: E402
-from bench.claims import Json, case_of, share  # noqa: E402
-
 RESULT = ROOT / "bench" / "results" / "result.json"
 FIGURE = ROOT / "docs" / "figures" / "speed.svg"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md", ROOT / "docs" / "kernels.md")

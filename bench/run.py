@@ -4,7 +4,7 @@
     make bench ARGS=--quick           a minute; build/bench-quick.json
     make bench ARGS="--only packed"   one group anew, the others kept if they are of this build
 
-Ctrl-C keeps what is done. ``bench/report.py`` then writes the tables and the figure.
+Ctrl-C keeps what is done. ``python -m bench.report`` then writes the tables and the figure.
 """
 
 from __future__ import annotations
@@ -21,13 +21,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-if __package__ in (None, ""):
-    sys.path[0] = str(ROOT)  # run as a script: the package is bench, not its folder
-
-import torch  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.progress import (  # noqa: E402
+import torch
+from rich.console import Console
+from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
@@ -35,15 +31,16 @@ from rich.progress import (  # noqa: E402
     TimeElapsedColumn,
 )
 
-import gatewise  # noqa: E402
-from bench import apart, green, peers, report  # noqa: E402
-from bench.cases import GROUPS, Case, cases, work  # noqa: E402
-from bench.entrants import Missing, Problem, build, disagreement  # noqa: E402
-from bench.probe import SLOW, Probe, by_isa, isas  # noqa: E402
-from bench.timing import Effort, Entrant, Json, in_turn, summary  # noqa: E402
-from gatewise import about  # noqa: E402
-from gatewise.files import whole  # noqa: E402
+import gatewise
+from bench import apart, green, peers, report
+from bench.cases import GROUPS, Case, cases, work
+from bench.entrants import Missing, Problem, build, disagreement
+from bench.probe import SLOW, Probe, by_isa, isas
+from bench.timing import Effort, Entrant, Json, in_turn, summary
+from gatewise import about
+from gatewise.files import whole
 
+ROOT = Path(__file__).resolve().parent.parent
 QUICK = Effort(seconds=0.2, least=3, most=9)
 
 

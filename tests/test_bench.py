@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from bench import claims, figure, green, peers, report, run, timing
+from bench import probe as bench_probe
+from bench.cases import CHECKPOINT, GROUPS, OURS, PAIR, TORCH, Case, cases, work
+from bench.entrants import Missing, Problem, build, disagreement
+from bench.probe import Probe, by_isa
+from gatewise import _core
+
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-from bench import claims, figure, green, peers, report, run, timing  # noqa: E402
-from bench import probe as bench_probe  # noqa: E402
-from bench.cases import CHECKPOINT, GROUPS, OURS, PAIR, TORCH, Case, cases, work  # noqa: E402
-from bench.entrants import Missing, Problem, build, disagreement  # noqa: E402
-from bench.probe import Probe, by_isa  # noqa: E402
-from gatewise import _core  # noqa: E402
-
 ALL = cases(("avx2", "base"), 4, peers.NAMES)
 
 
@@ -233,14 +229,6 @@ def test_arguments() -> None:
     assert quick.out != report.RESULT
     with pytest.raises(SystemExit):
         run._arguments(["--only", "nothing"])
-
-
-def test_runs_as_a_script() -> None:
-    ran = subprocess.run(
-        [sys.executable, ROOT / "bench" / "run.py", "--help"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "--quick" in ran.stdout
 
 
 # --- claims and tables --------------------------------------------------------

@@ -309,7 +309,10 @@ def test_bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cli, "__file__", str(source / "cli.py"))
     refused(ask("bench"), "not in a checkout")
     (tmp_path / "bench").mkdir()
-    (tmp_path / "bench" / "run.py").write_text("import sys; sys.exit(len(sys.argv[1:]))")
+    (tmp_path / "bench" / "run.py").write_text("import sys, peer; sys.exit(len(sys.argv[1:]))")
+    (tmp_path / "peers").mkdir()
+    (tmp_path / "peers" / "peer.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "peers"))
     assert ask("bench", "--quick", "case", "x").exit_code == 3
 
 

@@ -227,7 +227,7 @@ def study(
 
 
 @app.command(
-    context_settings={  # all options, --help among them, are for bench/run.py to read
+    context_settings={  # all options, --help among them, are for bench.run to read
         "allow_extra_args": True,
         "ignore_unknown_options": True,
         "help_option_names": [],
@@ -236,15 +236,21 @@ def study(
 def bench(context: typer.Context) -> None:
     """Time gatewise against torch.nn, interleaved; in a checkout of the repository only.
 
-    What follows is passed on to bench/run.py: gatewise bench --help shows its options.
+    What follows is passed on to bench.run: gatewise bench --help shows its options.
     """
     with _said("bench"):
+        import os
         import subprocess
 
-        script = Path(__file__).parents[2] / "bench" / "run.py"
-        if not script.is_file():
+        root = Path(__file__).parents[2]
+        if not (root / "bench" / "run.py").is_file():
             raise ArgumentError("not in a checkout: clone the repository and run make bench there")
-        ended = subprocess.run([sys.executable, script, *context.args], check=False)
+        places = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+        ended = subprocess.run(
+            [sys.executable, "-P", "-m", "bench.run", *context.args],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(places)},
+            check=False,
+        )
         raise typer.Exit(ended.returncode)
 
 
