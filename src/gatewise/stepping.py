@@ -22,6 +22,8 @@ from gatewise import autograd, native
 from gatewise.autograd import Gradients, apply, new_vmap
 from gatewise.spec import CellSpec
 
+_at_end_of_pass = torch.autograd.Variable._execution_engine.queue_callback
+
 _CHANGED = (
     "one of the variables needed for gradient computation has been modified by an inplace "
     "operation: a weight of a cell, between its step and the gradient of that step"
@@ -56,7 +58,24 @@ class Joint:
         if not torch._C._will_engine_execute_node(self.node):
             return None
         found = self.sums[this_pass] = native.token_sums(self.weights)
+        _at_end_of_pass(EndOfPass(self.sums, this_pass))
         return found
+
+
+class EndOfPass:
+    """Held by the engine for as long as a pass runs, and let go of if the pass ends in an error,
+    too: no StandIn takes the sums of that one."""
+
+    __slots__ = ("sums", "this_pass")
+
+    def __init__(self, sums: dict[int, native.TokenSums], this_pass: int) -> None:
+        self.sums, self.this_pass = sums, this_pass
+
+    def __call__(self) -> None:
+        """Nothing is left to do at the end of a pass without an error."""
+
+    def __del__(self) -> None:
+        self.sums.pop(self.this_pass, None)
 
 
 class Memo:
