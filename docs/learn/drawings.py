@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-INK, PALE, GREY = "#222222", "#f2f2f2", "#777777"
+INK, PALE, GREY = "#222222", "#f2f2f2", "#6b6b6b"
 #: The colours of gatewise.figures, and a second one for the direction right to left.
 I, F, G, O, H, BACK = "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#0072B2", "#D55E00"
 
@@ -106,7 +106,7 @@ def structure() -> Drawing:
     ):  # fmt: skip
         s.wire((x, low), (x, gates + 15))
         s.box(x - 27, gates - 15, 54, 30, curve, fill="white", edge=colour, size=16)
-        s.text(x, low + 20, name, 12, colour, bold=True)
+        s.text(x, low + 20, name, 12, bold=True)
     s.wire((220, gates - 15), (220, top + 13), colour=F)
     s.wire((320, gates - 15), (320, 150), (387, 150), colour=I)
     s.wire((400, gates - 15), (400, 163), colour=G)
