@@ -125,7 +125,7 @@ def begin(given: argparse.Namespace, threads: int, others: dict[str, str]) -> Js
         "peers": {n: why if why else _version(n) for n, why in others.items()},
         "own_instructions": probe.own,
         "peak": probe.peak,
-        "peak_by_isa": by_isa(threads),
+        "peak_by_isa": by_isa(threads) | {info.isa: probe.peak["float32"]},
         "rows": [],
     }
     if given.only and given.out.is_file():

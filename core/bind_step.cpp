@@ -1,10 +1,12 @@
-// One step of one small layer for Python: a cell in a loop, where the call costs more than the
-// arithmetic. Fewer arrays are read, results are made here, and Python's lock is kept.
+// One step of one layer for Python: a cell in a loop, where the call costs more than the
+// arithmetic. Fewer arrays are read, results are made here, and Python's lock is kept but for a
+// large step.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "arrays.h"
@@ -62,6 +64,18 @@ struct Step {
   }
 
   int threads(double passes) const { return workers(dims, row.gates(), usual_threads(), passes); }
+
+  // Others may take Python's lock meanwhile, where that is worth its price of a tenth of a
+  // microsecond: the arithmetic takes some hundred.
+  template <class Call, class Kernel>
+  void run(Call& call, Kernel kernel, int threads) const {
+    const double work =
+        2.0 * double(dims.B) * row.gates() * double(dims.H) * double(dims.I + dims.H);
+    std::optional<nb::gil_scoped_release> others_may_go_on;
+    if (work > kLargeStep) others_may_go_on.emplace();
+    gatewise::run(call, kernel, threads);
+  }
+  static constexpr double kLargeStep = 1e7;  // floating-point operations
 
   // A part of a conjugate is a view with a mark: its numbers in memory have the other sign. It has
   // gaps where there is more than one number, so weights are asked only where there may be one.
@@ -138,7 +152,7 @@ nb::tuple forward(Step& s, nb::handle h, nb::handle c, nb::handle weights, bool 
   dir.c_n = c_n.as<T>();
   dir.tape = tape.as<T>();
   call.workspace = space.data() + state;
-  run(call, kernels<T>().forward, threads);
+  s.run(call, kernels<T>().forward, threads);
   space.check();
   return nb::make_tuple(h_n.give(s), c_n.give(s), tape.give(s));
 }
@@ -151,7 +165,8 @@ class TokenSums {
       : results_(nb::make_tuple(d_W_ih, d_W_hh, d_b)) {
     Arrays arrays;
     const Array x = arrays.read(W_ih, "W_ih"), h = arrays.read(W_hh, "W_hh");
-    if (x.ndim != 2 || h.ndim != 2 || x.shape[0] != h.shape[0] || x.bytes != h.bytes)
+    if (x.ndim != 2 || h.ndim != 2 || x.shape[0] != h.shape[0] || x.bytes != h.bytes || x.empty() ||
+        h.empty())
       fail("expected W_ih (G*H, I) and W_hh (G*H, H)");
     if (x.code != kFloat || (x.bytes != 4 && x.bytes != 8)) fail_type("W_ih: float32 or float64");
     R_ = x.shape[0], I_ = x.shape[1], H_ = h.shape[1], bytes_ = x.bytes;
@@ -272,7 +287,7 @@ nb::tuple backward(Step& s, nb::tuple wanted, nb::handle h, nb::handle c, nb::ha
   const int threads = s.threads(2);
   Workspace space(kernels<T>().backward_bytes(call, threads));
   call.workspace = space.data();
-  run(call, kernels<T>().backward, threads);
+  s.run(call, kernels<T>().backward, threads);
   space.check();
   if (sums) sums->keep<T>(B, {call.x.data, call.x.row}, dir.h0);
   return nb::make_tuple(d_x.give(s), d_h.give(s), d_c.give(s));

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -98,6 +99,8 @@ def test_sums_refuse_what_does_not_fit() -> None:
         cell(W_ih, W_hh, None, None, torch.zeros(8, dtype=F64))
     with pytest.raises(ValueError, match="expected W_ih"):
         cell(W_ih, W_hh[:4], None, None, None)
+    with pytest.raises(ValueError, match="expected W_ih"):
+        cell(W_ih[:0], W_hh[:0], None, None, None)
     empty = cell(W_ih, W_hh, torch.full((8, 3), torch.nan), None, None).finish()
     assert torch.equal(empty[0], W_ih), "no token, no gradient"
     assert empty[1:] == (None, None)
@@ -304,3 +307,20 @@ def test_passes_in_threads() -> None:
     with ThreadPoolExecutor(4) as pool:
         for found, wanted in zip(pool.map(lambda one: grads(cell, one), x), want, strict=True):
             assert_close(found, wanted)
+
+
+def test_a_large_step_lets_other_threads_go_on() -> None:
+    """Python's lock is free while the core computes, forward and backward."""
+    cell, x, turns, done = gatewise.LSTMCell(700, 700), torch.randn(600, 700), 0, False
+
+    def other() -> None:
+        nonlocal turns
+        while not done:
+            time.sleep(1e-4)
+            turns += 1
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(other)
+        cell(x)[0].sum().backward()
+        done = True
+    assert turns > 30, "of hundreds; a few between the calls"
