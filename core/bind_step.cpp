@@ -375,10 +375,9 @@ void bind_step(nb::module_& m) {
            "W_hh"_a, "d_W_ih"_a.none(), "d_W_hh"_a.none(), "d_b"_a.none(),
            "The last three are written: what finish() returns. None: not wanted.")
       .def("finish", &TokenSums::finish, "d_W_ih, d_W_hh, d_b: the sums over all steps.");
-  m.def(
-      "step", step, "cell"_a, "x"_a, "h"_a.none(), "c"_a.none(), "weights"_a, "keep_tape"_a,
-      "One step of a small layer of one direction, on torch tensors: (h, c or None, tape or None)."
-      " What does not fit, is not contiguous or is too large raises TypeError or ValueError.");
+  m.def("step", step, "cell"_a, "x"_a, "h"_a.none(), "c"_a.none(), "weights"_a, "keep_tape"_a,
+        "One step of a layer of one direction, on torch tensors: (h, c or None, tape or None)."
+        " What does not fit or is not contiguous raises TypeError or ValueError.");
   m.def(
       "step_gradient", step_gradient, "cell"_a, "wanted"_a, "x"_a, "h"_a.none(), "c"_a.none(),
       "weights"_a, "tape"_a, "d_h_n"_a.none(), "d_c_n"_a.none(), "sums"_a.none(),

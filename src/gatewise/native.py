@@ -285,10 +285,10 @@ def step(
     c: Tensor | None,
     weights: tuple[Tensor | None, ...],
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Run one step of a small layer: x (B, I) to h (B, H), c (B, H), tape (B, S, H).
+    """Run one step of a layer: x (B, I) to h (B, H), c (B, H), tape (B, S, H).
 
     Raises:
-        ValueError, TypeError: what does not fit, does not lie in one piece, or is too large.
+        ValueError, TypeError: what does not fit or does not lie in one piece.
     """
     found: tuple[Tensor, Tensor | None, Tensor | None]
     found = _core.step(cell.name, x, h, c, weights, keep_tape)

@@ -110,7 +110,7 @@ def step(
     c: Tensor | None,
     weights: tuple[Tensor | None, ...],
 ) -> tuple[Tensor, Tensor] | None:
-    """One step of a small layer, in as few calls as can be: h and c, or h twice where there is no
+    """One step of a layer, in as few calls as can be: h and c, or h twice where there is no
     cell state; None where ``layer`` has to do it, since something is not plain or does not fit.
 
     Args:

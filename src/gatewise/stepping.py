@@ -1,4 +1,4 @@
-"""The eager route of one small step: a cell in a loop, under ``torch.autograd.Function``.
+"""The eager route of one step: a cell in a loop, under ``torch.autograd.Function``.
 
 The weights of all steps are one node of the graph, ``Joint``. In a backward pass each step adds its
 part of their gradients to sums that belong to the pass, in the core; when all have, the node hands
