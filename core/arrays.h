@@ -234,6 +234,15 @@ class Arrays {
   }
 };
 
+// A part of a conjugate is a view with a mark: its numbers in memory have the other sign.
+inline void refuse_lazy(nb::handle tensor) {
+  static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
+  if (tensor.is_none()) return;
+  const nb::object marked = nb::steal(PyObject_CallMethodNoArgs(tensor.ptr(), is_neg));
+  if (!marked.is_valid()) throw nb::python_error();
+  if (marked.ptr() == Py_True) fail("expected no lazy negative");
+}
+
 // A fresh torch tensor on memory of ours, through torch's exchange table: half the price of
 // torch.empty. What torch does not do to memory of others, it does not do to it: resize_.
 struct Fresh {
@@ -251,14 +260,16 @@ struct Fresh {
   }
 
   static Fresh* make(int bytes, std::initializer_list<int64_t> shape, Code code = kFloat) {
+    return make(bytes, shape.begin(), int(shape.size()), code);
+  }
+  static Fresh* make(int bytes, const int64_t* shape, int ndim, Code code = kFloat) {
     int64_t size = bytes;
-    for (int64_t n : shape) size *= n;
+    for (int k = 0; k < ndim; k++) size *= shape[k];
     // malloc and not aligned_alloc, which is three times slower for small blocks.
     auto* fresh = static_cast<Fresh*>(std::malloc(sizeof(Fresh) + kAlign + std::size_t(size)));
     if (!fresh) throw std::bad_alloc();
-    int ndim = 0;
-    for (int64_t n : shape) fresh->shape[ndim++] = n;
-    for (int64_t k = ndim, step = 1; k-- > 0; step *= fresh->shape[k]) fresh->strides[k] = step;
+    for (int64_t k = ndim, step = 1; k-- > 0; step *= shape[k])
+      fresh->shape[k] = shape[k], fresh->strides[k] = step;
     fresh->owned = {1, 0, nullptr, [](OwnedTensor* self) { std::free(self); }, 0, {}};
     fresh->owned.tensor = {fresh->numbers(), kCpu,           0, ndim, code, uint8_t(8 * bytes), 1,
                            fresh->shape,     fresh->strides, 0};
@@ -378,6 +389,22 @@ Weights<T> read_weights(Reader<T>& r, nb::handle item, const Dims& d, int cell) 
           r.input(w[3], "b_hh", {rows}),
           r.input(w[4], "W_hr", {{"P", d.P}, {"H", d.H}}),
           r.input(w[5], "peep", {{"3", 3}, {"H", d.H}}, peephole)};
+}
+
+// f(T()) for the dtype of x.
+template <class F>
+void by_dtype(const Array& x, F f) {
+  if (x.code == kFloat && x.bytes == 4)
+    f(float{});
+  else if (x.code == kFloat && x.bytes == 8)
+    f(double{});
+  else
+    fail_type("x: expected float32 or float64");
+}
+
+inline int checked_threads(int threads) {
+  if (threads < 1) fail("threads: expected at least 1, got " + std::to_string(threads));
+  return threads > 1024 ? 1024 : threads;
 }
 
 }  // namespace gatewise

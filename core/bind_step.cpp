@@ -53,7 +53,7 @@ struct Step {
     if (B == 0 || I == 0 || H == 0) fail("expected B > 0, I > 0, H > 0");
     if (I > 1 && x.stride[1] != 1) fail("x: expected the last axis to be contiguous");
     if (x.code != kFloat || (x.bytes != 4 && x.bytes != 8)) fail_type("x: float32 or float64");
-    if (I == 1 || H == 1)
+    if (I == 1 || H == 1)  // a lazy one of more columns has gaps
       for (nb::handle w : weights) refuse_lazy(w);
     dims = {1, B, I, H, H, 1, B};
   }
@@ -76,16 +76,6 @@ struct Step {
     gatewise::run(call, kernel, threads);
   }
   static constexpr double kLargeStep = 1e7;  // floating-point operations
-
-  // A part of a conjugate is a view with a mark: its numbers in memory have the other sign. It has
-  // gaps where there is more than one number, so weights are asked only where there may be one.
-  static void refuse_lazy(nb::handle object) {
-    static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
-    if (object.is_none()) return;
-    const nb::object marked = nb::steal(PyObject_CallMethodNoArgs(object.ptr(), is_neg));
-    if (!marked.is_valid()) throw nb::python_error();
-    if (marked.ptr() == Py_True) fail("expected no lazy negative");
-  }
 
   template <class T, template <class> class Call>
   Call<T> call(Reader<T>& r, nb::handle h, nb::handle c, nb::handle weights) const {
@@ -274,7 +264,7 @@ nb::tuple backward(Step& s, nb::tuple wanted, nb::handle h, nb::handle c, nb::ha
   constexpr int bytes = sizeof(T);
   auto& dir = call.direction[0];
   dir.tape = r.input(tape, "tape", {{"B", B}, {"S", S}, {"H", H}}, true);
-  for (nb::handle d : {d_h_n, d_c_n}) s.refuse_lazy(d);
+  for (nb::handle d : {d_h_n, d_c_n}) refuse_lazy(d);
   dir.d_h_n = r.input(d_h_n, "d_h_n", {{"B", B}, {"H", H}});
   dir.d_c_n = r.input(d_c_n, "d_c_n", {{"B", B}, {"H", H}});
   if (wanted.size() != 3) fail("wanted: expected three");

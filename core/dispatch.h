@@ -15,6 +15,9 @@ const std::vector<const Table*>& supported();
 const Table& active();
 void select(const std::string& name);
 
+// The kernels in use multiply pairs of bfloat16.
+inline bool has_pairs() { return active().probe_pairs; }
+
 // The active kernels of a number type.
 template <class T>
 const Kernels<T>& kernels() {

@@ -6,7 +6,7 @@ It serves where the kernels are not the subject, and as a second opinion where t
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -112,6 +112,14 @@ def _backward(
                 g_tape[direction, ..., k, :] = join([_grad(loss, getattr(s, slot)) for s in steps])
         if g_h is not None:
             g_h[direction] = join([_grad(loss, s.h) for s in steps])
+
+
+def layer(*given: Any) -> NoReturn:
+    """Leave results to the caller, as the native core does with what is not plain."""
+    raise TypeError("expected buffers for the results")
+
+
+layer_gradient = layer
 
 
 def info() -> dict[str, Any]:

@@ -229,6 +229,27 @@ def test_the_sink_gets_what_autograd_finds(cell: str, packed: bool, monkeypatch)
     assert_same(sink.seen, second.seen)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("packed", [False, True], ids=["dense", "packed"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_results_that_the_core_makes_are_those_in_buffers(
+    cell: str, packed: bool, dtype: torch.dtype, monkeypatch
+) -> None:
+    layer = random_layer(cell, D=2, P=2, packed=packed, dtype=dtype)
+    core, buffers = native._core, (native.fill, native.fill_gradients)
+    found = {}
+    for made_by_the_core in (True, False):
+        fill, fill_gradients = (None, None) if made_by_the_core else buffers
+        monkeypatch.setattr(native, "fill", fill)
+        monkeypatch.setattr(native, "fill_gradients", fill_gradients)
+        if not made_by_the_core:
+            monkeypatch.setattr(core, "layer", core_double.layer)
+            monkeypatch.setattr(core, "layer_gradient", core_double.layer)
+        results = layer.run()
+        found[made_by_the_core] = results, gradients(results, layer.leaves)
+    assert_same(found[True], found[False], atol=0, rtol=0)
+
+
 def test_a_sink_hears_of_every_backward_pass_and_of_no_forward() -> None:
     layer = random_layer()
     sink = Sink()

@@ -7,6 +7,26 @@ from typing import Any
 from collections.abc import Sequence
 
 
+def forward(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], y: object, h_n: object, c_n: object | None, tape: object | None, threads: int, reduced: bool = False, in_parts: bool = False) -> None:
+    """
+    Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. Reduced: in float32 the products round what they multiply to bfloat16, where has_pairs(), and the tape may be bfloat16. In parts: a part of a longer run, with the bits of the whole, even if it is one step.
+    """
+
+def backward(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], y: object, tape: object, d_y: object | None, d_h_n: object | None, d_c_n: object | None, d_tape: object | None, d_x: object | None, d_h0: object | None, d_c0: object | None, d_weights: tuple[Any, ...], g_tape: object | None, g_h: object | None, threads: int) -> None:
+    """
+    Run the layer's gradient; fills every output that is not None, and changes no input. Of a tape in bfloat16: with products that round what they multiply to it.
+    """
+
+def layer(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], keep_tape: bool, rounded: bool, reduced: bool, threads: int) -> tuple[Any, ...]:
+    """
+    The same on torch tensors: y, h_n, c_n or None, tape or None; the tape rounded to bfloat16 or not. What does not fit, is not contiguous or lazy raises TypeError or ValueError.
+    """
+
+def layer_gradient(cell: str, wanted: tuple[Any, ...], x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], y: object, tape: object, d_y: object | None, d_h_n: object | None, d_c_n: object | None, d_tape: object | None, threads: int) -> tuple[Any, ...]:
+    """
+    The same of the gradient: one for each of x, batch_sizes, h0, c0 and the fields of the weights, None where it is not wanted.
+    """
+
 def state(tensors: tuple[Any, ...]) -> tuple[Any, ...]:
     """
     Of tensors, None among them: the dtype of the first; then of each how often it was changed in place and whether it wants a gradient.
@@ -63,16 +83,6 @@ class Stream:
 
     def stale(self) -> str | None:
         """What is wrong with the weights, once a step has seen it."""
-
-def forward(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], y: object, h_n: object, c_n: object | None, tape: object | None, threads: int, reduced: bool = False, in_parts: bool = False) -> None:
-    """
-    Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. Reduced: in float32 the products round what they multiply to bfloat16, where has_pairs(), and the tape may be bfloat16. In parts: a part of a longer run, with the bits of the whole, even if it is one step.
-    """
-
-def backward(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], y: object, tape: object, d_y: object | None, d_h_n: object | None, d_c_n: object | None, d_tape: object | None, d_x: object | None, d_h0: object | None, d_c0: object | None, d_weights: tuple[Any, ...], g_tape: object | None, g_h: object | None, threads: int) -> None:
-    """
-    Run the layer's gradient; fills every output that is not None, and changes no input. Of a tape in bfloat16: with products that round what they multiply to it.
-    """
 
 def activations(x: object, sigmoid: object, tanh: object) -> None:
     """The kernels' own sigmoid and tanh of a vector."""

@@ -1,4 +1,7 @@
-"""Buffers in, buffers out: the two calls into the native core, and nothing else.
+"""The calls into the native core, and nothing else.
+
+The core makes the results where all it is given is plain; buffers come from here where something
+has to be copied first, or the caller has them.
 
 A run's tensors are passed around flat, in this order: x, batch_sizes, h0, c0, then for each
 direction the six fields of ``reference.Weights``; None stands for what a run does not have.
@@ -49,6 +52,9 @@ W_HH, B_IH = 1, 2
 state, are, changed = _core.state, _core.are, _core.changed
 
 TokenSums = _core.TokenSums
+
+#: What the core raises, before anything is done, at what lies in pieces, is lazy or does not fit.
+_UNFIT = (TypeError, ValueError, RuntimeError)
 
 Flat = Sequence[Tensor | None]
 Results = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
@@ -138,10 +144,18 @@ def forward(
         tape: its dtype, that of x or, of a reduced run, bfloat16; None for no tape.
         flat: x, batch_sizes, h0, c0, *weights.
     """
-    x, batch_sizes, h0, _, *weights = flat
+    x, batch_sizes, h0, c0, *weights = flat
     assert x is not None
-    results = empty_results(cell, tape, x, batch_sizes, h0, weights)
-    fill(cell, reduced, results, flat)
+    results: Results
+    keep, rounded = tape is not None, tape is torch.bfloat16
+    try:
+        results = _core.layer(
+            cell.name, x, batch_sizes, h0, c0, _by_direction(weights),
+            keep, rounded, reduced, torch.get_num_threads(),
+        )  # fmt: skip
+    except _UNFIT:
+        results = empty_results(cell, tape, x, batch_sizes, h0, weights)
+        fill(cell, reduced, results, flat)
     return results
 
 
@@ -185,7 +199,7 @@ def backward(
     h0: Tensor | None,
     c0: Tensor | None,
     *rest: Tensor | None,
-) -> list[Tensor | None]:
+) -> Flat:
     """The gradients of a run.
 
     Args:
@@ -201,13 +215,22 @@ def backward(
     if not is_there(tape):  # whoever exported, or keeps states alone, has none: run again
         kept = torch.bfloat16 if reduced else x.dtype
         y, *_, tape = tensors(forward(cell, kept, reduced, x, batch_sizes, h0, c0, *weights))
+    tape = tape.bfloat16() if reduced else tape
+    if sink is None:
+        try:
+            return _core.layer_gradient(
+                cell.name, tuple(wanted), x, batch_sizes, h0, c0, _by_direction(weights), y, tape,
+                d_y, d_h_n, d_c_n if _STATEFUL[cell.name] else None, d_tape,
+                torch.get_num_threads(),
+            )  # fmt: skip
+        except _UNFIT:
+            pass
     inputs = (x, batch_sizes, h0, c0, *weights)
     grads = empty_gradients(inputs, wanted)
     g_tape = g_h = None
     if sink is not None:
         D, _, _, P = sizes(cell, x, batch_sizes, h0, weights)
-        g_tape, g_h = tape.new_empty(tape.shape, dtype=x.dtype), x.new_empty(D, *x.shape[:-1], P)
-    tape = tape.bfloat16() if reduced else tape
+        g_tape, g_h = x.new_empty(tape.shape), x.new_empty(D, *x.shape[:-1], P)
     fill_gradients(cell, grads, inputs, y, tape, (d_y, d_h_n, d_c_n, d_tape), g_tape, g_h)
     if sink is not None and g_tape is not None and g_h is not None:
         sink.add(g_tape, g_h)
@@ -325,7 +348,7 @@ def step_gradient(
     name = cell.name
     try:
         found = _core.step_gradient(name, wanted, x, h, c, weights, tape, d_h_n, d_c_n, sums)
-    except (TypeError, ValueError, RuntimeError):  # before anything is done
+    except _UNFIT:
         d_h_n, d_c_n = _dense(d_h_n), _dense(d_c_n)
         found = _core.step_gradient(name, wanted, x, h, c, weights, tape, d_h_n, d_c_n, sums)
     return found

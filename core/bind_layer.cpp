@@ -1,0 +1,400 @@
+// A layer and its gradient for Python: check, call.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "arrays.h"
+#include "cell.h"
+#include "dispatch.h"
+#include "kernel.h"
+#include "workers.h"
+#include "workspace.h"
+
+using namespace nb::literals;
+
+namespace gatewise {
+namespace {
+
+// Everything both calls share: sizes, lengths, weights.
+struct Problem {
+  Dims dims{};
+  Sequence sequence{};
+  std::vector<i64> offsets;
+  bool packed = false;
+  int G = 0, S = 0;
+};
+
+Problem measure(const Array& x, const Array& lengths, nb::tuple weights, Arrays& arrays, int cell) {
+  Problem p;
+  Dims& d = p.dims;
+  p.packed = lengths.present;
+  if (!x.present || x.ndim != (p.packed ? 2 : 3))
+    fail(std::string("x: expected shape ") + (p.packed ? "(N, I) with batch_sizes" : "(T, B, I)") +
+         ", got " + (x.present ? x.describe() : "None"));
+  d.D = i64(weights.size());
+  if (d.D != 1 && d.D != 2) fail("weights: expected 1 or 2 directions, got " + std::to_string(d.D));
+  if (p.packed) {
+    if (lengths.code != kInt || lengths.bytes != 8 || lengths.ndim != 1 || !lengths.contiguous())
+      fail_type("batch_sizes: expected a contiguous array of int64 with one axis");
+    const i64* sizes = lengths.as<const i64>();
+    d.T = lengths.shape[0];
+    d.N = x.shape[0];
+    p.offsets.assign(1, 0);
+    for (i64 t = 0; t < d.T; t++) {
+      if (sizes[t] < 1 || (t && sizes[t] > sizes[t - 1]) || sizes[t] > d.N)
+        fail("batch_sizes: expected positive numbers that never grow");
+      p.offsets.push_back(p.offsets.back() + sizes[t]);
+    }
+    if (p.offsets.back() != d.N)
+      fail("batch_sizes: expected a sum of N = " + std::to_string(d.N) + ", got " +
+           std::to_string(p.offsets.back()));
+    d.B = d.T ? sizes[0] : 0;
+    p.sequence = {sizes, p.offsets.data(), d.T, d.B};
+  } else {
+    d.T = x.shape[0];
+    d.B = x.shape[1];
+    d.N = d.T * d.B;
+    p.sequence = {nullptr, nullptr, d.T, d.B};
+  }
+  if (d.T == 0) fail("x: expected at least one step, T > 0");
+  d.I = x.shape[x.ndim - 1];
+  p.G = CELLS[cell].cell.gates();
+  p.S = CELLS[cell].cell.slots();
+  const nb::tuple first = nb::cast<nb::tuple>(weights[0]);
+  if (first.size() != 6)
+    fail("weights: expected (W_ih, W_hh, b_ih, b_hh, W_hr, peep) for each direction");
+  const Array W_hh = arrays.read(first[1], "W_hh");
+  if (!W_hh.present || W_hh.ndim != 2 || W_hh.shape[0] % p.G != 0 || W_hh.shape[0] == 0 ||
+      W_hh.shape[1] == 0)
+    fail("W_hh: expected shape (G*H, P) with G = " + std::to_string(p.G) + ", got " +
+         (W_hh.present ? W_hh.describe() : "None") + "; give each of the G gates H rows");
+  d.H = W_hh.shape[0] / p.G;
+  d.P = W_hh.shape[1];
+  if (d.I == 0) fail("x: expected at least one number a token, I > 0");
+  return p;
+}
+
+// A direction's part of an array whose first axis is D.
+template <class T>
+T* part(T* all, int direction, i64 size) {
+  return all ? all + direction * size : nullptr;
+}
+
+// A tape rounded to bfloat16, which reduced calls have; else it is of the dtype of x.
+bool is_rounded(Arrays& arrays, nb::handle tape) {
+  const Array a = arrays.read(tape, "tape");
+  const bool rounded = a.code == kBfloat && a.bytes == 2;
+  if (rounded && !has_pairs())
+    fail_type(std::string("tape: expected the dtype of x: no bfloat16 products in ") +
+              active().isa);
+  return rounded;
+}
+
+std::vector<Axis> tape_shape(const Problem& p) {
+  const Dims& d = p.dims;
+  if (p.packed) return {{"D", d.D}, {"N", d.N}, {"S", p.S}, {"H", d.H}};
+  return {{"D", d.D}, {"T", d.T}, {"B", d.B}, {"S", p.S}, {"H", d.H}};
+}
+
+std::vector<Axis> hidden_shape(const Problem& p) {
+  const Dims& d = p.dims;
+  if (p.packed) return {{"D", d.D}, {"N", d.N}, {"P", d.P}};
+  return {{"D", d.D}, {"T", d.T}, {"B", d.B}, {"P", d.P}};
+}
+
+// --- calls --------------------------------------------------------------------------------------
+
+template <class T>
+void forward(Arrays& arrays, Problem& p, int cell, nb::handle x, nb::handle h0, nb::handle c0,
+             nb::tuple weights, nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle tape,
+             int threads, bool reduced, bool in_parts) {
+  Reader<T> r(arrays);
+  const Dims& d = p.dims;
+  const Axis D{"D", d.D}, B{"B", d.B}, H{"H", d.H}, P{"P", d.P};
+  ForwardCall<T> call{};
+  call.dims = d;
+  call.sequence = p.sequence;
+  call.cell = cell;
+  call.reduced = reduced && has_pairs();
+  call.in_parts = in_parts;
+  call.x = r.template tokens<const T>(x, "x", d, p.packed, {"I", d.I}, true);
+  const View<T> out = r.template tokens<T>(y, "y", d, p.packed, {"D*P", d.D * d.P}, true);
+  const T* h = r.input(h0, "h0", {D, B, P});
+  const T* c = r.input(c0, "c0", {D, B, H});
+  T* hn = r.output(h_n, "h_n", {D, B, P}, true);
+  T* cn = r.output(c_n, "c_n", {D, B, H}, CELLS[cell].cell.has_cell_state());
+  const bool rounded = is_rounded(arrays, tape);
+  if (rounded && !call.reduced) fail_type("tape: expected the dtype of x unless reduced");
+  T* kept = rounded ? nullptr : r.output(tape, "tape", tape_shape(p));
+  Bf16* short_kept = rounded ? Reader<Bf16>(arrays).output(tape, "tape", tape_shape(p)) : nullptr;
+  for (int k = 0; k < d.D; k++) {
+    auto& dir = call.direction[k];
+    dir.w = read_weights(r, weights[std::size_t(k)], d, cell);
+    if (bool(dir.w.W_hr) != bool(call.direction[0].w.W_hr))
+      fail("W_hr: expected for both directions or for none");
+    dir.y = {out.data + k * d.P, out.step, out.row};
+    dir.h0 = part(h, k, d.B * d.P);
+    dir.c0 = part(c, k, d.B * d.H);
+    dir.h_n = part(hn, k, d.B * d.P);
+    dir.c_n = part(cn, k, d.B * d.H);
+    dir.tape = part(kept, k, d.N * p.S * d.H);
+    dir.rounded_tape = part(short_kept, k, d.N * p.S * d.H);
+  }
+  if (d.N == 0) return;
+  threads = workers(d, p.G, threads, 1);
+  nb::gil_scoped_release release;
+  Workspace space(kernels<T>().forward_bytes(call, threads));
+  call.workspace = space.data();
+  run(call, kernels<T>().forward, threads);
+  space.check();
+}
+
+struct BackwardArrays {
+  nb::handle x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape, d_x, d_h0, d_c0, g_tape, g_h;
+  nb::tuple weights, d_weights;
+};
+
+template <class T>
+void clear(T* data, i64 n) {
+  for (i64 k = 0; data && k < n; k++) data[k] = T(0);
+}
+
+template <class T>
+void backward(Arrays& arrays, Problem& p, int cell, const BackwardArrays& a, int threads) {
+  Reader<T> r(arrays);
+  const Dims& d = p.dims;
+  const Axis D{"D", d.D}, B{"B", d.B}, I{"I", d.I}, H{"H", d.H}, P{"P", d.P},
+      rows{"G*H", p.G * d.H};
+  BackwardCall<T> call{};
+  call.dims = d;
+  call.sequence = p.sequence;
+  call.cell = cell;
+  call.x = r.template tokens<const T>(a.x, "x", d, p.packed, I, true);
+  call.d_x = r.template tokens<T>(a.d_x, "d_x", d, p.packed, I, false);
+  const Axis DP{"D*P", d.D * d.P};
+  const auto y = r.template tokens<const T>(a.y, "y", d, p.packed, DP, true);
+  const auto d_y = r.template tokens<const T>(a.d_y, "d_y", d, p.packed, DP, false);
+  const T *h0 = r.input(a.h0, "h0", {D, B, P}), *c0 = r.input(a.c0, "c0", {D, B, H});
+  const T *d_h_n = r.input(a.d_h_n, "d_h_n", {D, B, P}),
+          *d_c_n = r.input(a.d_c_n, "d_c_n", {D, B, H});
+  const bool rounded = is_rounded(arrays, a.tape);
+  const T *tape = rounded ? nullptr : r.input(a.tape, "tape", tape_shape(p), true),
+          *d_tape = r.input(a.d_tape, "d_tape", tape_shape(p));
+  T *d_h0 = r.output(a.d_h0, "d_h0", {D, B, P}), *d_c0 = r.output(a.d_c0, "d_c0", {D, B, H});
+  T *g_tape = r.output(a.g_tape, "g_tape", tape_shape(p)),
+    *g_h = r.output(a.g_h, "g_h", hidden_shape(p));
+  const Bf16* short_tape =
+      rounded ? Reader<Bf16>(arrays).input(a.tape, "tape", tape_shape(p)) : nullptr;
+  if (i64(a.d_weights.size()) != d.D) fail("d_weights: expected one tuple for each direction");
+  const i64 states = d.B * d.P, cells = d.B * d.H, slots = d.N * p.S * d.H;
+  for (int k = 0; k < d.D; k++) {
+    auto& dir = call.direction[k];
+    dir.w = read_weights(r, a.weights[std::size_t(k)], d, cell);
+    if (bool(dir.w.W_hr) != bool(call.direction[0].w.W_hr))
+      fail("W_hr: expected for both directions or for none");
+    const nb::tuple w = nb::cast<nb::tuple>(a.d_weights[std::size_t(k)]);
+    if (w.size() != 6 || !w[3].is_none())
+      fail(
+          "d_weights: expected (d_W_ih, d_W_hh, d_b_ih, None, d_W_hr, d_peep) for each direction; "
+          "d_b_ih serves both biases");
+    dir.d_W_ih = r.output(w[0], "d_W_ih", {rows, I});
+    dir.d_W_hh = r.output(w[1], "d_W_hh", {rows, P});
+    dir.d_b = r.output(w[2], "d_b", {rows});
+    dir.d_W_hr = r.output(w[4], "d_W_hr", {P, H});
+    dir.d_peep = r.output(w[5], "d_peep", {{"3", 3}, H});
+    if (dir.d_W_hr && !dir.w.W_hr) fail("d_W_hr: expected None where there is no W_hr");
+    if (dir.d_peep && !dir.w.peep) fail("d_peep: expected None where there are no peepholes");
+    dir.y = {y.data + k * d.P, y.step, y.row};
+    if (d_y.data) dir.d_y = {d_y.data + k * d.P, d_y.step, d_y.row};
+    dir.h0 = part(h0, k, states), dir.c0 = part(c0, k, cells);
+    dir.d_h_n = part(d_h_n, k, states), dir.d_c_n = part(d_c_n, k, cells);
+    dir.d_h0 = part(d_h0, k, states), dir.d_c0 = part(d_c0, k, cells);
+    dir.tape = part(tape, k, slots), dir.rounded_tape = part(short_tape, k, slots);
+    dir.d_tape = part(d_tape, k, slots);
+    dir.g_tape = part(g_tape, k, slots), dir.g_h = part(g_h, k, d.N * d.P);
+    if (d.N == 0) {  // a sum over no tokens
+      clear(dir.d_W_ih, p.G * d.H * d.I), clear(dir.d_W_hh, p.G * d.H * d.P),
+          clear(dir.d_b, p.G * d.H);
+      clear(dir.d_W_hr, d.P * d.H), clear(dir.d_peep, 3 * d.H);
+    }
+  }
+  if (d.N == 0) return;
+  threads = workers(d, p.G, threads, 2);
+  nb::gil_scoped_release release;
+  Workspace space(kernels<T>().backward_bytes(call, threads));
+  call.workspace = space.data();
+  run(call, kernels<T>().backward, threads);
+  space.check();
+}
+
+void forward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes, nb::handle h0,
+                 nb::handle c0, nb::tuple weights, nb::handle y, nb::handle h_n, nb::handle c_n,
+                 nb::handle tape, int threads, bool reduced, bool in_parts) {
+  Arrays arrays;
+  const int index = cell_index(cell);
+  const Array in = arrays.read(x, "x"), lengths = arrays.read(batch_sizes, "batch_sizes");
+  Problem p = measure(in, lengths, weights, arrays, index);
+  threads = checked_threads(threads);
+  by_dtype(in, [&]<class T>(T) {
+    forward<T>(arrays, p, index, x, h0, c0, weights, y, h_n, c_n, tape, threads,
+               reduced && sizeof(T) == 4, in_parts);
+  });
+}
+
+void backward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes, nb::handle h0,
+                  nb::handle c0, nb::tuple weights, nb::handle y, nb::handle tape, nb::handle d_y,
+                  nb::handle d_h_n, nb::handle d_c_n, nb::handle d_tape, nb::handle d_x,
+                  nb::handle d_h0, nb::handle d_c0, nb::tuple d_weights, nb::handle g_tape,
+                  nb::handle g_h, int threads) {
+  Arrays arrays;
+  const int index = cell_index(cell);
+  const Array in = arrays.read(x, "x"), lengths = arrays.read(batch_sizes, "batch_sizes");
+  Problem p = measure(in, lengths, weights, arrays, index);
+  threads = checked_threads(threads);
+  by_dtype(in, [&]<class T>(T) {
+    backward<T>(arrays, p, index,
+                {x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape, d_x, d_h0, d_c0, g_tape, g_h,
+                 weights, d_weights},
+                threads);
+  });
+}
+
+// --- results made here --------------------------------------------------------------------------
+
+// The inputs of a call, flat: x, batch_sizes, h0, c0, then the weights of each direction.
+constexpr std::size_t kStates = 4, kFields = 6, kB_ih = 2, kB_hh = 3;
+
+// A call on torch tensors, none of them lazy, whose results are made here: around a small layer, to
+// make them in Python and to ask there how everything lies takes longer than to run it.
+struct TorchCall {
+  Arrays arrays;
+  const int cell, threads;
+  const ExchangeTable* table;
+  Array x;
+  Problem p;
+
+  TorchCall(const std::string& name, nb::handle x_, nb::handle batch_sizes, nb::tuple weights,
+            int threads_)
+      : cell(cell_index(name)), threads(checked_threads(threads_)) {
+    table = Arrays::exchange(Py_TYPE(x_.ptr()));
+    if (!table || !table->to_python) fail_type("x: expected a torch tensor");
+    x = read(x_, "x");
+    p = measure(x, arrays.read(batch_sizes, "batch_sizes"), weights, arrays, cell);
+    for (nb::handle direction : weights)
+      for (nb::handle w : nb::cast<nb::tuple>(direction)) refuse_lazy(w);
+  }
+
+  Array read(nb::handle object, const char* name) {
+    refuse_lazy(object);
+    return arrays.read(object, name);
+  }
+
+  nb::object make(std::initializer_list<i64> shape) const {
+    return Fresh::make(x.bytes, shape)->give(*table);
+  }
+  nb::object like(nb::handle object) {
+    const Array a = arrays.read(object, "input");
+    return Fresh::make(a.bytes, a.shape, a.ndim)->give(*table);
+  }
+  nb::object tokens(i64 size) const {
+    return p.packed ? make({p.dims.N, size}) : make({p.dims.T, p.dims.B, size});
+  }
+  nb::object tape(bool rounded) const {
+    const auto [T, B, I, H, P, D, N] = p.dims;
+    const int bytes = rounded ? int(sizeof(Bf16)) : x.bytes;
+    const Code code = rounded ? kBfloat : kFloat;
+    return (p.packed ? Fresh::make(bytes, {D, N, i64(p.S), H}, code)
+                     : Fresh::make(bytes, {D, T, B, i64(p.S), H}, code))
+        ->give(*table);
+  }
+};
+
+nb::tuple layer(const std::string& cell, nb::handle x, nb::handle batch_sizes, nb::handle h0,
+                nb::handle c0, nb::tuple weights, bool keep_tape, bool rounded, bool reduced,
+                int threads) {
+  TorchCall call(cell, x, batch_sizes, weights, threads);
+  for (nb::handle state : {h0, c0}) refuse_lazy(state);
+  const Dims& d = call.p.dims;
+  const nb::object y = call.tokens(d.D * d.P), h_n = call.make({d.D, d.B, d.P}),
+                   c_n = CELLS[call.cell].cell.has_cell_state() ? call.make({d.D, d.B, d.H})
+                                                                : nb::none(),
+                   tape = keep_tape ? call.tape(rounded) : nb::none();
+  by_dtype(call.x, [&]<class T>(T) {
+    forward<T>(call.arrays, call.p, call.cell, x, h0, c0, weights, y, h_n, c_n, tape, call.threads,
+               reduced && sizeof(T) == 4, false);
+  });
+  return nb::make_tuple(y, h_n, c_n, tape);
+}
+
+nb::tuple layer_gradient(const std::string& cell, nb::tuple wanted, nb::handle x,
+                         nb::handle batch_sizes, nb::handle h0, nb::handle c0, nb::tuple weights,
+                         nb::handle y, nb::handle tape, nb::handle d_y, nb::handle d_h_n,
+                         nb::handle d_c_n, nb::handle d_tape, int threads) {
+  TorchCall call(cell, x, batch_sizes, weights, threads);
+  for (nb::handle given : {h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape}) refuse_lazy(given);
+  const std::size_t D = weights.size();
+  if (wanted.size() != kStates + D * kFields) fail("wanted: expected one for each input");
+  std::vector<nb::object> found(wanted.size(), nb::none());
+  const auto gradient = [&](std::size_t k, nb::handle of) {
+    if (!of.is_none() && wanted[k].ptr() == Py_True) found[k] = call.like(of);
+  };
+  gradient(0, x), gradient(2, h0), gradient(3, c0);
+  nb::list d_weights;
+  for (std::size_t k = 0; k < D; k++) {
+    const nb::tuple w = nb::cast<nb::tuple>(weights[k]);
+    const std::size_t first = kStates + k * kFields;
+    for (std::size_t n = 0; n < kFields; n++) gradient(first + n, w[n]);
+    const nb::object* of = &found[first];
+    d_weights.append(nb::make_tuple(of[0], of[1], of[of[kB_ih].is_none() ? kB_hh : kB_ih],
+                                    nb::none(), of[4], of[5]));
+  }
+  by_dtype(call.x, [&]<class T>(T) {
+    backward<T>(call.arrays, call.p, call.cell,
+                {x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape, found[0], found[2], found[3],
+                 nb::none(), nb::none(), weights, nb::tuple(d_weights)},
+                call.threads);
+  });
+  for (std::size_t k = 0; k < D; k++) {  // the two biases have one gradient
+    const nb::object *b_ih = &found[kStates + k * kFields + kB_ih],
+                     *b_hh = &found[kStates + k * kFields + kB_hh];
+    if (b_ih->is_none() || b_hh->is_none()) continue;
+    const Array from = call.arrays.read(*b_ih, "d_b_ih"), to = call.arrays.read(*b_hh, "d_b_hh");
+    std::memcpy(to.data, from.data, std::size_t(from.shape[0] * from.bytes));
+  }
+  nb::list all;
+  for (const nb::object& d : found) all.append(d);
+  return nb::tuple(all);
+}
+
+}  // namespace
+
+void bind_layer(nb::module_& m) {
+  m.def(
+      "forward", forward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(), "c0"_a.none(),
+      "weights"_a, "y"_a, "h_n"_a, "c_n"_a.none(), "tape"_a.none(), "threads"_a,
+      "reduced"_a = false, "in_parts"_a = false,
+      "Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. "
+      "Reduced: in float32 the products round what they multiply to bfloat16, where has_pairs(), "
+      "and the tape may be bfloat16. In parts: a part of a longer run, with the bits of the whole, "
+      "even if it is one step.");
+  m.def("backward", backward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(),
+        "c0"_a.none(), "weights"_a, "y"_a, "tape"_a, "d_y"_a.none(), "d_h_n"_a.none(),
+        "d_c_n"_a.none(), "d_tape"_a.none(), "d_x"_a.none(), "d_h0"_a.none(), "d_c0"_a.none(),
+        "d_weights"_a, "g_tape"_a.none(), "g_h"_a.none(), "threads"_a,
+        "Run the layer's gradient; fills every output that is not None, and changes no input. "
+        "Of a tape in bfloat16: with products that round what they multiply to it.");
+  m.def("layer", layer, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(), "c0"_a.none(),
+        "weights"_a, "keep_tape"_a, "rounded"_a, "reduced"_a, "threads"_a,
+        "The same on torch tensors: y, h_n, c_n or None, tape or None; the tape rounded to bfloat16"
+        " or not. What does not fit, is not contiguous or lazy raises TypeError or ValueError.");
+  m.def("layer_gradient", layer_gradient, "cell"_a, "wanted"_a, "x"_a, "batch_sizes"_a.none(),
+        "h0"_a.none(), "c0"_a.none(), "weights"_a, "y"_a, "tape"_a, "d_y"_a.none(),
+        "d_h_n"_a.none(), "d_c_n"_a.none(), "d_tape"_a.none(), "threads"_a,
+        "The same of the gradient: one for each of x, batch_sizes, h0, c0 and the fields of the"
+        " weights, None where it is not wanted.");
+}
+
+}  // namespace gatewise
