@@ -44,10 +44,16 @@ class Joint:
             self.stand_in = apply(StandIn, self.sums, *weights[:4])
             self.node: Any = self.stand_in.grad_fn
 
-    def refuse_changed(self) -> None:
-        """torch's own words for a weight that changed between a step and its gradient."""
-        if native.changed(self.weights, self.state):
-            raise RuntimeError(_CHANGED)
+    def refuse_changed(self, read: tuple[bool, ...]) -> None:
+        """torch's own words for a weight that changed between a step and its gradient.
+
+        Args:
+            read: of the first weights, whether the gradient needs what they hold.
+        """
+        if native.changed(self.weights, self.state):  # mostly not
+            now = native.state(self.weights)[1::2]
+            if any(r and n != w for r, n, w in zip(read, now, self.state[1::2], strict=False)):
+                raise RuntimeError(_CHANGED)
 
     def sums_of_pass(self) -> native.TokenSums | None:
         """Those of the backward pass that runs, or None if it has no use for them."""
@@ -162,9 +168,10 @@ class Step(Function):
     def backward(ctx: Any, d_h: Tensor | None, d_c: Tensor | None) -> Gradients:
         x, h, c, tape = ctx.saved_tensors
         cell, joint = ctx.cell, ctx.joint
-        joint.refuse_changed()
         wanted = ctx.needs_input_grad[2:5]
-        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        again = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+        joint.refuse_changed((True,) * 6 if again else wanted[:2])  # d_x needs W_ih, d_h W_hh
+        if again:
             return None, None, *_differentiable(cell, joint, wanted, x, h, c, tape, d_h, d_c)
         flat = x, h, c, joint.weights
         found = native.step_gradient(cell, wanted, *flat, tape, d_h, d_c, joint.sums_of_pass())
