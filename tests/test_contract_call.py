@@ -254,6 +254,25 @@ def test_gradients_when_only_some_results_are_used(used) -> None:
     assert_close(grads[0], grads[1])
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("checkpoint", [None, 2])
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"num_layers": 2}])
+@pytest.mark.parametrize(("T", "is_packed"), [(1, False), (1, True), (2, False)])
+def test_a_projection_that_nobody_reads_gets_no_gradient(T, is_packed, options, checkpoint) -> None:
+    """Of one step of which only c is used. A gradient of zero would let weights decay."""
+    found = []
+    for module in twins(nn.LSTM, 3, 4, proj_size=2, dtype=F64, **options):
+        module.checkpoint = checkpoint
+        x = torch.linspace(-1, 1, 6 * T, dtype=F64).view(T, 2, 3)
+        _, (_, c_n) = module(pack_sequence(list(x.unbind(1))) if is_packed else x)
+        c_n.sum().backward()
+        found.append([p.grad for p in module.parameters()])
+    ours, theirs = found
+    assert [d is None for d in ours] == [d is None for d in theirs]
+    assert any(d is None for d in ours) == (T == 1)
+    assert_close(*([d for d in grads if d is not None] for grads in found))
+
+
 def test_backward_again_gives_the_same() -> None:
     lstm = gatewise.LSTM(3, 5, 2, bidirectional=True, dtype=F64)
     x = rand(6, 2, 3, requires_grad=True)

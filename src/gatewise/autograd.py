@@ -15,8 +15,11 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from gatewise import batching, formulas, native
-from gatewise.native import Flat, GradSink, Tensors
+from gatewise.native import FIELDS, Flat, GradSink, Tensors
 from gatewise.spec import CellSpec
+
+#: Where the projection of the first direction stands in what is flat.
+W_HR = 8
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -128,8 +131,8 @@ class Layer(Function):
     @staticmethod
     @new_vmap
     def backward(ctx: Any, *d_results: Tensor | None) -> Gradients:
-        run = ctx.cell, ctx.reduced, ctx.needs_input_grad[4:], ctx.sink
         *flat, y, tape = ctx.saved_tensors
+        run = ctx.cell, ctx.reduced, reached(ctx.needs_input_grad[4:], flat, *d_results), ctx.sink
         if ctx.watch is not None and ctx.watch.changed():  # what it was
             y, *_ = native.forward(ctx.cell, None, ctx.reduced, *flat)
         args = (*flat, y, tape, *d_results)
@@ -153,6 +156,19 @@ class Layer(Function):
             in_dims[4:],
             flat,
         )
+
+
+def reached(
+    wanted: Sequence[bool], flat: Flat, d_y: Tensor | None, d_h_n: Tensor | None, *_: Tensor | None
+) -> Sequence[bool]:
+    """The wanted gradients but those, None in torch, of projections that nobody read: of one step
+    of which only c is used."""
+    x, batch_sizes = flat[:2]
+    if d_y is not None or d_h_n is not None or flat[W_HR] is None:
+        return wanted
+    if len(x if batch_sizes is None else batch_sizes) > 1:  # type: ignore[arg-type]
+        return wanted
+    return [want and k not in range(W_HR, len(flat), FIELDS) for k, want in enumerate(wanted)]
 
 
 def gradient(

@@ -304,7 +304,7 @@ class Checkpointed(Function):
     def backward(ctx: Any, *d_results: Tensor | None) -> Gradients:
         *flat, kept_h, kept_c = ctx.saved_tensors
         cell, reduced, every = ctx.run
-        wanted = ctx.needs_input_grad[3:]
+        wanted = autograd.reached(ctx.needs_input_grad[3:], flat, *d_results)
         if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
             none = kept_h.new_empty(0)  # y and tape, which a derivative of this computes anew
             args = (*flat, none, none, *d_results, None)
