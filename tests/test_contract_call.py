@@ -8,6 +8,7 @@ from itertools import product
 import pytest
 import torch
 from torch import nn
+from torch.autograd.graph import register_multi_grad_hook
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 from torch.testing._internal import common_modules
 from twins import OURS, assert_close, assert_same, flat, gradients, twins
@@ -252,6 +253,36 @@ def test_gradients_when_only_some_results_are_used(used) -> None:
         pick = {"output": output, "h_n": h_n, "c_n": c_n}
         grads.append(gradients(module, [pick[name] for name in used.split()], [x, *hx]))
     assert_close(grads[0], grads[1])
+
+
+HOOKED = [(nn.LSTM, used, every) for used in range(3) for every in (None, 2)]
+HOOKED += [(nn.RNN, used, None) for used in range(2)] + [(nn.LSTMCell, 1, None)]
+
+
+@pytest.mark.parametrize(("cls", "used", "checkpoint"), HOOKED)
+def test_hooks_of_results_hear_what_torchs_do(cls, used, checkpoint) -> None:
+    """As those that clip a gradient: of a result that the loss does not use they hear nothing."""
+    found = []
+    for module in twins(cls, 3, 4, dtype=F64):
+        module.checkpoint = checkpoint
+        x = torch.linspace(-1, 1, 30, dtype=F64).view(5, 2, 3)
+        results = flat(module(x[0] if cls is nn.LSTMCell else x))
+        heard, counted = [], []
+
+        def clip(name, grad, heard=heard):
+            heard.append((name, round(grad.norm().item(), 9)))
+            return grad.clamp(-0.1, 0.1)
+
+        for name, t in enumerate(results):
+            removed = t.register_hook(partial(clip, "removed"))
+            t.register_hook(partial(clip, name))
+            removed.remove()
+        register_multi_grad_hook(results, counted.append)
+        results[used].sum().backward()
+        found.append((heard, [[d is not None for d in all_] for all_ in counted], module))
+    ours, theirs = found
+    assert ours[:2] == theirs[:2]
+    assert_close(*([p.grad for p in one[2].parameters()] for one in found))
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")

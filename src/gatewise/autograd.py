@@ -6,9 +6,10 @@ backward, forward mode) come from the page. ``vmap`` is in ``batching``.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -89,6 +90,38 @@ def new_vmap(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
     return either
 
 
+F = TypeVar("F", bound=type[Function])
+
+
+def spare_hooks(function: F) -> F:
+    """The Function, whose results' hooks are not called where the loss does not use a result.
+
+    It computes several results at once, and of one that is not used autograd hands its hooks None.
+    Where torch computes each by a node of its own, that node does not run.
+    """
+    node: Any = function._backward_cls
+    usual = node._register_hook_dict
+
+    def register(self: Any, result: Tensor) -> None:
+        result._backward_hooks = Hooks()
+        usual(self, result)
+
+    node._register_hook_dict = register
+    return function
+
+
+class Hooks(OrderedDict[int, Callable[..., Any]]):
+    """The hooks of a result, by the numbers of their handles."""
+
+    def __setitem__(self, number: int, hook: Callable[..., Any]) -> None:
+        @wraps(hook)
+        def spared(grad: Tensor | None) -> Any:
+            return None if grad is None else hook(grad)
+
+        knows_none = getattr(hook, "__module__", "").startswith("torch.")  # it counts its calls
+        super().__setitem__(number, hook if knows_none else spared)
+
+
 class Watch:
     """Tells whether a tensor is changed in place, and keeps none of its numbers alive."""
 
@@ -106,6 +139,7 @@ class Watch:
 _NOTHING = torch.empty(0)
 
 
+@spare_hooks
 class Layer(Function):
     """x, batch_sizes, h0, c0, *weights -> y, h_n, c_n, tape."""
 

@@ -286,6 +286,7 @@ def _add(total: Flat, part: Flat) -> None:
         torch._foreach_add_(there, [t for t in part if t is not None])
 
 
+@autograd.spare_hooks
 class Checkpointed(Function):
     """x, batch_sizes, h0, c0, *weights -> y, h_n, c_n."""
 

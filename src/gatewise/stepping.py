@@ -150,6 +150,7 @@ class StandIn(Function):
         return None, *(t if want else None for t, want in zip(grads, wanted, strict=True))
 
 
+@autograd.spare_hooks
 class Step(Function):
     """x, h, c and the weights' stand-in -> h, c: a layer of one step, without its axes T and D."""
 
