@@ -16,6 +16,8 @@
 namespace gatewise::GATEWISE_ISA {
 
 inline constexpr i64 SINGLE_ROWS = 64;  // for more, forward packs the weights as ever
+// Two of the large tiles, six of the small ones: where vectors are short, packing is dearer.
+inline constexpr i64 DOT_ROWS = VECTOR_REGISTERS >= 32 ? 2 * MR : 6 * MR;
 
 template <class Call>
 bool is_one_step(const Call& call) {
@@ -86,7 +88,7 @@ struct SingleForward {
   // Adding up the lanes of a dot product costs as much as packing four numbers of each weight row;
   // and each further tile of rows reads the weights again, from wherever in a cache line they
   // begin.
-  bool rows_are_few() const { return 4 * B <= call.dims.I + H && B <= 2 * MR; }
+  bool rows_are_few() const { return 4 * B <= call.dims.I + H && B <= DOT_ROWS; }
 
   // z of panel j in the order of forward.h: a part of the panel is packed, used while it is in the
   // first-level cache, and given up for the next.
