@@ -1,9 +1,10 @@
-"""Tables and figure out of a result; nothing in them is typed.
+"""Tables and figures out of results; nothing in them is typed.
 
-    python -m bench.report [RESULT]
+    python -m bench.report
 
 puts them between the marks ``<!-- bench NAME: begin -->`` and ``<!-- bench NAME: end -->`` of
-README.md and the pages under docs/.
+README.md and the pages under docs/. Each other JSON file beside result.json is another machine's
+result: bench/results/NAME.json becomes docs/speed-NAME.md, the same page with its numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from bench.claims import Json, case_of, share
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "bench" / "results" / "result.json"
 FIGURE = ROOT / "docs" / "figures" / "speed.svg"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md", ROOT / "docs" / "kernels.md")
+SPEED = ROOT / "docs" / "speed.md"
+PAGES = (ROOT / "README.md", SPEED, ROOT / "docs" / "kernels.md")
 MARKS = re.compile(r"(<!-- bench ([\w ]+): begin[^\n]*-->\n).*?(<!-- bench \2: end -->)", re.DOTALL)
 MOST_NOISY = 0.1  # of the rows
 LOST, LOW, NOISY = "slower", "below aim", "noisy"
@@ -89,17 +91,29 @@ def verdicts_text(result: Json) -> str:
 def blocks(result: Json | None) -> dict[str, Callable[[], str]]:
     """What can stand between marks, by name; empty before the first measurement."""
     if result is None:
-        return {name: lambda: "" for name in (*GROUPS, "run", "claims", "summary", "figure")}
+        names = (*GROUPS, "run", "machines", "claims", "summary", "figure")
+        return dict.fromkeys(names, lambda: "")
     found: dict[str, Callable[[], str]] = {
         group: lambda group=group: table(result, group)  # type: ignore[misc]
         for group in GROUPS
     }
     return found | {
         "run": lambda: heading(result).replace("\n", "  \n") + "\n",
+        "machines": machines,
         "claims": lambda: claims_table(result),
         "summary": lambda: summary(result),
         "figure": lambda: f"![Time of a training step and how it grows]({FIGURE.name})\n",
     }
+
+
+def machines() -> str:
+    """The pages of all machines, if there are several."""
+    lines = []
+    for path in (RESULT, *others()):
+        if (result := load(path)) is not None:
+            page = page_of(path).name
+            lines.append(f"- [{page}]({page}): {heading(result).splitlines()[0]}\n")
+    return "\nMachines:\n\n" + "".join(lines) if len(lines) > 1 else ""
 
 
 def fill(text: str, result: Json | None, figure: str = "") -> str:
@@ -248,22 +262,48 @@ def _bytes(count: int) -> str:
     return f"{count / 2**20:.1f} MB"
 
 
-def main(arguments: list[str]) -> int:
-    """Write the pages and the figure."""
+def others() -> list[Path]:
+    """The results of other machines."""
+    return sorted(path for path in RESULT.parent.glob("*.json") if path != RESULT)
+
+
+def page_of(path: Path) -> Path:
+    """The page of a result."""
+    return SPEED if path == RESULT else SPEED.with_stem(f"{SPEED.stem}-{path.stem}")
+
+
+def figure_of(path: Path) -> Path:
+    """The figure of a result."""
+    return FIGURE if path == RESULT else FIGURE.with_stem(f"{FIGURE.stem}-{path.stem}")
+
+
+def other_page(path: Path) -> str:
+    """The page of another machine's result, out of that of the first."""
+    text = fill(SPEED.read_text(), load(path), link(SPEED, figure_of(path)))
+    return text.replace(RESULT.name, path.name)
+
+
+def main() -> int:
+    """Write the pages and the figures."""
     from bench import figure
 
-    result = load(Path(arguments[0]) if arguments else RESULT)
-    if result is None:
-        print(f"bench: {RESULT} is not there; run make bench", file=sys.stderr)
-        return 2
-    if why := unfit(result):
-        print(f"bench: not published: {why}", file=sys.stderr)
-        return 2
+    results = {path: load(path) for path in (RESULT, *others())}
+    for path, result in results.items():
+        if result is None:
+            print(f"bench: {path} is not there; run make bench", file=sys.stderr)
+            return 2
+        if why := unfit(result):
+            print(f"bench: {path.name} is not published: {why}", file=sys.stderr)
+            return 2
+    written = [*map(figure_of, results), *PAGES, *map(page_of, others())]
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
-    figure.draw(result, FIGURE)
+    for path, result in results.items():
+        figure.draw(result, figure_of(path))
     for page in PAGES:
-        page.write_text(fill(page.read_text(), result, link(page)))
-    print(f"{FIGURE.relative_to(ROOT)}, " + ", ".join(str(p.relative_to(ROOT)) for p in PAGES))
+        page.write_text(fill(page.read_text(), results[RESULT], link(page)))
+    for path in others():
+        page_of(path).write_text(other_page(path))
+    print(", ".join(str(path.relative_to(ROOT)) for path in written))
     return 0
 
 
@@ -279,10 +319,10 @@ def unfit(result: Json) -> str:
     return ""
 
 
-def link(page: Path) -> str:
-    """The figure's place, as seen from a page."""
-    return FIGURE.relative_to(page.parent).as_posix()
+def link(page: Path, figure: Path = FIGURE) -> str:
+    """A figure's place, as seen from a page."""
+    return figure.relative_to(page.parent).as_posix()
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -352,7 +352,7 @@ def test_figure_carries_the_digest_of_its_rows(result: dict[str, Any], tmp_path:
 
 
 def test_a_noisy_or_partial_result_is_not_published(
-    result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 ) -> None:
     assert "some groups" in report.unfit(result)
     assert "quick" in report.unfit(result | {"quick": True})
@@ -363,8 +363,11 @@ def test_a_noisy_or_partial_result_is_not_published(
         each["noisy"] = True
     assert "something else" in report.unfit(noisy)
     assert f"{len(ALL) // 5} of {len(ALL)} rows noisy" in report.heading(noisy)
-    run.save(noisy, tmp_path / "r.json")
-    assert report.main([str(tmp_path / "r.json")]) == 2
+    monkeypatch.setattr(report, "RESULT", tmp_path / "r.json")
+    assert report.main() == 2
+    assert "is not there" in capsys.readouterr().err
+    run.save(noisy, report.RESULT)
+    assert report.main() == 2
     assert "not published" in capsys.readouterr().err
 
 
@@ -388,14 +391,22 @@ def test_pages_say_what_the_results_say(page: Path) -> None:
 def test_speed_page_shows_every_group() -> None:
     text = (ROOT / "docs" / "speed.md").read_text()
     shown = {match[1] for match in report.MARKS.findall(text)}
-    assert shown == {*GROUPS, "run", "claims", "figure"}
+    assert shown == {*GROUPS, "run", "machines", "claims", "figure"}
 
 
-def test_figure_is_of_these_results() -> None:
-    result = report.load()
-    assert report.FIGURE.is_file() == (result is not None)
-    if result is not None:
-        assert figure.digest(result) in report.FIGURE.read_text()
+@pytest.mark.parametrize("path", report.others(), ids=lambda path: path.stem)
+def test_another_machine_has_the_page_with_its_numbers(path: Path) -> None:
+    page = report.page_of(path)
+    assert page.read_text() == report.other_page(path)
+    assert f"({page.name})" in report.SPEED.read_text()
+    assert report.link(page, report.figure_of(path)) in page.read_text()
+
+
+@pytest.mark.parametrize("path", [report.RESULT, *report.others()], ids=lambda path: path.stem)
+def test_figure_is_of_these_results(path: Path) -> None:
+    result = report.load(path)
+    assert result is not None
+    assert figure.digest(result) in report.figure_of(path).read_text()
 
 
 def test_constants_named_in_the_kernels_page_are_those_of_the_core() -> None:
