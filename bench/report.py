@@ -287,14 +287,15 @@ def main() -> int:
     """Write the pages and the figures."""
     from bench import figure
 
-    results = {path: load(path) for path in (RESULT, *others())}
-    for path, result in results.items():
-        if result is None:
+    results = {}
+    for path in (RESULT, *others()):
+        if (result := load(path)) is None:
             print(f"bench: {path} is not there; run make bench", file=sys.stderr)
             return 2
         if why := unfit(result):
             print(f"bench: {path.name} is not published: {why}", file=sys.stderr)
             return 2
+        results[path] = result
     written = [*map(figure_of, results), *PAGES, *map(page_of, others())]
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     for path, result in results.items():
