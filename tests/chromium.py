@@ -72,7 +72,6 @@ def opened_fixture(browser, tmp_path):
 def settle(tab) -> None:
     """Wait for the drawing that the last action asked for."""
     tab.evaluate("new Promise(d => requestAnimationFrame(() => requestAnimationFrame(d)))")
-    tab.wait_for_function("!modules['main.js'].behind()")
 
 
 def press(tab, *keys) -> None:

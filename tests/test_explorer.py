@@ -51,7 +51,7 @@ LAYERS = {
 def test_the_numbers_on_the_page_are_the_traces(make, opened) -> None:
     layer = make()
     trace = traced(layer, B=2)
-    tab = opened(trace, tokens=[CHARACTERS, CHARACTERS[::-1]])
+    tab = opened(trace, tokens=[CHARACTERS, CHARACTERS[::-1]], viewport=(1280, 4000))
     pick = np.random.default_rng(0)
     trace = trace.to_numpy()
     L, D, T, B, H = trace.c.shape

@@ -66,7 +66,11 @@ def test_the_text_wears_the_colours_of_the_unit(opened) -> None:
     trace = traced(gatewise.LSTM(4, 6))
     tab = opened(trace, tokens=CHARACTERS, at="#unit=3&field=o&t=0", viewport=(1280, 2400))
     tab.wait_for_timeout(300)
-    widths = tab.evaluate("document.getElementById('text').getContext('2d').measureText('i').width")
+    widths = tab.evaluate(
+        """() => { const c = document.createElement("canvas").getContext("2d");
+        c.font = "17px " + getComputedStyle(document.documentElement).getPropertyValue("--mono");
+        return c.measureText("i").width; }"""
+    )
     each = int(np.ceil(widths)) + 2
     for t in range(1, 10):
         want = colour(tab, "gate", 1, trace.o[0, 0, t, 0, 3].item())

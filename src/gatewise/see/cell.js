@@ -275,13 +275,3 @@ export function moments(cell, p, unit, last) {
   };
   return [join, forget, write, update, read];
 }
-
-// The largest terms of a sum, and the rest of it in one.
-export function largest(terms, count) {
-  const rest = terms.slice(count);
-  return {
-    top: terms.slice(0, count),
-    others: rest.length,
-    rest: rest.reduce((sum, term) => sum + term.part, 0),
-  };
-}

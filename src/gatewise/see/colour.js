@@ -51,10 +51,13 @@ function rgb([L, a, b]) {
   });
 }
 
-// 256 colours between stops: bytes r g b for each.
-export function ramp(hexes) {
+const NOWHERE = 256; // the place of NaN and infinity
+
+// 256 colours between stops, and one for what is no number: bytes r g b for each.
+function ramp(hexes, nowhere) {
   const labs = hexes.map(oklab);
-  const out = new Uint8Array(256 * 3);
+  const out = new Uint8Array(257 * 3);
+  out.set(nowhere, 3 * NOWHERE);
   for (let k = 0; k < 256; k++) {
     const place = (k / 255) * (labs.length - 1);
     const at = Math.min(labs.length - 2, Math.floor(place));
@@ -65,7 +68,8 @@ export function ramp(hexes) {
 
 const ramps = {};
 for (const theme of Object.keys(stops)) {
-  ramps[theme] = { gate: ramp(stops[theme].gate), signed: ramp(stops[theme].signed) };
+  const { gate, signed } = stops[theme];
+  ramps[theme] = { gate: ramp(gate, bad[theme]), signed: ramp(signed, bad[theme]) };
 }
 
 // A scale: how a number becomes a place among 256 colours, zero + gain * v, and back.
@@ -84,8 +88,6 @@ export function scale(kind, limit = 1, power = 1) {
     value: (k) => limit * (power === 1 ? k / 127.5 - 1 : (k / 127.5 - 1) ** 3),
   };
 }
-
-const NOWHERE = 256; // the place of NaN and infinity
 
 const nearest = (k) => (!Number.isFinite(k) ? NOWHERE : k < 0 ? 0 : k >= 255 ? 255 : Math.floor(k));
 
@@ -107,36 +109,9 @@ function cubic({ gain }, v) {
   return k < 255 && float[0] >= edge * edge * edge ? k + 1 : k;
 }
 
+// The place of a value among the colours of its scale.
 const placing = (scaled) => (scaled.power === 1 ? linear : cubic);
-
-// The 256 colours as pixels of an ImageData (little-endian), and one more for NaN.
-const pixels = new Map();
-export function palette(theme, kind) {
-  const key = `${theme} ${kind}`;
-  if (!pixels.has(key)) {
-    const table = ramps[theme][kind];
-    const out = new Uint32Array(257);
-    const pixel = (r, g, b) => (255 << 24) | (b << 16) | (g << 8) | r;
-    for (let k = 0; k < 256; k++) out[k] = pixel(table[3 * k], table[3 * k + 1], table[3 * k + 2]);
-    out[NOWHERE] = pixel(...bad[theme]);
-    pixels.set(key, out);
-  }
-  return pixels.get(key);
-}
-
-// Colours values into pixels[at], pixels[at + by], ...
-export function paint(pixels, at, by, values, theme, scaled) {
-  const colours = palette(theme, scaled.kind);
-  const place = placing(scaled);
-  for (let k = 0; k < values.length; k++) pixels[at + k * by] = colours[place(scaled, values[k])];
-}
-
-export function colour(theme, scaled, v) {
-  const k = placing(scaled)(scaled, v);
-  if (k === NOWHERE) return `rgb(${bad[theme].join(" ")})`;
-  const table = ramps[theme][scaled.kind];
-  return `rgb(${table[3 * k]} ${table[3 * k + 1]} ${table[3 * k + 2]})`;
-}
+export const placeOf = (scaled, v) => placing(scaled)(scaled, v);
 
 const luminance = (r, g, b) => {
   const [R, G, B] = [r, g, b].map((v) => {
@@ -146,12 +121,51 @@ const luminance = (r, g, b) => {
   return 0.2126 * R + 0.7152 * G + 0.0722 * B;
 };
 
-// Black or white, whichever reads better on a colour "rgb(r g b)": 4.5 to 1 or better.
-const inks = new Map();
-export function inkOn(fill) {
-  if (!inks.has(fill)) {
-    const L = luminance(...fill.match(/\d+/g).map(Number));
-    inks.set(fill, (L + 0.05) / 0.05 > 1.05 / (L + 0.05) ? "#000000" : "#ffffff");
+// A place of a scale as bytes: its colour, and the ink on it, black or white, whichever reads better: 4.5
+// to 1 or better.
+function written(theme, kind, k) {
+  const rgb = ramps[theme][kind].subarray(3 * k, 3 * k + 3);
+  const L = luminance(...rgb) + 0.05;
+  return { fill: rgb, ink: L / 0.05 > 1.05 / L ? [0, 0, 0] : [255, 255, 255] };
+}
+
+// The 256 colours as pixels of an ImageData (little-endian), and one more for NaN; and the ink on each.
+const palettes = new Map();
+export function palette(theme, kind) {
+  const key = `${theme} ${kind}`;
+  if (!palettes.has(key)) {
+    const made = { fill: new Uint32Array(257), ink: new Uint32Array(257) };
+    for (let k = 0; k < 257; k++) {
+      for (const [name, [r, g, b]] of Object.entries(written(theme, kind, k)))
+        made[name][k] = (255 << 24) | (b << 16) | (g << 8) | r;
+    }
+    palettes.set(key, made);
   }
-  return inks.get(fill);
+  return palettes.get(key);
+}
+
+// Colours values into pixels[at], pixels[at + by], ...
+export function paint(pixels, at, by, values, theme, scaled) {
+  const { fill } = palette(theme, scaled.kind);
+  const place = placing(scaled);
+  for (let k = 0; k < values.length; k++) pixels[at + k * by] = fill[place(scaled, values[k])];
+}
+
+const css = ([r, g, b]) => `rgb(${r} ${g} ${b})`;
+
+// A colour for canvas, and the ink on it.
+export const colour = (theme, scaled, v) => css(written(theme, scaled.kind, placeOf(scaled, v)).fill);
+export const inkOn = (theme, scaled, v) => css(written(theme, scaled.kind, placeOf(scaled, v)).ink);
+
+// The same for markup, in both themes: to change the theme is then a matter of style alone.
+const both = new Map();
+export function markup(scaled, v) {
+  const k = placeOf(scaled, v);
+  const key = `${scaled.kind} ${k}`;
+  if (!both.has(key)) {
+    const [light, dark] = ["light", "dark"].map((theme) => written(theme, scaled.kind, k));
+    const pair = (name) => `light-dark(${css(light[name])}, ${css(dark[name])})`;
+    both.set(key, { fill: pair("fill"), ink: pair("ink") });
+  }
+  return both.get(key);
 }

@@ -14,11 +14,12 @@ export function curves(host, app) {
   const canvas = el("canvas", { id: "curves", role: "img" });
   host.append(canvas);
   let drawn = ""; // what the last drawing showed
+  let right = RIGHT;
   canvas.addEventListener("click", (event) => {
     const box = canvas.getBoundingClientRect();
     const [a, b] = app.state.win;
     const t =
-      a + Math.floor(((event.clientX - box.left - LEFT) / (box.width - LEFT - RIGHT)) * (b - a));
+      a + Math.floor(((event.clientX - box.left - LEFT) / (box.width - LEFT - right)) * (b - a));
     if (t >= a && t < b) app.set({ t, playing: false });
   });
 
@@ -30,7 +31,7 @@ export function curves(host, app) {
     if (outer <= LEFT + RIGHT || key === drawn) return;
     drawn = key;
     const narrow = outer < 560;
-    const right = narrow ? 96 : RIGHT;
+    right = narrow ? 96 : RIGHT;
     const width = outer - LEFT - right;
     const [a, b] = s.win;
     const gates = ["f", "i", "o"].filter((gate) => !welded(cell, gate));

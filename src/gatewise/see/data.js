@@ -3,23 +3,50 @@
 
 import { welded } from "./cell.js";
 
-// A base64 block of little-endian float32 as a typed array.
-export function decode(text) {
-  if (Uint8Array.fromBase64) return new Float32Array(Uint8Array.fromBase64(text.trim()).buffer);
-  const raw = atob(text.trim());
-  const bytes = new Uint8Array(raw.length);
-  for (let k = 0; k < raw.length; k++) bytes[k] = raw.charCodeAt(k);
+// Runs a generator to its end: what it returns.
+export function finish(making) {
+  let step;
+  do step = making.next();
+  while (!step.done);
+  return step.value;
+}
+
+const PIECE = 1 << 16; // characters of base64, a multiple of 4
+
+// A base64 block of little-endian float32 as a typed array, with a place to stop after each piece.
+export function* decode(text) {
+  const last = text.endsWith("==") ? 2 : text.endsWith("=") ? 1 : 0;
+  const bytes = new Uint8Array((text.length / 4) * 3 - last);
+  for (let from = 0; from < text.length; from += PIECE) {
+    const piece = text.slice(from, from + PIECE);
+    const here = bytes.subarray((from / 4) * 3);
+    if (here.setFromBase64) here.setFromBase64(piece);
+    else {
+      const raw = atob(piece);
+      for (let k = 0; k < raw.length; k++) here[k] = raw.charCodeAt(k);
+    }
+    yield;
+  }
   return new Float32Array(bytes.buffer);
 }
 
-// The page's numbers: its description, and blocks decoded when first asked for.
+// The page's numbers: its description, and blocks decoded when first asked for, or ahead of that by
+// `decoding`, step by step.
 export function openPage(meta, read) {
   const blocks = new Map();
+  const begun = new Map();
+  function* opening(id) {
+    blocks.set(id, yield* decode(read(id)));
+  }
+  const decoding = (id) => {
+    if (!begun.has(id)) begun.set(id, opening(id));
+    return begun.get(id);
+  };
   const block = (id) => {
-    if (!blocks.has(id)) blocks.set(id, decode(read(id)));
+    if (!blocks.has(id)) finish(decoding(id));
     return blocks.get(id);
   };
-  return { meta, block, filled: new Map() };
+  return { meta, block, decoding, filled: new Map() };
 }
 
 export const model = (page, s) => page.meta.models[s.model];
@@ -100,24 +127,47 @@ export const activations = {
   zero: () => 0,
 };
 
+const NAMED = 5; // so many terms of a sum are told apart
+
+// The products weight * value of a sum as they come: the largest in order, and the others in one.
+// A product that is not a number counts as the largest.
+function products() {
+  const all = { top: [], others: 0, rest: 0 };
+  const size = (part) => (Number.isNaN(part) ? Infinity : Math.abs(part));
+  const leave = (part) => {
+    all.others += 1;
+    all.rest += part;
+  };
+  const add = (kind, index, weight, value) => {
+    const part = weight * value;
+    const { top } = all;
+    if (part === 0) return part;
+    if (top.length === NAMED && size(part) <= size(top[NAMED - 1].part)) {
+      leave(part);
+      return part;
+    }
+    let at = top.length;
+    while (at > 0 && size(part) > size(top[at - 1].part)) at -= 1;
+    top.splice(at, 0, { kind, index, weight, value, part });
+    if (top.length > NAMED) leave(top.pop().part);
+    return part;
+  };
+  return { all, add };
+}
+
 // What one gate of unit u hears at step t: {x, h, bias, peep, z, terms}; null without weights.
-// terms: every product weight * value, largest first.
 export function hears(page, s, gate) {
   const { cell, weights, size } = model(page, s);
   const place = cell.gates.indexOf(gate);
   if (weights === null || place < 0) return null;
   const w = weights[s.layer][s.dir];
   const row = place * size.H + s.unit;
-  const terms = [];
+  const { all, add } = products();
   const product = (kind, block, values) => {
     const W = page.block(block);
     let sum = 0;
-    for (let k = 0; k < values.length; k++) {
-      const weight = W[row * values.length + k];
-      const part = weight * values[k];
-      sum += part;
-      if (part !== 0) terms.push({ kind, index: k, weight, value: values[k], part });
-    }
+    for (let k = 0; k < values.length; k++)
+      sum += add(kind, k, W[row * values.length + k], values[k]);
     return sum;
   };
   const x = product("x", w.W_ih, input(page, s, s.t));
@@ -131,12 +181,10 @@ export function hears(page, s, gate) {
     const weight = page.block(w.peep)["ifo".indexOf(gate) * size.H + s.unit];
     const seen =
       gate === "o" ? at(page, s, "c", s.t, s.unit) : stateBefore(page, s, "c", s.t)[s.unit];
-    peep = weight * seen;
-    terms.push({ kind: "c", index: s.unit, weight, value: seen, part: peep });
+    peep = add("c", s.unit, weight, seen);
   }
-  if (bias !== 0) terms.push({ kind: "bias", index: null, weight: bias, value: 1, part: bias });
-  terms.sort((a, b) => Math.abs(b.part) - Math.abs(a.part));
-  return { x, h, bias, peep, z: x + h + bias + peep, terms };
+  add("bias", null, bias, 1);
+  return { x, h, bias, peep, z: x + h + bias + peep, terms: all };
 }
 
 // Everything that happens to the chosen unit at the chosen step.
@@ -171,17 +219,16 @@ export function step(page, s) {
   };
 }
 
-// The parts of output p of a projection: its weights times what each unit shows, largest first.
+// The parts of output p of a projection: its weights times what each unit shows.
 export function projection(page, s) {
   const { cell, size, weights } = model(page, s);
   const W = page.block(weights[s.layer][s.dir].W_hr);
-  const terms = [];
+  const { all, add } = products();
   for (let u = 0; u < size.H; u++) {
-    const weight = W[s.out * size.H + u];
     const value = at(page, s, "o", s.t, u) * activations[cell.out](at(page, s, "c", s.t, u));
-    terms.push({ kind: "m", index: u, weight, value, part: weight * value });
+    add("m", u, W[s.out * size.H + u], value);
   }
-  return terms.sort((a, b) => Math.abs(b.part) - Math.abs(a.part));
+  return all;
 }
 
 // The order of the rows of a map, a permutation of 0 .. width - 1.

@@ -2,7 +2,8 @@
 // plain RNN is seen to be an LSTM with its gates welded.
 
 import { show, welded } from "./cell.js";
-import { colour, inkOn } from "./colour.js";
+import { markup } from "./colour.js";
+import { write } from "./paint.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -219,7 +220,7 @@ export function diagram(host, cell, reverse, projected) {
     ...numbers.map((n) => n.text),
   ];
 
-  return function draw(p, { scaleOf, theme, moment, playing, word, unit }) {
+  return function draw(p, { scaleOf, moment, playing, word, unit }) {
     const valueOf = (name) => {
       if (name.startsWith("z_")) return p.heard[name[2]] ? p.heard[name[2]].z : NaN;
       return p[name];
@@ -230,23 +231,24 @@ export function diagram(host, cell, reverse, projected) {
       wire.core.style.stroke = vector
         ? "var(--bus)"
         : wire.name.startsWith("peep")
-          ? colour(theme, scaleOf("c"), wire.name === "peep" ? p.cBefore : p.c)
-          : colour(theme, scaleOf(wire.name), valueOf(wire.name));
+          ? markup(scaleOf("c"), wire.name === "peep" ? p.cBefore : p.c).fill
+          : markup(scaleOf(wire.name), valueOf(wire.name)).fill;
     }
     for (const [gate, parts] of Object.entries(gates)) {
       if (parts.ghost) continue;
-      const fill = colour(theme, scaleOf(gate), p[gate]);
+      const { fill, ink } = markup(scaleOf(gate), p[gate]);
       parts.box.style.fill = fill;
-      parts.label.style.fill = parts.under.style.fill = inkOn(fill);
+      parts.label.style.fill = parts.under.style.fill = ink;
       const heard = p.heard[gate];
       if (heard)
-        parts.under.textContent = marks[cell[gate]]
-          ? `${marks[cell[gate]]}(${show(heard.z)})`
-          : show(heard.z);
+        write(
+          parts.under,
+          marks[cell[gate]] ? `${marks[cell[gate]]}(${show(heard.z)})` : show(heard.z),
+        );
     }
     for (const { name, text } of numbers) {
       const v = valueOf(name);
-      text.textContent = Number.isNaN(v) ? "" : show(v);
+      write(text, Number.isNaN(v) ? "" : show(v));
       text.dataset.value = v;
     }
     for (const part of all) {
@@ -259,9 +261,11 @@ export function diagram(host, cell, reverse, projected) {
         playing && moment !== null && part.dataset.when.split(" ").includes(moment),
       );
     }
-    token.textContent = word;
-    title.textContent =
+    write(token, word);
+    write(
+      title,
       `Structure of the cell with the values of unit ${unit}: ` +
-      numbers.map(({ name, text }) => `${name} ${text.textContent}`).join(", ");
+        numbers.map(({ name, text }) => `${name} ${text.textContent}`).join(", "),
+    );
   };
 }

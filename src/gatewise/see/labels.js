@@ -76,7 +76,6 @@ export function labels(app, remember) {
       button.tabIndex = button.value === s.field ? 0 : -1;
     }
     chooser(app, s);
-    table(app, s);
     clearTimeout(rest);
     if (!s.playing) {
       rest = setTimeout(() => {
@@ -92,7 +91,7 @@ export function labels(app, remember) {
 }
 
 // The table of exact numbers, with the line of Python that gives each.
-function table(app, s) {
+export function table(app, s) {
   const { page } = app;
   const lanePath = `l${s.layer}.${s.dir === 1 ? "reverse" : "fwd"}`;
   const batch = page.meta.batch[s.batch];

@@ -3,7 +3,7 @@
 
 import { scale } from "./colour.js";
 import { model, run } from "./data.js";
-import { axis, el, fit, heat, store } from "./paint.js";
+import { axis, el, fit, gallery } from "./paint.js";
 
 export function lanes(host, app) {
   const bar = el("div", { className: "lane-bar" });
@@ -21,7 +21,7 @@ export function lanes(host, app) {
   const caption = el("p", { className: "caption" });
   host.append(bar, canvas, caption);
   let timer = null;
-  const kept = store(24);
+  const images = [gallery(12), gallery(12)]; // of each direction
 
   const stop = () => {
     clearInterval(timer);
@@ -54,35 +54,27 @@ export function lanes(host, app) {
   const rowsOf = (width) => Array.from({ length: width }, (_, k) => k);
   const scaleOf = (s, d, name) => scale("signed", app.limit({ ...s, dir: d }, name));
 
-  // All of a lane at the size it is shown.
+  // All of a lane, for a place of that size.
   function image(s, d, theme, width, height) {
-    return kept([s.model, s.batch, s.layer, d, theme, width, height].join(), () => {
-      const values = app.field({ ...s, dir: d }, "h");
-      const T = values.data.length / values.width;
-      return heat(values, rowsOf(values.width), 0, T, scaleOf(s, d, "h"), theme, width, height);
-    });
+    const key = ["h", s.model, s.batch, s.layer, d, theme, width, height].join();
+    const values = app.field({ ...s, dir: d }, "h");
+    const T = values.data.length / values.width;
+    const then = s.printing ? null : () => draw(app.state);
+    const how = [rowsOf(values.width), 0, T, scaleOf(s, d, "h"), theme, width, height];
+    return images[d](key, then, values, ...how);
   }
 
   // Where a lane ended, h_n or c_n; null if the cell has no such state.
   function ending(s, d, name, theme, width, height) {
     const block = run(app.page, s).lanes[s.layer][d][name];
     if (block === null) return null;
-    return kept([name, s.model, s.batch, s.layer, d, theme, width, height].join(), () => {
-      const data = app.page.block(block);
-      return heat(
-        { data, width: data.length },
-        rowsOf(data.length),
-        0,
-        1,
-        scaleOf(s, d, name[0]),
-        theme,
-        width,
-        height,
-      );
-    });
+    const key = [name, s.model, s.batch, s.layer, d, theme, width, height].join();
+    const data = app.page.block(block);
+    const how = [rowsOf(data.length), 0, 1, scaleOf(s, d, name[0]), theme, width, height];
+    return images[d](key, null, { data, width: data.length }, ...how);
   }
 
-  return function draw(s) {
+  function draw(s) {
     const { size } = model(app.page, s);
     const T = run(app.page, s).T;
     const clock = Math.min(s.clock, T);
@@ -325,5 +317,7 @@ export function lanes(host, app) {
       );
       canvas.ariaLabel = `One lane over ${T} steps, left to right; its hidden states are the output, and its last one is h_n ${k}.`;
     }
-  };
+  }
+
+  return draw;
 }

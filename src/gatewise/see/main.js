@@ -4,6 +4,7 @@ import { scale } from "./colour.js";
 import { kind, show, welded } from "./cell.js";
 import {
   field,
+  finish,
   input,
   lane,
   model,
@@ -24,7 +25,7 @@ import { lanes } from "./lanes.js";
 import { reaching } from "./reach.js";
 import { brief, slices } from "./paint.js";
 import { SORTS, controls } from "./controls.js";
-import { labels } from "./labels.js";
+import { labels, table } from "./labels.js";
 
 const $ = (id) => document.getElementById(id);
 const page = openPage(JSON.parse($("meta").textContent), (id) => $(`b${id}`).textContent);
@@ -195,7 +196,8 @@ const parts = [
   ["unit-text", text($("unit-text"), app)],
   ["directions", lanes($("lane-view"), app)],
   ["gradient", reaching($("reach-view"), app)],
-].map(([id, drawPart]) => ({ place: $(id), draw: drawPart, near: false, stale: 1 }));
+  ["numbers", (s) => table(app, s)],
+].map(([id, drawPart]) => ({ place: $(id), draw: drawPart, near: false, stale: true }));
 
 const watch = new IntersectionObserver(
   (entries) => {
@@ -212,44 +214,29 @@ for (const part of parts) {
   else watch.observe(part.place);
 }
 
-// The bar and the first part on screen are drawn at once, the others too while there is time before the
-// frame, those first that waited longest; what is left comes after it. stale: when a part last agreed
-// with the state, 0 if it does.
-const ENOUGH = 8; // milliseconds
-const later = slices();
-
 function* drawing(which) {
-  const left = parts.filter((part) => part.stale > 0 && which(part));
-  for (const part of left.sort((p, q) => p.stale - q.stale)) {
+  for (const part of parts) {
+    if (!part.stale || !which(part)) continue;
     part.draw(state);
-    part.stale = 0;
+    part.stale = false;
     yield;
   }
 }
 
 function refresh(all = false) {
-  const end = performance.now() + ENOUGH;
-  const making = drawing((part) => part.near || all);
-  for (let drawn = 1; !making.next().done; drawn++) {
-    if (all || drawn < 2 || performance.now() < end) continue;
-    later(making, () => {});
-    return;
-  }
+  finish(drawing((part) => part.near || all));
 }
 
-export const behind = () => parts.some((part) => part.near && part.stale > 0);
-
-// The numbers that a key may ask for next, one block at a time, and the limits of their scales.
+// The numbers that a key may ask for next.
 const decoded = slices();
 let ready = null; // the run whose numbers are decoded, or about to be
 
 function* blocks({ lanes }) {
   for (const one of [lane(page, state), ...lanes.flat()]) {
     for (const refs of [one.value, one.grad ?? {}]) {
-      for (const ref of Object.values(refs)) if (typeof ref === "number") yield page.block(ref);
+      for (const ref of Object.values(refs)) if (typeof ref === "number") yield* page.decoding(ref);
     }
   }
-  for (const grad of [false, true]) for (const name of "ifgoch") yield app.limit(state, name, grad);
 }
 
 // While nothing happens: the parts off screen.
@@ -286,13 +273,12 @@ function cellView() {
     made = place;
     const playing = s.playing && !calm.matches;
     const key = [place, s.batch, s.layer, s.t, s.unit, s.out, s.moment];
-    key.push(app.theme(), s.printing, playing);
+    key.push(s.printing, playing);
     if (drawn === key.join()) return; // only the map changed
     drawn = key.join();
     const p = step(page, s);
     structure(p, {
       scaleOf: app.scaleOf,
-      theme: app.theme(),
       moment: state.printing ? null : MOMENTS[s.moment],
       playing,
       word: word(s),
@@ -316,7 +302,7 @@ function draw() {
   const s = state;
   document.documentElement.dataset.theme = app.theme();
   document.documentElement.classList.toggle("playing", s.playing && !calm.matches);
-  for (const part of parts) part.stale ||= performance.now();
+  for (const part of parts) part.stale = true;
   describe(s, word(s));
   refresh(s.printing);
   if (ready !== run(page, s)) decoded(blocks((ready = run(page, s))), () => {});

@@ -3,11 +3,10 @@
 import { colour, palette } from "./colour.js";
 import { names, show } from "./cell.js";
 import { before, field, lane, order, run, shown } from "./data.js";
-import { axis, brief, el, fit, heat, heating, slices, store } from "./paint.js";
+import { axis, brief, el, fit, gallery, picture } from "./paint.js";
 
 const LEFT = 46;
 const BOTTOM = 24;
-const SOON = 40_000; // so many values are drawn within a frame
 
 export function map(host, app) {
   const frame = el("div", { className: "map-frame" });
@@ -21,8 +20,7 @@ export function map(host, app) {
   const legend = el("div", { className: "legend" });
   host.append(frame, legend);
   let at = null; // what the pointer is on: {row, t}
-  const kept = store(4); // whole images: as large as the map, up to some megabytes each
-  const finish = slices();
+  const image = gallery(4); // each up to some megabytes
   let drawn = null; // the geometry and values of the last drawing
 
   const hit = (event) => {
@@ -134,12 +132,10 @@ export function map(host, app) {
   function drawLegend(scaled, s) {
     const bar = el("canvas", { ariaHidden: "true" });
     const context = fit(bar, 180, 10);
-    const colours = palette(app.theme(), scaled.kind);
+    const colours = palette(app.theme(), scaled.kind).fill;
     const image = new ImageData(256, 1);
     new Uint32Array(image.data.buffer).set(colours.subarray(0, 256));
-    const strip = new OffscreenCanvas(256, 1);
-    strip.getContext("2d").putImageData(image, 0, 0);
-    context.drawImage(strip, 0, 0, 180, 10);
+    context.drawImage(picture(image), 0, 0, 180, 10);
     const text = (place) => el("span", {}, show(scaled.value(place)));
     const marks =
       scaled.kind === "gate"
@@ -187,32 +183,17 @@ export function map(host, app) {
     return { key, a, b, rows, width, height, values, scaled: app.scale(s), s: { ...s } };
   }
 
-  // Draws the whole image at once, where it is known or soon made; else a coarse one for the next
-  // frame, of every by-th step and row, and the whole one when it is done.
   function drawImage({ key, a, b, rows, width, height, values, scaled, s }) {
-    const how = [scaled, app.theme(), width, height];
-    const put = (image) => {
-      const context = canvas.getContext("2d");
-      context.drawImage(image, LEFT, 0, width, height);
-      context.strokeStyle = app.style().line;
-      context.strokeRect(LEFT + 0.5, 0.5, width - 1, height - 1);
+    const again = () => {
+      if (drawn.key === key) drawImage(drawn);
     };
-    const by = Math.ceil(Math.sqrt(((b - a) * rows.length) / SOON));
-    const coarse = by > 1 && !kept.has(key) && !s.printing;
-    canvas.ariaBusy = String(coarse);
-    if (!coarse) {
-      put(kept(key, () => heat(values, rows, a, b, ...how)));
-      return;
-    }
-    const fewer = { data: values.data, width: by * values.width };
-    const some = rows.filter((_, r) => r % by === 0);
-    put(heat(fewer, some, Math.ceil(a / by), Math.ceil(b / by), ...how));
-    finish(heating(values, rows, a, b, ...how), (image) => {
-      kept(key, () => image);
-      if (drawn.key !== key) return;
-      put(image);
-      canvas.ariaBusy = "false";
-    });
+    const then = s.printing ? null : again;
+    const made = image(key, then, values, rows, a, b, scaled, app.theme(), width, height);
+    const context = canvas.getContext("2d");
+    context.drawImage(made, LEFT, 0, width, height);
+    context.strokeStyle = app.style().line;
+    context.strokeRect(LEFT + 0.5, 0.5, width - 1, height - 1);
+    canvas.ariaBusy = String(!image.has(key));
   }
 
   function draw(s) {

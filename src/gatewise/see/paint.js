@@ -1,7 +1,7 @@
 // Drawing on canvas that several parts share: sharp canvases, maps of values, axes of steps.
 
 import { paint } from "./colour.js";
-import { means } from "./data.js";
+import { finish, means } from "./data.js";
 
 // An element with properties and children; text children are text, never markup.
 export function el(tag, properties = {}, ...children) {
@@ -14,9 +14,12 @@ export function el(tag, properties = {}, ...children) {
   return made;
 }
 
-// Text that stays is left alone: the page need not be laid out again for it.
+// Text that stays is left alone, and other text takes its place in the same node: an element need not
+// be styled and laid out again for it.
 export function write(element, text) {
-  if (element.textContent !== text) element.textContent = text;
+  const node = element.firstChild;
+  if (node === null) element.textContent = text;
+  else if (node.data !== text) node.data = text;
 }
 
 // A cleared context in CSS pixels, as sharp as the screen.
@@ -31,21 +34,21 @@ export function fit(canvas, width, height) {
   const context = canvas.getContext("2d");
   context.reset(); // clearRect would, on paper, wipe out what lies under this canvas too
   context.scale(ratio, ratio);
+  context.imageSmoothingEnabled = false; // an image here is made of values
   return context;
 }
 
-// Values of steps a .. b - 1 as an image of a size in CSS pixels: a column a step, row r the unit
-// rows[r]. Where there are more values than pixels a pixel is their mean, never a mix of colours.
-export function heat(...how) {
-  const making = heating(...how);
-  for (;;) {
-    const { done, value } = making.next();
-    if (done) return value;
-  }
+// Pixels as something that can be drawn.
+export function picture(image) {
+  const made = new OffscreenCanvas(image.width, image.height);
+  made.getContext("2d").putImageData(image, 0, 0);
+  return made;
 }
 
-// The same image, with a place to stop after each column.
-export function* heating(values, rows, a, b, scaled, theme, across, down) {
+// Values of steps a .. b - 1 as an image, a pixel a value: a column a step, row r the unit rows[r]. Where
+// there are more values than pixels in a place of across * down CSS pixels, a pixel is their mean, never
+// a mix of colours. With a place to stop after each column.
+export function* heat(values, rows, a, b, scaled, theme, across, down) {
   const ratio = window.devicePixelRatio || 1;
   const [wide, tall] = [across, down].map((size) => Math.max(1, Math.round(size * ratio)));
   const [n, m] = [Math.min(b - a, wide), Math.min(rows.length, tall)];
@@ -55,14 +58,31 @@ export function* heating(values, rows, a, b, scaled, theme, across, down) {
     paint(out, column, n, one, theme, scaled);
     yield;
   }
-  const small = new OffscreenCanvas(n, m);
-  small.getContext("2d").putImageData(image, 0, 0);
-  if (n === wide && m === tall) return small;
-  const full = new OffscreenCanvas(wide, tall);
-  const context = full.getContext("2d");
-  context.imageSmoothingEnabled = false;
-  context.drawImage(small, 0, 0, wide, tall);
-  return full;
+  return picture(image);
+}
+
+const SOON = 100_000; // so many values are drawn within a frame
+
+// Images of values, kept by key. image(key, then, ...as for heat): the whole image at once if it is known
+// or soon made, or if `then` is null; else a coarse one, of every by-th step and row, and then() is called
+// when the whole one is there.
+export function gallery(most) {
+  const kept = store(most);
+  const whole = slices();
+  const image = (key, then, values, rows, a, b, ...how) => {
+    const by = Math.ceil(Math.sqrt(((b - a) * rows.length) / SOON));
+    if (by <= 1 || then === null || kept.has(key))
+      return kept(key, () => finish(heat(values, rows, a, b, ...how)));
+    whole(heat(values, rows, a, b, ...how), (made) => {
+      kept(key, () => made);
+      then();
+    });
+    const fewer = { data: values.data, width: by * values.width };
+    const some = rows.filter((_, r) => r % by === 0);
+    return finish(heat(fewer, some, Math.ceil(a / by), Math.ceil(b / by), ...how));
+  };
+  image.has = kept.has;
+  return image;
 }
 
 // What was made under a key, made once; of too many, the one asked for longest ago leaves.
@@ -152,9 +172,8 @@ export function brief(token) {
 
 // A curve. More points than pixels become, in each pixel, the range that they cross.
 export function curve(context, values, a, b, xOf, yOf) {
-  const pixels = Math.floor(Math.abs(xOf(b) - xOf(a)));
-  if (b - a > 0.75 * pixels || b - a > 1500) {
-    crowd(context, values, a, b, xOf, yOf, pixels);
+  if (b - a > 0.75 * Math.abs(xOf(b) - xOf(a)) || b - a > 1500) {
+    crowd(context, values, a, b, xOf, yOf);
     return;
   }
   // A long line that turns at every point takes canvas six times as long as its pieces; those may not
@@ -178,19 +197,28 @@ export function curve(context, values, a, b, xOf, yOf) {
   context.lineCap = "butt";
 }
 
-// Upright bars: a long line with thousands of corners is what canvas is slowest at.
-function crowd(context, values, a, b, xOf, yOf, pixels) {
-  const by = (b - a) / pixels;
-  context.fillStyle = context.strokeStyle;
-  let last = NaN;
+// Upright strokes in one path: canvas takes fifteen times as long for as many rectangles, and longer
+// still for a line with as many corners.
+function crowd(context, values, a, b, xOf, yOf) {
+  const pixels = Math.floor(Math.abs(xOf(b) - xOf(a)));
+  const from = (k) => a + Math.floor((k * (b - a)) / pixels);
+  context.save();
+  context.setLineDash([]);
+  context.lineWidth = 1;
+  context.beginPath();
+  let last = NaN; // a stroke begins where the one before it ended
   for (let k = 0; k < pixels; k++) {
     let [low, high] = Number.isFinite(last) ? [last, last] : [Infinity, -Infinity];
-    const end = Math.min(b, Math.max(a + Math.floor(k * by) + 1, a + Math.floor((k + 1) * by)));
-    for (let t = a + Math.floor(k * by); t < end; t++) {
+    for (let t = from(k); t < Math.max(from(k) + 1, from(k + 1)); t++) {
       last = yOf(values[t]);
       if (last < low) low = last;
       if (last > high) high = last;
     }
-    if (low <= high) context.fillRect(Math.floor(xOf(a)) + k, low - 0.75, 1, high - low + 1.5);
+    if (!(low <= high)) continue;
+    const x = Math.floor(xOf(a)) + k + 0.5;
+    context.moveTo(x, low - 0.75);
+    context.lineTo(x, high + 0.75);
   }
+  context.stroke();
+  context.restore();
 }

@@ -1,14 +1,14 @@
 // The five moments of a step: a stepper, and one panel for each.
 
-import { largest, moments, names, show } from "./cell.js";
+import { moments, names, show } from "./cell.js";
 import { activations, projection } from "./data.js";
-import { colour, inkOn, scale } from "./colour.js";
+import { markup, scale } from "./colour.js";
 import { brief, el } from "./paint.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
 // The curve of an activation with the point where this gate stands on it.
-function valve(activation, z, value, fill) {
+function valve(activation, heard, value, fill) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", "0 0 150 62");
   svg.setAttribute("class", "valve");
@@ -26,12 +26,12 @@ function valve(activation, z, value, fill) {
   };
   add("path", { d: `M5 ${y(0)}H145M75 6V56`, class: "valve-axis" });
   let d = "";
-  for (let k = -60; k <= 60; k++)
-    d += `${k === -60 ? "M" : "L"}${x(k / 10).toFixed(1)} ${y(activations[activation](k / 10)).toFixed(1)}`;
+  for (let z = -6; z <= 6; z += 0.25)
+    d += `${d === "" ? "M" : "L"}${x(z).toFixed(1)} ${y(activations[activation](z)).toFixed(1)}`;
   add("path", { d, class: "valve-curve" });
-  if (Number.isNaN(z)) return svg; // there is no such point
-  add("path", { d: `M${x(z)} ${y(0)}V${y(value)}`, class: "valve-drop" });
-  add("circle", { cx: x(z), cy: y(value), r: 5.5, class: "valve-dot" }).style.fill = fill;
+  if (Number.isNaN(heard)) return svg; // there is no such point
+  add("path", { d: `M${x(heard)} ${y(0)}V${y(value)}`, class: "valve-drop" });
+  add("circle", { cx: x(heard), cy: y(value), r: 5.5, class: "valve-dot" }).style.fill = fill;
   return svg;
 }
 
@@ -94,8 +94,7 @@ export function process(host, app) {
     return box;
   }
 
-  function contributions(terms, s, p, heading) {
-    const { top, others, rest } = largest(terms, 5);
+  function contributions({ top, others, rest }, s, p, heading) {
     const limit = peak([...top.map((term) => term.part), rest], 1e-9);
     const rows = top.map((term) => ({
       label: label(term, s, p),
@@ -106,7 +105,7 @@ export function process(host, app) {
     return el("div", { className: "why" }, el("h4", {}, heading), bars(rows, limit, "terms"));
   }
 
-  function gateBlock(gate, s, p, cell, theme) {
+  function gateBlock(gate, s, p, cell) {
     const heard = p.heard[gate];
     if (heard === null)
       return el(
@@ -119,7 +118,7 @@ export function process(host, app) {
       el(
         "div",
         { className: "gate-head" },
-        valve(cell[gate], heard.z, p[gate], colour(theme, app.scaleOf(gate), p[gate])),
+        valve(cell[gate], heard.z, p[gate], markup(app.scaleOf(gate), p[gate]).fill),
         el(
           "p",
           {},
@@ -180,7 +179,7 @@ export function process(host, app) {
     const row = el("span", { className: "strip-cells" });
     for (let k = 0; k < Math.min(64, values.length); k++) {
       const cell = el("i", { title: `${name}[${k}] = ${show(values[k])}` });
-      cell.style.background = colour(app.theme(), scale("signed", limit), values[k]);
+      cell.style.background = markup(scale("signed", limit), values[k]).fill;
       if (k === mark) cell.className = "mark";
       row.append(cell);
     }
@@ -191,7 +190,6 @@ export function process(host, app) {
   }
 
   return function draw(s, p, cell) {
-    const theme = app.theme();
     const list = moments(cell, p, s.unit, app.last());
     panels.replaceChildren(
       ...list.map((moment, k) => {
@@ -218,9 +216,9 @@ export function process(host, app) {
             if (line.note) row.append(el("small", {}, ` ${line.note}`));
           }
           for (const chip of math.querySelectorAll("b.n")) {
-            const fill = colour(theme, app.scaleOf(chip.dataset.name), Number(chip.dataset.value));
+            const { fill, ink } = markup(app.scaleOf(chip.dataset.name), Number(chip.dataset.value));
             chip.style.background = fill;
-            chip.style.color = inkOn(fill);
+            chip.style.color = ink;
             chip.title = `${chip.dataset.name} = ${chip.dataset.value}`;
           }
           panel.append(math);
@@ -252,7 +250,7 @@ export function process(host, app) {
             ),
           );
         if (!moment.table) {
-          const blocks = moment.gates.map((gate) => gateBlock(gate, s, p, cell, theme));
+          const blocks = moment.gates.map((gate) => gateBlock(gate, s, p, cell));
           if (blocks.length > 0)
             panel.append(el("div", { className: `blocks of-${blocks.length}` }, ...blocks));
         }

@@ -4,7 +4,7 @@
 import { scale } from "./colour.js";
 import { distance, norms, run } from "./data.js";
 import { show } from "./cell.js";
-import { axis, curve, el, fit, heat, store } from "./paint.js";
+import { axis, curve, el, fit, gallery, store } from "./paint.js";
 
 const LEFT = 60;
 const RIGHT = 130;
@@ -38,7 +38,7 @@ export function reaching(host, app) {
   const mapsName = el("h3", {}, "The hidden states side by side");
   host.append(said, canvas, hint, mapsName, maps);
   const known = store(64);
-  const kept = store(8);
+  const images = app.page.meta.models.map(() => gallery(4));
 
   // the same place in another model: a layer and direction it has
   const there = (s, m) => {
@@ -77,10 +77,9 @@ export function reaching(host, app) {
       const top = m * (tall + 26) + 16;
       const rows = Array.from({ length: values.width }, (_, k) => k);
       const key = [m, place.batch, place.layer, place.dir, app.theme(), width].join();
-      const image = kept(key, () =>
-        heat(values, rows, 0, T, scale("signed", limit), app.theme(), width, tall),
-      );
-      context.drawImage(image, LEFT, top, width, tall);
+      const then = s.printing ? null : () => drawMaps(app.state);
+      const how = [rows, 0, T, scale("signed", limit), app.theme(), width, tall];
+      context.drawImage(images[m](key, then, values, ...how), LEFT, top, width, tall);
       context.strokeStyle = style.line;
       context.strokeRect(LEFT + 0.5, top + 0.5, width - 1, tall - 1);
       context.fillStyle = style.ink;

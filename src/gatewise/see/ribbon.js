@@ -1,9 +1,9 @@
 // The sequence: its tokens (those around the step, if there are many) or its series, and a scrubber.
 
-import { colour, inkOn } from "./colour.js";
+import { markup } from "./colour.js";
 import { among, show } from "./cell.js";
 import { run, series, shown, windowAround } from "./data.js";
-import { curve, el, fit, heat, store, visible, write } from "./paint.js";
+import { curve, el, fit, gallery, visible, write } from "./paint.js";
 
 export function ribbon(host, app) {
   const cells = el("div", { className: "cells" });
@@ -25,7 +25,8 @@ export function ribbon(host, app) {
   canvas.addEventListener("pointerdown", scrub);
   canvas.addEventListener("pointermove", scrub);
   let span = [0, 0];
-  const kept = store(6);
+  let said = ""; // what the cells show
+  const image = gallery(6);
 
   function drawSeries(s, T) {
     const width = app.width(host);
@@ -61,7 +62,7 @@ export function ribbon(host, app) {
     if (values !== null) {
       const key = shown(s, app.row(), app.theme(), width);
       context.drawImage(
-        kept(key, () => heat(values, [app.row()], 0, T, app.scale(), app.theme(), width, 10)),
+        image(key, null, values, [app.row()], 0, T, app.scale(), app.theme(), width, 10),
         0,
         plot + 3,
         width,
@@ -92,13 +93,15 @@ export function ribbon(host, app) {
       drawSeries(s, T);
       return;
     }
+    const key = shown(s, app.row(), s.t, app.width(host));
+    if (key === said) return;
+    said = key;
     const longest = words.reduce((most, w) => Math.min(12, Math.max(most, w.length)), 0);
     const least = longest <= 2 ? 30 : 9 * longest + 16;
     const fits = Math.max(3, Math.floor(app.width(host) / least));
     span = windowAround(span, fits, s.t, T);
     const values = series(app.page, s, s.field, app.row(), s.grad);
     const scaled = app.scale();
-    const theme = app.theme();
     const [a, b] = span;
     while (cells.children.length > b - a) cells.lastChild.remove();
     while (cells.children.length < b - a)
@@ -111,9 +114,9 @@ export function ribbon(host, app) {
       write(cell.firstChild, visible(words[t]));
       write(cell.lastChild, T <= fits || t % 5 === 0 || t === s.t ? String(t) : "");
       if (values === null) continue;
-      const fill = colour(theme, scaled, values[t]);
+      const { fill, ink } = markup(scaled, values[t]);
       cell.firstChild.style.background = fill;
-      cell.firstChild.style.color = inkOn(fill);
+      cell.firstChild.style.color = ink;
       cell.title = `step ${t}: ${s.grad ? "gradient of " : ""}${s.field} = ${show(values[t])}`;
     }
     // the thumb stands under the middle of its cell when all of them are there
