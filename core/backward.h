@@ -26,6 +26,7 @@ struct GroupWalk {
   const Share panels = split.panels(team, u.J);
   const i64 apart = own.step;                 // rows between two of mine
   const i64 places = own.step / g.rows.step;  // tokens of a chunk between two of mine
+  const Dealer dealer = split.by_batch ? Dealer{Team{0, 1, nullptr}, nullptr} : g.dealer;
 
   bool weights_are_large() const { return u.K * operand_bytes<E>(dims.P) > LARGE_RECURRENT; }
 
@@ -52,6 +53,7 @@ struct GroupWalk {
 
   // What arrives behind the last step of every sequence: d_h_n and d_c_n.
   void start() const {
+    g.dealer.start();
     const Rows mine = g.rows.part(team, true);
     for (i64 k = 0; k < mine.among(dims.B); k++) {
       const i64 b = mine[k], padded = all.output.padded;
@@ -161,28 +163,24 @@ struct GroupWalk {
     }
   }
 
-  // d_h(t-1) = d_z(t) W_hh
+  // d_h(t-1) = d_z(t) W_hh, up and down in turn as forward.
   void towards_before(const Chunk& c, i64 t, i64 rows) const {
     const Axis<T>& output = all.output;
-    const Share mine = split.panels(team, output.panels);
     const i64 b = own.first;
     const i64 most = rows == 1 ? 2 : 1;  // one row: two panels at once
-    const i64 visits = ceil_div(mine.end - mine.begin, most), by = t % 2 ? -most : most;
-    for (i64 visit = 0; visit < visits; visit++) {  // up and down in turn, as forward
-      const i64 p = mine.begin + most * (t % 2 ? visits - 1 - visit : visit);
+    dealer.deal(ceil_div(output.panels, most), 1, t % 2, [&](i64, i64 visit, i64 next) {
+      const i64 p = most * visit, last = smaller(output.panels, p + most) - 1;
       const auto of_panels = [&](i64 first, int count) {
-        const i64 next = larger(mine.begin, smaller(mine.end - 1, first + by));
-        g.gate_product(all.Wh, output, first, next, count, rows, g.place(c, t, b), places,
+        g.gate_product(all.Wh, output, first, most * next, count, rows, g.place(c, t, b), places,
                        {all.d_h + b * output.padded + output.first(first),
                         count == 2 ? output.first(1) : apart * output.padded});
       };
-      const i64 last = smaller(mine.end, p + most) - 1;
       if (last > p && output.width(p) == output.width(last)) {
         of_panels(p, 2);
       } else {
         for (i64 k = p; k <= last; k++) of_panels(k, 1);
       }
-    }
+    });
   }
 };
 

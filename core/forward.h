@@ -42,6 +42,7 @@ struct ForwardSpace {
   E* hidden;   // (B, H) before the projection
   T* zeros;    // a state that is not given
   T* zx;       // [J][input_tokens][W]
+  Taken* taken;
   E* x;        // (input_tokens, I), rounded; null where operands are numbers, like the next
   E* h[2];     // (B, P), rounded: of the even and the odd steps
 
@@ -58,6 +59,7 @@ struct ForwardSpace {
     hidden = projected ? carver.take<E>(d.B * room<E>(d.H)) : nullptr;
     zeros = carver.take<T>(larger(d.P, d.H));
     zx = carver.take<T>(units.K * input_tokens);
+    taken = carver.take<Taken>(MOST_DEALERS);
     x = IS_PAIR<E> ? carver.take<E>(input_tokens * room<E>(d.I)) : nullptr;
     for (E*& of : h) of = IS_PAIR<E> ? carver.take<E>(d.B * room<E>(d.P)) : nullptr;
   }
@@ -77,6 +79,7 @@ struct Forward {
   const Split split;
   const Rows own;
   const Share panels;
+  const Dealer dealer;
   const bool unpacked;
   const bool fused;
   const bool past;  // the tape would drive the weights out of the caches
@@ -94,6 +97,7 @@ struct Forward {
         split(team, {0, 1, dims.B}, !seq.batch_sizes, weight_bytes() > LARGE_WEIGHTS),
         own(split.rows),
         panels(split.panels(team, u.J)),
+        dealer(split.by_batch ? Team{0, 1, nullptr} : team, ws.taken),
         unpacked(is_unpacked<E>(call)),
         fused(!unpacked && own.among(dims.B) >= FUSED_ROWS && my_weight_bytes() <= LARGE_WEIGHTS),
         past(!IS_PAIR<E> && dims.H % LANES<T> == 0 && uintptr_t(dir.tape) % VECTOR_BYTES == 0 &&
@@ -151,6 +155,7 @@ struct Forward {
 
   // The running cell state starts as c0; and the rounded states as h0, until a row's first step.
   void start() const {
+    dealer.start();
     if constexpr (IS_PAIR<E>) {
       const Share mine = my_part(own.among(dims.B));
       for (i64 k = mine.begin; k < mine.end; k++) {
@@ -197,21 +202,25 @@ struct Forward {
 
   i64 unit(i64 panel) const { return smaller(dims.H, panel * u.U); }
 
-  // W_ih x for my rows and panels of the steps first .. last-1: in tiles over rows where there are
-  // enough, a panel for all the steps; else in tiles over steps of one sequence.
+  // W_ih x for my rows of the steps first .. last-1: in tiles over rows where there are enough, a
+  // panel for all the steps; else in tiles over steps of one sequence.
   void input_product(i64 first, i64 last) const {
-    const i64 I = operands<E>(dims.I);
-    if (own.among(dims.B) >= FUSED_ROWS) {
-      for (i64 j = panels.begin; j < panels.end; j++)
-        for (i64 s = first; s < last; s++) {
-          const i64 t = time(s), b = own.first;
-          const i64 rows = own.among(seq.active(t));
-          input_product(
-              j, rows, inputs(t, s - first, b), {zx(j, (s - first) * dims.B + b), own.step * u.W},
-              next_panel(ws.Wx, I, j, 1, rows * (last - first)).behind(rows * (s - first), I));
-        }
-      return;
+    const bool by_steps = own.among(dims.B) < FUSED_ROWS;
+    dealer.deal(u.J, 1, false, [&](i64, i64 j, i64 next) {
+      by_steps ? input_product_of_rows(j, first, last) : input_product_of_steps(j, next, first, last);
+    });
+    split.meet(team);
+  }
+  void input_product_of_steps(i64 j, i64 next, i64 first, i64 last) const {
+    const i64 I = operands<E>(dims.I), b = own.first;
+    for (i64 s = first; s < last; s++) {
+      const i64 t = time(s), rows = own.among(seq.active(t));
+      input_product(j, rows, inputs(t, s - first, b),
+                    {zx(j, (s - first) * dims.B + b), own.step * u.W},
+                    ahead(ws.Wx, I, next, rows * (last - first)).behind(rows * (s - first), I));
     }
+  }
+  void input_product_of_rows(i64 j, i64 first, i64 last) const {
     for (i64 k = 0; k < own.among(dims.B); k++) {
       const i64 b = own[k];
       for (i64 s = first, end; s < last; s = end) {
@@ -220,8 +229,7 @@ struct Forward {
         if (b >= seq.active(time(s))) continue;
         const E* x = inputs(time(s), s - first, b).data;
         const i64 apart = end - s > 1 ? inputs(time(s + 1), s + 1 - first, b).data - x : 0;
-        for (i64 j = panels.begin; j < panels.end; j++)
-          input_product(j, end - s, {x, apart}, {zx(j, (s - first) * dims.B + b), dims.B * u.W});
+        input_product(j, end - s, {x, apart}, {zx(j, (s - first) * dims.B + b), dims.B * u.W});
       }
     }
   }
@@ -233,18 +241,24 @@ struct Forward {
   }
   T* zx(i64 j, i64 at) const { return ws.zx + (j * ws.input_tokens + at) * u.W; }
 
-  // Rows of one step that belong together: the first `known` of mine were there one step back
-  // (theirs is h(t-1) in the output); the others begin here, from the initial state.
+  // Step t. The first `known` of my rows were there one step back (theirs is h(t-1) in the output);
+  // the others begin here, from the initial state. Up and down in turn: the panels that the last
+  // step read last are still in the cache.
   void recurrent(i64 t, i64 rows, i64 step_of_input) const {
-    if constexpr (IS_PAIR<E>) {  // either way it lies rounded in one place
-      rows_of_step(t, 0, rows, step_of_input, rounded(ws.h[(t + 1) % 2], dims.P, own.first));
-    } else {
-      const i64 back = reverse ? t + 1 : t - 1, known = smaller(rows, own.among(seq.active(back)));
-      if (known)
-        rows_of_step(t, 0, known, step_of_input,
-                     {dir.y.at(seq, back, own.first), dir.y.row * own.step});
-      if (known < rows) rows_of_step(t, known, rows, step_of_input, initial(own[known]));
-    }
+    const i64 back = reverse ? t + 1 : t - 1, known = smaller(rows, own.among(seq.active(back)));
+    const i64 most = rows == 1 && !unpacked ? 2 : 1;  // one row: two panels at once
+    dealer.deal(ceil_div(u.J, most), 1, t % 2, [&](i64, i64 visit, i64 next) {
+      const i64 j = most * visit, count = smaller(most, u.J - j);
+      const auto of_rows = [&](i64 begin, i64 end, Lines<const E> h) {
+        rows_of_step(j, count, most * next, t, begin, end, step_of_input, h);
+      };
+      if constexpr (IS_PAIR<E>) {  // either way it lies rounded in one place
+        of_rows(0, rows, rounded(ws.h[(t + 1) % 2], dims.P, own.first));
+      } else {
+        if (known) of_rows(0, known, {dir.y.at(seq, back, own.first), dir.y.row * own.step});
+        if (known < rows) of_rows(known, rows, initial(own[known]));
+      }
+    });
   }
   Lines<const E> initial(i64 b) const {
     return dir.h0 ? Lines<const E>{dir.h0 + b * dims.P, own.step * dims.P}
@@ -254,49 +268,41 @@ struct Forward {
     return {rows + b * room<E>(size), own.step * room<E>(size)};
   }
 
-  // The panel that I read after panel j, for so many rows; if the weights that I read stay in the
-  // second-level cache, nothing.
-  Ahead next_panel(const E* packed, i64 length, i64 j, i64 by, i64 rows) const {
+  // The panel that is read next, fetched while so many rows use this one; if the weights that I read
+  // stay in the second-level cache, nothing.
+  Ahead ahead(const E* packed, i64 length, i64 next, i64 rows) const {
     if (fused || my_weight_bytes() <= LARGE_WEIGHTS) return {};
-    j = larger(panels.begin, smaller(panels.end - 1, j + by));
     const i64 size = length * u.W;
-    return Ahead::of(packed + j * size, size * i64(sizeof(E)), rows, length);
+    return Ahead::of(packed + next * size, size * i64(sizeof(E)), rows, length);
   }
 
-  // My rows begin .. end-1 of step t; h begins at row `begin`.
-  void rows_of_step(i64 t, i64 begin, i64 end, i64 step_of_input, Lines<const E> h) const {
+  // `count` panels, from j on, of my rows begin .. end-1 of step t; h begins at row `begin`.
+  void rows_of_step(i64 j, i64 count, i64 next, i64 t, i64 begin, i64 end, i64 step_of_input,
+                    Lines<const E> h) const {
     alignas(64) T z[ROW_BLOCK * NV * LANES<T>];
     const i64 first = own[begin], apart = own.step;
     const i64 I = operands<E>(dims.I), P = operands<E>(dims.P);
     for (i64 done = 0; begin + done < end; done += ROW_BLOCK) {
       const i64 rows = smaller(ROW_BLOCK, end - begin - done), b = first + done * apart;
-      const i64 most = rows == 1 && !unpacked ? 2 : 1;  // one row: two panels at once
-      const i64 visits = ceil_div(panels.end - panels.begin, most);
-      for (i64 visit = 0; visit < visits; visit++) {
-        // Up and down in turn: the panels that the last step read last are still in the cache.
-        const i64 j = panels.begin + most * (t % 2 ? visits - 1 - visit : visit);
-        const i64 count = smaller(most, panels.end - j);
-        const Stretch<E> of[] = {
-            {inputs(t, step_of_input, b), ws.Wx + j * I * u.W, I, 1, 0, I * u.W},
-            {h.from(done), ws.Wh + j * P * u.W, P, 1, 0, P * u.W,
-             next_panel(ws.Wh, P, j, t % 2 ? -1 : 1, rows)}};
-        const int stretches = fused ? 2 : 1;
-        const Stretch<E>* from = of + 2 - stretches;
-        const Lines<T> out{z, u.W};
-        Lines<const T> in;
-        if (!fused)
-          in = {zx(j, step_of_input * dims.B + b), (count == 2 ? ws.input_tokens : apart) * u.W};
-        if (unpacked)
-          recurrent_dots(j, rows, h.from(done), in, out);
-        else
-          count == 2 ? product_of_two<E>(u.vectors, stretches, from, in, out)
-                     : product<E>(rows, u.vectors, stretches, from, in, out);
-        for (i64 p = 0; p < count; p++) {
-          const i64 panel = j + p, unit = panel * u.U;
-          cell.forward(u, {rows, panel, out.from(p), ws.bias + panel * u.W, dir.w.peep,
-                           cell_rows(b).right(unit), hidden_rows(t, b).right(unit),
-                           tape_rows(t, b).right(unit), past, rounded_rows(t, b).right(unit)});
-        }
+      const Stretch<E> of[] = {
+          {inputs(t, step_of_input, b), ws.Wx + j * I * u.W, I, 1, 0, I * u.W},
+          {h.from(done), ws.Wh + j * P * u.W, P, 1, 0, P * u.W, ahead(ws.Wh, P, next, rows)}};
+      const int stretches = fused ? 2 : 1;
+      const Stretch<E>* from = of + 2 - stretches;
+      const Lines<T> out{z, u.W};
+      Lines<const T> in;
+      if (!fused)
+        in = {zx(j, step_of_input * dims.B + b), (count == 2 ? ws.input_tokens : apart) * u.W};
+      if (unpacked)
+        recurrent_dots(j, rows, h.from(done), in, out);
+      else
+        count == 2 ? product_of_two<E>(u.vectors, stretches, from, in, out)
+                   : product<E>(rows, u.vectors, stretches, from, in, out);
+      for (i64 p = 0; p < count; p++) {
+        const i64 panel = j + p, unit = panel * u.U;
+        cell.forward(u, {rows, panel, out.from(p), ws.bias + panel * u.W, dir.w.peep,
+                         cell_rows(b).right(unit), hidden_rows(t, b).right(unit),
+                         tape_rows(t, b).right(unit), past, rounded_rows(t, b).right(unit)});
       }
     }
   }

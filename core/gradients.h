@@ -134,15 +134,16 @@ struct Gradients {
   }
 
   void weight_gradient(bool first) const {
-    const Share mine = g.team.of(ceil_div(columns, MR));
-    for (i64 group = 0; group < u.J; group += PANEL_GROUP)
-      for (i64 k = mine.begin; k < mine.end; k++)
-        for (i64 j = group; j < smaller(u.J, group + PANEL_GROUP); j++) {
-          const bool last = j + 1 == smaller(u.J, group + PANEL_GROUP);
-          token_sums(ws.turned, columns, g.d_z_sum(j), u.vectors, ws.d_W + j * columns * u.W, first,
-                     {k, k + 1},
-                     ws.d_W + (last ? group : j + 1) * columns * u.W + (k + last) * MR * u.W);
-        }
+    const i64 size = columns * u.W;  // of the sums of a panel
+    g.dealer.deal(
+        ceil_div(columns, MR), ceil_div(u.J, PANEL_GROUP), false, [&](i64 pass, i64 k, i64) {
+          const i64 begin = pass * PANEL_GROUP, end = smaller(u.J, begin + PANEL_GROUP);
+          for (i64 j = begin; j < end; j++) {
+            const bool last = j + 1 == end;
+            token_sums(ws.turned, columns, g.d_z_sum(j), u.vectors, ws.d_W + j * size, first,
+                       {k, k + 1}, ws.d_W + (last ? begin : j + 1) * size + (k + last) * MR * u.W);
+          }
+        });
     for (i64 p = 0; ws.d_out && p < g.all.hidden.panels; p++)
       token_sums(ws.d_out_turned, dims.P, hidden_panel(p), g.all.hidden.width(p),
                  ws.d_Wr + g.all.hidden.first(p) * dims.P, first, g.team.of(ceil_div(dims.P, MR)));

@@ -59,6 +59,7 @@ struct GroupSpace {
   E* hidden_lines = nullptr;   // [panels of H][chunk][width]
   T* d_Wr = nullptr;           // [panels of H][P][width]
   T* d_peep = nullptr;         // [3][H]
+  Taken* taken = nullptr;
 
   GroupSpace(const BackwardCall<T>& call, const Weights<T>& w, const Units<T>& u,
              const Axis<T>& hidden, i64 g, Carver& carver) {
@@ -84,6 +85,7 @@ struct GroupSpace {
     hidden_lines = w.W_hr ? carver.take<E>(hidden.padded * operands<E>(chunk)) : nullptr;
     d_Wr = w.W_hr ? carver.take<T>(hidden.padded * s.P) : nullptr;
     d_peep = w.peep ? carver.take<T>(3 * s.H) : nullptr;
+    taken = carver.take<Taken>(MOST_DEALERS);
   }
 };
 
@@ -142,6 +144,7 @@ struct Group {
   const i64 S;
   const Rows rows;
   const Team team;
+  const Dealer dealer;
 
   Group(const BackwardCall<T>& call_, i64 d, i64 g, const BackwardSpace<T, E>& space, Team team_)
       : call(call_),
@@ -155,7 +158,8 @@ struct Group {
         cell(CELLS[call_.cell].cell),
         S(cell.slots()),
         rows(group_rows<T, E>(call_, g)),
-        team(team_) {}
+        team(team_),
+        dealer(team, ws.taken) {}
 
   // The group's tokens before step t, and where in its chunk the token of step t and row b lies.
   i64 counted(i64 t) const { return ws.counted ? ws.counted[t] : t * ws.rows; }

@@ -79,6 +79,55 @@ struct Split {
   }
 };
 
+// How much of a worker's share is taken, by whomever: in this round, and (0 until then) the next.
+struct alignas(64) Taken {
+  int32_t now[2], round;
+};
+inline constexpr int MOST_DEALERS = 64;  // in a larger team everyone keeps to a share
+
+// Deals things to the workers of a team: first each takes those of its share, then what others have
+// left. Where tenants or programs share the cores, the workers are not equally fast for long.
+struct Dealer {
+  Team team;
+  Taken* taken;  // a line a worker; null where nothing is shared
+
+  Dealer(const Team& team_, Taken* lines)
+      : team(team_), taken(team.count > 1 && team.count <= MOST_DEALERS ? lines : nullptr) {}
+
+  // Before the team meets for the first time.
+  void start() const {
+    if (taken) taken[team.id] = {};
+  }
+
+  // f(pass, thing, the next thing) for n things, a share `times` times over, up or down. The team
+  // meets between two rounds.
+  template <class F>
+  inline __attribute__((always_inline)) void deal(i64 n, i64 times, bool down, F f) const {
+    i64 mine = 0;
+    for (int k = 0; k < (taken ? team.count : 1); k++) {
+      const int who = (team.id + k) % team.count;
+      const Share s = share(n, who, team.count);
+      const i64 size = s.end - s.begin;
+      const auto thing = [&](i64 at) { return down ? s.end - 1 - at : s.begin + at; };
+      for (;;) {
+        const i64 at = taken ? take(who) : mine++;
+        if (at >= size * times) break;
+        const i64 of_pass = at % size;
+        f(at / size, thing(of_pass), thing(smaller(of_pass + 1, size - 1)));
+      }
+    }
+    if (!taken) return;
+    Taken& own = taken[team.id];
+    own.round ^= 1;  // all have left the one before this behind when they met
+    __atomic_store_n(&own.now[own.round], 0, __ATOMIC_RELAXED);
+  }
+
+ private:
+  i64 take(int who) const {
+    return __atomic_fetch_add(&taken[who].now[taken[team.id].round], 1, __ATOMIC_RELAXED);
+  }
+};
+
 // Takes pieces of one block of memory; with a null base it only counts.
 struct Carver {
   unsigned char* base;
