@@ -13,7 +13,15 @@ from torch import nn
 
 import gatewise
 from gatewise import ArgumentError, ShapeError
-from gatewise.explain import MOST_LETTERS, read_layer, read_series, series_page, text_page
+from gatewise.explain import (
+    MOST_CHARACTERS,
+    MOST_LETTERS,
+    _characters,
+    read_layer,
+    read_series,
+    series_page,
+    text_page,
+)
 from gatewise.tagger import Tagger
 
 SHAPES: list[dict[str, Any]] = [
@@ -152,6 +160,8 @@ def test_csv(text: str, rows: list[list[float]], tmp_path: Path) -> None:
         ("1,2\n\n3,\n", "line 3: expected a number, got ''"),
         ("1\nnan\n", "expected finite numbers, got nan at step 1, column 0"),
         ("1,inf\n", "got inf at step 0, column 1"),
+        ("a;b\n1,5;2\n", "got '5;2'; write commas between numbers, and a point in them"),
+        ("1\t2\n3\t4\n", r"line 2: expected a number, got '3\\t4'; write commas"),
         ("\x00\xff", "no numbers in it|not a text file"),
     ],
 )
@@ -160,6 +170,19 @@ def test_csv_refused(text: str, wrong: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(ArgumentError, match=wrong):
         read_series(path)
+
+
+def test_a_series_that_no_browser_would_open(tmp_path: Path) -> None:
+    layer, page = gatewise.LSTM(2, 4, 2, bidirectional=True, proj_size=3), tmp_path / "a.html"
+    series = np.zeros((40, 2), np.float32)
+    series_page(page, layer, series[:20], "")
+    short = page.stat().st_size
+    series_page(page, layer, series, "")
+    each = (page.stat().st_size - short) / 20
+    assert 0.9 < _characters(layer) / each < 1.1
+    most = int(MOST_CHARACTERS / _characters(layer) / 2)
+    with pytest.raises(ShapeError, match=f"T = {most:,} steps at most.* got {most + 1:,}"):
+        series_page(page, layer, np.zeros((most + 1, 2), np.float32), "", layer)
 
 
 def test_a_csv_that_is_no_text(tmp_path: Path) -> None:

@@ -33,6 +33,10 @@ _USUAL = {4: "lstm", 1: "rnn"}
 MOST_LETTERS = 2000
 
 
+#: Characters of a page: Chromium's strings have half a billion, and the page is one of them.
+MOST_CHARACTERS = 400_000_000
+
+
 def text_page(path: Path, model: Tagger, text: str, beside: Tagger | None = None) -> Path:
     """Show a tagger while it puts the spaces back into a text.
 
@@ -76,13 +80,19 @@ def series_page(
     """Show a layer while it reads a series (T, I); the gradients are those of its last output.
 
     Raises:
-        ShapeError: the series has another width than the layer's input_size.
+        ShapeError: the series has another width than the layer's input_size, or so many steps that
+            no browser would open the page.
         OSError: the page cannot be written.
     """
     traces = []
-    for each in (layer, beside):
-        if each is None:
-            continue
+    layers = [layer] if beside is None else [layer, beside]
+    most = int(MOST_CHARACTERS / sum(map(_characters, layers)))
+    if len(series) > most:
+        raise ShapeError(
+            f"input: expected T = {most:,} steps at most, for a page that a browser opens, "
+            f"got {len(series):,}; give a part of them"
+        )
+    for each in layers:
         if series.shape[1] != each.input_size:
             raise ShapeError(
                 f"input: expected I = {each.input_size} columns, as the model reads, "
@@ -97,6 +107,13 @@ def series_page(
         path, tokens=tokens, title=title, beside=None if len(traces) == 1 else traces[1]
     )
     return path
+
+
+def _characters(layer: LSTM | RNN) -> float:
+    """What one step adds to a page: of every value and its gradient four bytes, in base64."""
+    D, H = 1 + layer.bidirectional, layer.hidden_size
+    values = layer.num_layers * D * (len(layer.cell.slots) * H + (layer.proj_size or H))
+    return 2 * 4 * 4 / 3 * values
 
 
 def read_series(path: Path, batch: int | None = None) -> NDArray[np.float32]:
@@ -183,7 +200,9 @@ def _from_csv(path: Path) -> NDArray[np.generic]:
             raise ArgumentError(f"{path}, line {n}: expected {width} columns, got {len(row)}")
         if None in numbers:
             cell = row[numbers.index(None)].strip()
-            raise ArgumentError(f"{path}, line {n}: expected a number, got {cell[:20]!r}")
+            other = re.search(r"\d\s*[;\t|]", cell) is not None  # as where a comma is in a number
+            remedy = "; write commas between numbers, and a point in them" if other else ""
+            raise ArgumentError(f"{path}, line {n}: expected a number, got {cell[:20]!r}{remedy}")
         values.append(numbers)
     return np.array(values, np.float64)
 
