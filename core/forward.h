@@ -43,8 +43,8 @@ struct ForwardSpace {
   T* zeros;    // a state that is not given
   T* zx;       // [J][input_tokens][W]
   Taken* taken;
-  E* x;        // (input_tokens, I), rounded; null where operands are numbers, like the next
-  E* h[2];     // (B, P), rounded: of the even and the odd steps
+  E* x;     // (input_tokens, I), rounded; null where operands are numbers, like the next
+  E* h[2];  // (B, P), rounded: of the even and the odd steps
 
   ForwardSpace(const ForwardCall<T>& call, bool projected, Carver& carver)
       : units(call.dims.H, CELLS[call.cell].cell.gates()),
@@ -207,7 +207,8 @@ struct Forward {
   void input_product(i64 first, i64 last) const {
     const bool by_steps = own.among(dims.B) < FUSED_ROWS;
     dealer.deal(u.J, 1, false, [&](i64, i64 j, i64 next) {
-      by_steps ? input_product_of_rows(j, first, last) : input_product_of_steps(j, next, first, last);
+      by_steps ? input_product_of_rows(j, first, last)
+               : input_product_of_steps(j, next, first, last);
     });
     split.meet(team);
   }
@@ -268,8 +269,8 @@ struct Forward {
     return {rows + b * room<E>(size), own.step * room<E>(size)};
   }
 
-  // The panel that is read next, fetched while so many rows use this one; if the weights that I read
-  // stay in the second-level cache, nothing.
+  // The panel that is read next, fetched while so many rows use this one; if the weights that I
+  // read stay in the second-level cache, nothing.
   Ahead ahead(const E* packed, i64 length, i64 next, i64 rows) const {
     if (fused || my_weight_bytes() <= LARGE_WEIGHTS) return {};
     const i64 size = length * u.W;
