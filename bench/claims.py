@@ -14,6 +14,7 @@ Json = dict[str, Any]
 #: Groups in which a layer stands in torch's place.
 LAYERS = ("fp32", "packed", "bf16", "variants", "odd", "short", "peers")
 SLOWER = 0.98  # below this ratio a cell is lost
+SLOW = 0.7  # of the best probe: a row that never reached this was disturbed from begin to end
 RNN = "torch.nn.RNN"
 
 
@@ -36,7 +37,18 @@ def share(row: Json, name: str, result: Json) -> float:
     case = case_of(row)
     dtype = "bfloat16" if name.endswith(BF16) else case.dtype
     done = work(case, "rnn" if ".RNN" in name else "lstm")
-    return float(done / row["times"][name]["median"] / (row["clock"] * result["peak"][dtype]))
+    peak = _clock(row, result) * result["peak"][dtype]
+    return float(done / row["times"][name]["median"] / peak)
+
+
+def _clock(row: Json, result: Json) -> float:
+    """The best probe of the row over the best of all."""
+    return float(row["probe"] / result["peak"]["float32"])
+
+
+def noisy(row: Json, result: Json) -> bool:
+    """Whether too few of the row's rounds were quiet, or it was disturbed from begin to end."""
+    return bool(row.get("noisy") or ("probe" in row and _clock(row, result) < SLOW))
 
 
 def lost(row: Json) -> bool:

@@ -11,8 +11,6 @@ DTYPES = ("float32", "float64", "bfloat16")
 #: Of the row's best: less, and somebody else was at work. A core that is shared gives half or
 #: less; a clock that follows heat and load moves by a tenth on its own, and all entrants with it.
 QUIET = 0.8
-#: Of the best ever seen: a row that never reached this was disturbed from its begin to its end.
-SLOW = 0.7
 MOMENT = 1e-3  # seconds of a probe
 
 
@@ -23,7 +21,7 @@ class Probe:
     without instructions of its own is computed in float32 and has float32's peak.
 
     The clock of a processor follows heat and load, at times by a fifth over minutes. So a row is
-    held against the best that the probes between its own samples saw: ``clock`` times the peak.
+    held against the best that the probes between its own samples saw: ``best``.
     """
 
     def __init__(self, threads: int) -> None:
@@ -46,15 +44,11 @@ class Probe:
         for _ in range(5):
             self.quiet()
 
-    @property
-    def clock(self) -> float:
-        """The best of this row over the best that ``measure`` saw."""
-        return self.best / self.peak["float32"]
-
     def quiet(self) -> bool:
         """Whether all cores are ours at this moment."""
         speed: float = _core.probe("float32", self.threads, MOMENT)
         self.best = max(self.best, speed)
+        self.peak["float32"] = max(self.peak["float32"], speed)
         return speed >= QUIET * self.best
 
     def alone(self) -> bool:

@@ -60,7 +60,7 @@ def heading(result: Json) -> str:
 
 def _noisy(result: Json) -> int:
     """Rows in which too few rounds were quiet."""
-    return sum(row.get("noisy", False) for row in result["rows"])
+    return sum(claims.noisy(row, result) for row in result["rows"])
 
 
 def row_text(row: Json, result: Json) -> str:
@@ -236,7 +236,7 @@ def _marks(row: Json, result: Json) -> list[str]:
         return [row["wrong"]]
     marks = [LOST] if claims.lost(row) else []
     marks += [LOW] if claims.below(row, result) else []
-    return marks + ([NOISY] if row.get("noisy") else [])
+    return marks + ([NOISY] if claims.noisy(row, result) else [])
 
 
 def _percent(row: Json, name: str, result: Json) -> str:

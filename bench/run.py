@@ -35,7 +35,7 @@ import gatewise
 from bench import apart, green, peers, report
 from bench.cases import GROUPS, Case, cases, work
 from bench.entrants import Missing, Problem, build, disagreement
-from bench.probe import SLOW, Probe, by_isa, isas
+from bench.probe import Probe, by_isa, isas
 from bench.timing import Effort, Entrant, Json, in_turn, summary
 from gatewise import about
 from gatewise.files import whole
@@ -199,7 +199,7 @@ def measure(case: Case, probe: Probe, effort: Effort, threads: int) -> Json:
             return row | apart.contention(entrants, 2 if effort is QUICK else apart.TURNS)
         probe.begin()
         row |= summary(in_turn(entrants, probe.quiet, effort))
-        return row | {"clock": probe.clock, "noisy": row["noisy"] or probe.clock < SLOW}
+        return row | {"probe": probe.best}
     finally:
         torch.set_num_threads(threads)
 

@@ -136,7 +136,8 @@ def test_a_row_is_held_against_the_clock_of_its_own_time(monkeypatch: pytest.Mon
     assert probe.quiet()
     assert not probe.quiet()
     assert not probe.quiet()
-    assert probe.clock == pytest.approx(0.91)
+    assert probe.best == 91.0
+    assert probe.peak["float32"] == 100.0
 
 
 # --- entrants -----------------------------------------------------------------
@@ -234,6 +235,9 @@ def test_arguments() -> None:
 # --- claims and tables --------------------------------------------------------
 
 
+PEAK = work(Case("fp32", 100, 32, 64, 64)) / 0.9
+
+
 def row(case: Case, ours: float, theirs: float) -> dict[str, Any]:
     """A made-up measurement, in seconds."""
     first, second = case.entrants[:2]
@@ -244,7 +248,7 @@ def row(case: Case, ours: float, theirs: float) -> dict[str, Any]:
         "missing": {},
         "times": {first: {"median": ours}, second: {"median": theirs}},
         "ratios": {second: [theirs / ours, 0.9 * theirs / ours, 1.1 * theirs / ours]},
-        "rounds": 9, "clean": 9, "noisy": False, "clock": 1.0,
+        "rounds": 9, "clean": 9, "noisy": False, "probe": PEAK,
     }  # fmt: skip
 
 
@@ -264,7 +268,7 @@ def result() -> dict[str, Any]:
         "version": "0", "commit": "c0ffee", "when": "once", "machine": "a machine",
         "python": "3", "torch": "2", "compiler": "cc", "isa": "base", "threads": 2,
         "quick": False,
-        "peak": dict.fromkeys(("float32", "float64", "bfloat16"), work(fast) / 0.9),
+        "peak": dict.fromkeys(("float32", "float64", "bfloat16"), PEAK),
         "peak_by_isa": {},
         "own_instructions": {"float32": True, "float64": True, "bfloat16": False},
         "rows": [*rows, moved, kept],
@@ -274,7 +278,10 @@ def result() -> dict[str, Any]:
 def test_what_is_lost_is_marked_and_stays(result: dict[str, Any]) -> None:
     fast, slow, *_ = result["rows"]
     assert claims.share(fast, OURS, result) == pytest.approx(0.9)
-    assert claims.share(fast | {"clock": 0.9}, OURS, result) == pytest.approx(1.0)
+    slower_clock = fast | {"probe": 0.9 * fast["probe"]}
+    assert claims.share(slower_clock, OURS, result) == pytest.approx(1.0)
+    assert not claims.noisy(slower_clock, result)
+    assert claims.noisy(fast | {"probe": 0.6 * fast["probe"]}, result)
     assert not claims.lost(fast)
     assert not claims.below(fast, result)
     assert claims.lost(slow)
