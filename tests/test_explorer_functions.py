@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 
 import numpy as np
 import pytest
@@ -49,6 +50,22 @@ def test_exact_numbers_are_the_shortest_that_give_the_float_back(value, function
     text = functions(f"exact }} = modules['cell.js']; return exact({float(single)!r});")
     assert np.float32(ast.literal_eval(text)) == single
     assert len(text.replace("-", "")) <= len(str(single).replace("-", "")) + 1
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 12287, 12288, 12289, 30000])
+def test_blocks_are_decoded_in_pieces(count, native, functions) -> None:
+    values = np.random.default_rng(count).normal(size=count).astype("<f4")
+    text = base64.b64encode(values.tobytes()).decode()
+    got, pieces = functions(
+        f"decode }} = modules['data.js']; const known = Uint8Array.prototype.setFromBase64;"
+        f" if (!{str(native).lower()}) Uint8Array.prototype.setFromBase64 = undefined;"
+        f" const making = decode('{text}'); let pieces = 0, step;"
+        " while (!(step = making.next()).done) pieces += 1;"
+        " Uint8Array.prototype.setFromBase64 = known; return [[...step.value], pieces];"
+    )
+    assert np.array_equal(np.array(got, "<f4"), values)
+    assert pieces == -(-len(text) // 65536)
 
 
 @pytest.mark.parametrize(("n", "m"), [(7, 5), (3, 5), (7, 2), (3, 2), (1, 1)])

@@ -102,6 +102,59 @@ def test_a_burst_of_first_draws(opened) -> None:
     assert median(maps) < 2 * median(steps), (median(maps), median(steps))
 
 
+CALLS = f"""async ([key]) => {{ const all = CanvasRenderingContext2D.prototype; let count = 0;
+  const kept = ["fillRect", "strokeRect", "clearRect", "fillText", "drawImage", "stroke", "fill"]
+    .map((name) => [name, all[name]]);
+  for (const [name, call] of kept)
+    all[name] = function (...given) {{ count += 1; return call.apply(this, given); }};
+  const watch = new MutationObserver(() => {{}});
+  const what = {{ subtree: true, childList: true, attributes: true }};
+  for (const id of ["ribbon", "process", "diagram"])
+    watch.observe(document.getElementById(id), what);
+  document.body.dispatchEvent(new KeyboardEvent("keydown", {{ key, bubbles: true }}));
+  await null;
+  const changes = watch.takeRecords().length;
+  for (const [name, call] of kept) all[name] = call;
+  watch.disconnect();
+  {FRAME}
+  return [count, changes]; }}"""
+DRAWN = """() => ["text", "curves", "lanes", "reach"].map((id) => {
+  const { width, height } = document.getElementById(id);
+  const copy = new OffscreenCanvas(width, height).getContext("2d");
+  copy.drawImage(document.getElementById(id), 0, 0);
+  return copy.getImageData(0, 0, width, height).data.reduce((sum, v) => (31 * sum + v) % 65521, 0);
+})"""
+
+
+@pytest.fixture
+def tall(opened):
+    """The page with gradients, all of it in view."""
+    tab = opened(
+        traced(gatewise.LSTM(32, 512), T=2000), tokens=WORDS, at="#t=96", viewport=(1280, 4200)
+    )
+    rest(tab)
+    return tab
+
+
+def test_an_interaction_is_few_calls_of_canvas(tall) -> None:
+    """Thousands of calls are what a frame has no time for; and a theme leaves markup as it is."""
+    for key in ("ArrowRight", "ArrowDown", "End", "i", "d", "d", "s", "+", "0", "t", "t"):
+        calls, changes = tall.evaluate(CALLS, [key])
+        assert 20 < calls < 1000, (key, calls)
+        if key == "t":
+            assert changes < 10
+
+
+def test_what_is_in_view_is_drawn_in_the_next_frame(tall) -> None:
+    for key in ("ArrowDown", "i", "d"):
+        before = tall.evaluate(DRAWN)
+        tall.evaluate(KEY, [key])
+        after = tall.evaluate(DRAWN)
+        assert after[0] != before[0]
+        tall.wait_for_timeout(500)
+        assert tall.evaluate(DRAWN) == after
+
+
 AT_ONCE = """async ([key]) => { const map = document.getElementById("map-image");
   map.getContext("2d").clearRect(50, 5, 9, 9);
   document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));

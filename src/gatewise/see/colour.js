@@ -129,17 +129,16 @@ function written(theme, kind, k) {
   return { fill: rgb, ink: L / 0.05 > 1.05 / L ? [0, 0, 0] : [255, 255, 255] };
 }
 
-// The 256 colours as pixels of an ImageData (little-endian), and one more for NaN; and the ink on each.
+const css = ([r, g, b]) => `rgb(${r} ${g} ${b})`;
+
+// The 257 colours of a scale as pixels of an ImageData (little-endian), and the inks on them.
 const palettes = new Map();
 export function palette(theme, kind) {
   const key = `${theme} ${kind}`;
   if (!palettes.has(key)) {
-    const made = { fill: new Uint32Array(257), ink: new Uint32Array(257) };
-    for (let k = 0; k < 257; k++) {
-      for (const [name, [r, g, b]] of Object.entries(written(theme, kind, k)))
-        made[name][k] = (255 << 24) | (b << 16) | (g << 8) | r;
-    }
-    palettes.set(key, made);
+    const all = Array.from({ length: NOWHERE + 1 }, (_, k) => written(theme, kind, k));
+    const fill = Uint32Array.from(all, ({ fill: [r, g, b] }) => (255 << 24) | (b << 16) | (g << 8) | r);
+    palettes.set(key, { fill, ink: all.map(({ ink }) => css(ink)) });
   }
   return palettes.get(key);
 }
@@ -151,13 +150,10 @@ export function paint(pixels, at, by, values, theme, scaled) {
   for (let k = 0; k < values.length; k++) pixels[at + k * by] = fill[place(scaled, values[k])];
 }
 
-const css = ([r, g, b]) => `rgb(${r} ${g} ${b})`;
-
-// A colour for canvas, and the ink on it.
+// A colour for canvas.
 export const colour = (theme, scaled, v) => css(written(theme, scaled.kind, placeOf(scaled, v)).fill);
-export const inkOn = (theme, scaled, v) => css(written(theme, scaled.kind, placeOf(scaled, v)).ink);
 
-// The same for markup, in both themes: to change the theme is then a matter of style alone.
+// A colour for markup, and the ink on it, for both themes: to change the theme is a matter of style alone.
 const both = new Map();
 export function markup(scaled, v) {
   const k = placeOf(scaled, v);

@@ -99,8 +99,10 @@ export function store(most) {
   return get;
 }
 
-// Runs a generator to its end after the next frame, in slices of a few milliseconds, so that keys and
-// frames come between them. One at a time: what is started takes the place of what is not done.
+const PAUSE = 50; // milliseconds: the frame that a key asked for needs the processors first
+
+// Runs a generator to its end some time after the next frame, in slices of a few milliseconds, so that
+// keys and frames come between them. One at a time: what is started takes the place of what is not done.
 export function slices() {
   let current = null;
   return (making, then) => {
@@ -114,7 +116,7 @@ export function slices() {
       if (step.done) then(step.value);
       else setTimeout(slice);
     };
-    requestAnimationFrame(() => setTimeout(slice));
+    requestAnimationFrame(() => setTimeout(slice, PAUSE));
   };
 }
 

@@ -1,11 +1,11 @@
 // The whole text, each token on the colour of the unit's value. Drawn on canvas, and only the lines in
 // view: two thousand coloured pieces of markup cost more to paint than a step may take. So do a thousand
-// calls of canvas: the colours of a line, and the inks on them, are an image one pixel high, and the words,
-// which stay while the values change, cut the inks out.
+// calls of canvas: the colours of a line are an image one pixel high, stretched, and the words, which stay
+// while the values change, are kept in either ink.
 
-import { inkOn, palette, placeOf } from "./colour.js";
+import { palette, placeOf } from "./colour.js";
 import { series, shown } from "./data.js";
-import { brief, el, fit, picture } from "./paint.js";
+import { brief, el, fit, picture, store } from "./paint.js";
 
 const LINE = 30;
 const MOST = 420; // height, in pixels, before the text scrolls
@@ -48,9 +48,9 @@ export function text(host, app) {
   box.append(canvas, spacer, mark);
   host.append(spoken, box);
   host.hidden = app.page.meta.kind === "series"; // the ribbon draws it, and its colours
-  let made = null; // the layout: {key, words, chars, said, widths, place, lines}
+  let made = null; // the layout: {key, chars, said, spots, lines}
   let ask = null; // what to draw: {key, values, scaled}
-  let cut = null; // the words in view: {key, canvas}
+  const inked = store(2); // the words in view, in black or in white
   let scrolled = 0; // to ask the box would lay out the page
 
   box.addEventListener("scroll", () => {
@@ -59,9 +59,7 @@ export function text(host, app) {
   });
   canvas.addEventListener("click", (event) => {
     const line = Math.floor((event.offsetY + scrolled) / LINE);
-    const t = made.place.findIndex(
-      (p, k) => p.line === line && event.offsetX < p.x + made.widths[k],
-    );
+    const t = made.spots.findIndex((at) => at.line === line && event.offsetX < at.left + at.width + 2);
     if (t >= 0) app.set({ t, playing: false });
   });
 
@@ -71,7 +69,6 @@ export function text(host, app) {
     if (made !== null && made.key === key) return;
     const chars = words.every((word) => [...word].length <= 1);
     const said = words.map((word) => (chars && word === " " ? " " : brief(word)));
-    made = { key, words, chars, said };
     const context = canvas.getContext("2d");
     context.font = app.style()[chars ? "text" : "textWords"];
     const known = new Map();
@@ -80,88 +77,91 @@ export function text(host, app) {
         known.set(word, Math.ceil(context.measureText(word).width) + (chars ? 2 : 10));
       return known.get(word);
     };
-    made.widths = said.map(measure);
-    made.place = flow(words, made.widths, room);
-    made.lines = made.place[made.place.length - 1].line + 1;
+    const widths = said.map(measure);
+    // the place of each token in the whole text
+    const spots = flow(words, widths, room).map(({ x, line }, t) => {
+      const width = widths[t] - (chars ? 0 : 3);
+      return { left: x + 2, top: line * LINE + 2, width, height: LINE - 4, line };
+    });
+    made = { key, chars, said, spots, lines: spots[spots.length - 1].line + 1 };
     spoken.textContent = words.join(chars ? "" : " ");
     canvas.ariaLabel =
       "The text, each token on the colour of the value; the same text is above in words";
   }
 
-  // The place of a token in the whole text.
-  function spot(t) {
-    const { x, line } = made.place[t];
-    const width = made.widths[t] - (made.chars ? 0 : 3);
-    return { left: x + 2, top: line * LINE + 2, width, height: LINE - 4 };
-  }
-
-  // The lines in view: {top, width, height, lines, tokens}, lines from .. to - 1.
+  // What is in view: {top, width, height, lines, tokens}, lines and tokens as [first, last + 1].
   function view() {
+    const { spots } = made;
     const tall = made.lines * LINE;
     const height = app.state.printing ? tall : Math.min(MOST, tall);
     const top = app.state.printing ? 0 : scrolled;
     box.style.height = `${height}px`;
     spacer.style.height = `${tall - height}px`;
     const lines = [Math.floor(top / LINE), Math.min(made.lines, Math.ceil((top + height) / LINE))];
-    const inside = (line) => line >= lines[0] && line < lines[1];
-    const tokens = [...made.place.keys()].filter((t) => inside(made.place[t].line));
+    const first = spots.findIndex((at) => at.line >= lines[0]);
+    const tokens = [first, spots.findLastIndex((at) => at.line < lines[1]) + 1];
     return { top, width: app.width(box), height, lines, tokens };
+  }
+
+  // Colours the place of each token.
+  function fill(context, { top, width, lines: [a, b], tokens }, colours) {
+    const ratio = window.devicePixelRatio || 1;
+    const image = new ImageData(Math.round(width * ratio), b - a);
+    const out = new Uint32Array(image.data.buffer);
+    for (let t = tokens[0]; t < tokens[1]; t++) {
+      const { left, width: wide, line } = made.spots[t];
+      const row = (line - a) * image.width;
+      const pixel = colours[placeOf(ask.scaled, ask.values[t])];
+      out.fill(pixel, row + Math.round(left * ratio), row + Math.round((left + wide) * ratio));
+    }
+    const rows = picture(image);
+    for (let line = a; line < b; line++) {
+      const y = line * LINE + 2 - top;
+      context.drawImage(rows, 0, line - a, image.width, 1, 0, y, width, LINE - 4);
+    }
   }
 
   function write(context, { top, tokens }, inkOf) {
     context.font = app.style()[made.chars ? "text" : "textWords"];
     context.textBaseline = "middle";
     context.textAlign = "center";
-    for (const t of tokens) {
-      const at = spot(t);
+    for (let t = tokens[0]; t < tokens[1]; t++) {
+      const at = made.spots[t];
       context.fillStyle = inkOf(t);
       context.fillText(made.said[t], at.left + at.width / 2, at.top - top + LINE / 2 - 1);
     }
   }
 
-  // The words in view, to cut inks with.
-  function stencil(now) {
-    const key = `${made.key} ${now.top}`;
-    if (cut === null || cut.key !== key) {
-      cut = { key, canvas: el("canvas") };
-      write(fit(cut.canvas, now.width, now.height), now, () => "#000000");
-    }
-    return cut.canvas;
-  }
-
-  // Fills the place of each token with one of the colours, by its value.
-  function fill(context, { top, width, lines: [from, to], tokens }, colours) {
-    const ratio = window.devicePixelRatio || 1;
-    const image = new ImageData(Math.round(width * ratio), to - from);
-    const out = new Uint32Array(image.data.buffer);
-    for (const t of tokens) {
-      const at = spot(t);
-      const row = (made.place[t].line - from) * image.width;
-      const [left, right] = [at.left, at.left + at.width].map((x) => row + Math.round(x * ratio));
-      out.fill(colours[placeOf(ask.scaled, ask.values[t])], left, right);
-    }
-    const rows = picture(image);
-    for (let line = from; line < to; line++) {
-      const y = line * LINE + 2 - top;
-      context.drawImage(rows, 0, line - from, image.width, 1, 0, y, width, LINE - 4);
-    }
+  // The words of a line from one token to another, in one ink.
+  function copy(context, now, ink, from, to) {
+    const words = inked([made.key, now.top, ink].join(), () => {
+      const paper = fit(el("canvas"), now.width, now.height);
+      write(paper, now, () => ink);
+      return paper.canvas;
+    });
+    const ratio = words.width / now.width;
+    const [begin, end] = [made.spots[from], made.spots[to]];
+    const place = [begin.left, begin.top - now.top, end.left + end.width - begin.left, LINE - 4];
+    context.drawImage(words, ...place.map((size) => size * ratio), ...place);
   }
 
   function paint() {
     const now = view();
-    const theme = app.theme();
-    const colours = palette(theme, ask.scaled.kind);
+    const colours = palette(app.theme(), ask.scaled.kind);
     const context = fit(canvas, now.width, now.height);
+    fill(context, now, colours.fill);
+    const inkOf = (t) => colours.ink[placeOf(ask.scaled, ask.values[t])];
     if (app.state.printing) {
-      fill(context, now, colours.fill);
-      write(context, now, (t) => inkOn(theme, ask.scaled, ask.values[t])); // sharp on paper
+      write(context, now, inkOf); // sharp on paper
       return;
     }
-    fill(context, now, colours.ink);
-    context.globalCompositeOperation = "destination-in";
-    context.drawImage(stencil(now), 0, 0, now.width, now.height);
-    context.globalCompositeOperation = "destination-over";
-    fill(context, now, colours.fill);
+    const [a, b] = now.tokens;
+    for (let t = a, from = a; t < b; t++) {
+      const more = t + 1 < b && made.spots[t + 1].line === made.spots[t].line;
+      if (more && inkOf(t + 1) === inkOf(t)) continue;
+      copy(context, now, inkOf(t), from, t);
+      from = t + 1;
+    }
   }
 
   return function draw(s) {
@@ -172,8 +172,8 @@ export function text(host, app) {
     const old = ask;
     ask = { key, values, scaled: app.scale(), t: s.t };
     if (old === null || old.key !== key) paint();
-    const at = spot(s.t);
-    for (const [name, size] of Object.entries(at)) mark.style[name] = `${size}px`;
+    const at = made.spots[s.t];
+    for (const name of ["left", "top", "width", "height"]) mark.style[name] = `${at[name]}px`;
     const outside = at.top < scrolled || at.top + at.height > scrolled + MOST;
     if (outside && (old === null || old.t !== s.t)) box.scrollTop = at.top - MOST / 2;
   };
