@@ -352,6 +352,23 @@ def test_what_is_not_a_number_says_so(opened) -> None:
     assert tab.locator("#moment-write .valve-dot").count() == 2
 
 
+def test_a_number_among_those_that_are_none_is_a_dot(opened) -> None:
+    layer, x = gatewise.LSTM(3, 4), torch.ones(6, 1, 3)
+    x[1] = float("nan")
+    tab = opened(layer.trace(x), at="#t=4", tokens="abcdef")
+    tab.locator("#curves").scroll_into_view_if_needed()
+    settle(tab)
+    middle = 46 + (tab.locator("#curves").bounding_box()["width"] - 46 - 150) / 12
+    blue = tab.evaluate(
+        """x => { const c = document.getElementById("curves");
+        const all = c.getContext("2d").getImageData(Math.floor(x) - 1, 0, 3, c.height).data;
+        const blue = (v, k) => k % 4 === 2 && all[k + 1] > 99 && v - all[k - 2] > 99;
+        return all.filter(blue).length; }""",
+        middle,
+    )
+    assert blue > 0  # the cell
+
+
 def test_one_of_a_kind_is_counted_as_one(opened) -> None:
     tab = opened(gatewise.LSTM(1, 1).trace(torch.zeros(1, 1, 1)))
     assert tab.locator("#what").text_content() == "LSTM · 1 layer · 1 unit · 1 step"

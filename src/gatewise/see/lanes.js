@@ -191,8 +191,8 @@ export function lanes(host, app) {
       states.forEach(([name, strip], k) => {
         const x =
           d === 0
-            ? end + 26 + k * (w + (narrow ? 14 : 32))
-            : end - 26 - w - k * (w + (narrow ? 14 : 32));
+            ? end + 26 + k * (w + (narrow ? 17 : 32))
+            : end - 26 - w - k * (w + (narrow ? 17 : 32));
         if (done) context.drawImage(strip, x, y, w, tall);
         frame(x, y, w, tall, done ? ink : style.line, done ? 1.5 : 1);
         const text = narrow ? name : `${name}[${s.layer * size.D + d}]`;

@@ -187,9 +187,10 @@ export function curve(context, values, a, b, xOf, yOf) {
   let pen = false;
   for (let t = a; t < b; t++) {
     const [x, y] = [xOf(t + 0.5), yOf(values[t])];
-    if (Number.isFinite(y) && pen) context.lineTo(x, y);
-    else if (Number.isFinite(y)) context.moveTo(x, y);
-    pen = Number.isFinite(y);
+    const known = Number.isFinite(y);
+    if (known && !pen) context.moveTo(x - 0.01, y); // a point alone is a dot
+    if (known) context.lineTo(x, y);
+    pen = known;
     if ((t - a) % piece !== piece - 1) continue;
     context.stroke();
     context.beginPath();
