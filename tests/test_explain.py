@@ -54,7 +54,9 @@ def test_plain_rnn_and_a_layer_in_a_model(tmp_path: Path) -> None:
     torch.save(model.double().state_dict(), path)
     with pytest.raises(ArgumentError, match=r"choose one with --layer: front, back\.rnn"):
         read_layer(path)
-    with pytest.raises(ArgumentError, match=r"expected one of front, back\.rnn, got 'rnn'"):
+    with pytest.raises(
+        ArgumentError, match=r"a\.pt: expected --layer to be one of front, back\.rnn, got 'rnn'"
+    ):
         read_layer(path, "rnn")
     x = torch.randn(4, 1, 3, dtype=torch.float64)
     for prefix in ("back.rnn", "back.rnn."):

@@ -241,7 +241,9 @@ def read_layer(path: Path, prefix: str | None = None, cell: str | None = None) -
         raise ArgumentError(f"{path}: several recurrent layers; choose one with --layer: {names}")
     chosen = found[0] if prefix is None else prefix.rstrip(".")
     if chosen not in found:
-        raise ArgumentError(f"--layer: expected one of {names or '(top)'}, got {prefix!r}")
+        raise ArgumentError(
+            f"{path}: expected --layer to be one of {names or '(top)'}, got {prefix!r}"
+        )
     start = f"{chosen}." if chosen else ""
     pattern = re.compile(re.escape(start) + r"(weight|bias)_(ih|hh|hr|peep)_l\d+(_reverse)?")
     weights = {k.removeprefix(start): t for k, t in tensors.items() if pattern.fullmatch(k)}
