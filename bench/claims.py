@@ -141,8 +141,12 @@ def _means(rows: list[Json], _: Json) -> Iterator[Verdict]:
             mean = geometric_mean(values)
             yield _at_least(f"{group} {mode}, geometric mean over torch", bound, mean, "x")
     for H, bound in ((64, 8.0), (512, 3.0)):
-        if values := ratios("packed", "training", lambda case, H=H: case["H"] == H):  # type: ignore[misc]
+        if values := ratios("packed", "training", _of_size(H)):
             yield _at_least(f"packed training at H = {H} over torch", bound, values[0], "x")
+
+
+def _of_size(H: int) -> Callable[[Json], bool]:
+    return lambda case: bool(case["H"] == H)
 
 
 def _gates(rows: list[Json], _: Json) -> Iterator[Verdict]:

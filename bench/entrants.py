@@ -93,10 +93,10 @@ def _source(name: str) -> Any:
 def _layer(name: str, problem: Problem) -> Entrant:
     """A layer, by name: gatewise.LSTM, torch.nn.RNN bf16, gatewise.LSTM avx2, ..."""
     module_name, _, how = name.partition(" ")
-    module = problem.module(_source(name), module_name.rpartition(".")[2])
+    module: Any = problem.module(_source(name), module_name.rpartition(".")[2])
     low = problem.case.dtype == "bfloat16" or how == BF16.strip()
     if name == CHECKPOINT:
-        module.checkpoint = True  # type: ignore[assignment]
+        module.checkpoint = True
     run = _run_layer(module, problem, low)
     if how in _core.info()["isas"]:
         return _forced(how, run)

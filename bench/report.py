@@ -13,6 +13,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from bench import claims
@@ -93,10 +94,7 @@ def blocks(result: Json | None) -> dict[str, Callable[[], str]]:
     if result is None:
         names = (*GROUPS, "run", "machines", "claims", "summary", "figure")
         return dict.fromkeys(names, lambda: "")
-    found: dict[str, Callable[[], str]] = {
-        group: lambda group=group: table(result, group)  # type: ignore[misc]
-        for group in GROUPS
-    }
+    found: dict[str, Callable[[], str]] = {group: partial(table, result, group) for group in GROUPS}
     return found | {
         "run": lambda: heading(result).replace("\n", "  \n") + "\n",
         "machines": machines,

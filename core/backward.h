@@ -26,7 +26,7 @@ struct GroupWalk {
   const Share panels = split.panels(team, u.J);
   const i64 apart = own.step;                 // rows between two of mine
   const i64 places = own.step / g.rows.step;  // tokens of a chunk between two of mine
-  const Dealer dealer = split.by_batch ? Dealer{Team{0, 1, nullptr}, nullptr} : g.dealer;
+  const Dealer dealer = split.dealer(team, ws.taken);
 
   bool weights_are_large() const { return u.K * operand_bytes<E>(dims.P) > LARGE_RECURRENT; }
 

@@ -18,7 +18,7 @@ using namespace nb::literals;
 namespace gatewise {
 namespace {
 
-// Everything both calls share: sizes, lengths, weights.
+// What every call has: sizes, lengths, weights.
 struct Problem {
   Dims dims{};
   Sequence sequence{};
@@ -107,10 +107,49 @@ std::vector<Axis> hidden_shape(const Problem& p) {
 
 // --- calls --------------------------------------------------------------------------------------
 
+// The arrays of a call that say what it is.
+struct Layer {
+  Arrays arrays;
+  const int cell, threads;
+  const Array x;
+  Problem p;
+
+  Layer(const std::string& name, nb::handle x_, nb::handle batch_sizes, const nb::tuple& weights,
+        int threads_)
+      : cell(cell_index(name)),
+        threads(checked_threads(threads_)),
+        x(arrays.read(x_, "x")),
+        p(measure(x, arrays.read(batch_sizes, "batch_sizes"), weights, arrays, cell)) {}
+};
+
+// Direction k of a call, with its weights.
+template <class T, class Call>
+auto& direction(Call& call, int k, Reader<T>& r, const nb::tuple& weights) {
+  auto& dir = call.direction[k];
+  dir.w = read_weights(r, weights[std::size_t(k)], call.dims, call.cell);
+  if (bool(dir.w.W_hr) != bool(call.direction[0].w.W_hr))
+    fail("W_hr: expected for both directions or for none");
+  return dir;
+}
+
+// passes: over the weights.
+template <class Call>
+void execute(Call& call, i64 (*bytes)(const Call&, int), void (*kernel)(Call&, int, int),
+             int threads, double passes) {
+  if (call.dims.N == 0) return;
+  threads = workers(call.dims, CELLS[call.cell].cell.gates(), threads, passes);
+  nb::gil_scoped_release release;
+  Workspace space(bytes(call, threads));
+  call.workspace = space.data();
+  run(call, kernel, threads);
+  space.check();
+}
+
 template <class T>
-void forward(Arrays& arrays, Problem& p, int cell, nb::handle x, nb::handle h0, nb::handle c0,
-             nb::tuple weights, nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle tape,
-             int threads, bool reduced, bool in_parts) {
+void forward(Layer& layer, nb::handle x, nb::handle h0, nb::handle c0, const nb::tuple& weights,
+             nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle tape, bool reduced,
+             bool in_parts) {
+  auto& [arrays, cell, threads, _, p] = layer;
   Reader<T> r(arrays);
   const Dims& d = p.dims;
   const Axis D{"D", d.D}, B{"B", d.B}, H{"H", d.H}, P{"P", d.P};
@@ -118,7 +157,7 @@ void forward(Arrays& arrays, Problem& p, int cell, nb::handle x, nb::handle h0, 
   call.dims = d;
   call.sequence = p.sequence;
   call.cell = cell;
-  call.reduced = reduced && has_pairs();
+  call.reduced = reduced && sizeof(T) == 4 && has_pairs();
   call.in_parts = in_parts;
   call.x = r.template tokens<const T>(x, "x", d, p.packed, {"I", d.I}, true);
   const View<T> out = r.template tokens<T>(y, "y", d, p.packed, {"D*P", d.D * d.P}, true);
@@ -131,10 +170,7 @@ void forward(Arrays& arrays, Problem& p, int cell, nb::handle x, nb::handle h0, 
   T* kept = rounded ? nullptr : r.output(tape, "tape", tape_shape(p));
   Bf16* short_kept = rounded ? Reader<Bf16>(arrays).output(tape, "tape", tape_shape(p)) : nullptr;
   for (int k = 0; k < d.D; k++) {
-    auto& dir = call.direction[k];
-    dir.w = read_weights(r, weights[std::size_t(k)], d, cell);
-    if (bool(dir.w.W_hr) != bool(call.direction[0].w.W_hr))
-      fail("W_hr: expected for both directions or for none");
+    auto& dir = direction(call, k, r, weights);
     dir.y = {out.data + k * d.P, out.step, out.row};
     dir.h0 = part(h, k, d.B * d.P);
     dir.c0 = part(c, k, d.B * d.H);
@@ -143,13 +179,7 @@ void forward(Arrays& arrays, Problem& p, int cell, nb::handle x, nb::handle h0, 
     dir.tape = part(kept, k, d.N * p.S * d.H);
     dir.rounded_tape = part(short_kept, k, d.N * p.S * d.H);
   }
-  if (d.N == 0) return;
-  threads = workers(d, p.G, threads, 1);
-  nb::gil_scoped_release release;
-  Workspace space(kernels<T>().forward_bytes(call, threads));
-  call.workspace = space.data();
-  run(call, kernels<T>().forward, threads);
-  space.check();
+  execute(call, kernels<T>().forward_bytes, kernels<T>().forward, threads, 1);
 }
 
 struct BackwardArrays {
@@ -163,7 +193,8 @@ void clear(T* data, i64 n) {
 }
 
 template <class T>
-void backward(Arrays& arrays, Problem& p, int cell, const BackwardArrays& a, int threads) {
+void backward(Layer& layer, const BackwardArrays& a) {
+  auto& [arrays, cell, threads, _, p] = layer;
   Reader<T> r(arrays);
   const Dims& d = p.dims;
   const Axis D{"D", d.D}, B{"B", d.B}, I{"I", d.I}, H{"H", d.H}, P{"P", d.P},
@@ -191,10 +222,7 @@ void backward(Arrays& arrays, Problem& p, int cell, const BackwardArrays& a, int
   if (i64(a.d_weights.size()) != d.D) fail("d_weights: expected one tuple for each direction");
   const i64 states = d.B * d.P, cells = d.B * d.H, slots = d.N * p.S * d.H;
   for (int k = 0; k < d.D; k++) {
-    auto& dir = call.direction[k];
-    dir.w = read_weights(r, a.weights[std::size_t(k)], d, cell);
-    if (bool(dir.w.W_hr) != bool(call.direction[0].w.W_hr))
-      fail("W_hr: expected for both directions or for none");
+    auto& dir = direction(call, k, r, a.weights);
     const nb::tuple w = nb::cast<nb::tuple>(a.d_weights[std::size_t(k)]);
     if (w.size() != 6 || !w[3].is_none())
       fail(
@@ -221,26 +249,15 @@ void backward(Arrays& arrays, Problem& p, int cell, const BackwardArrays& a, int
       clear(dir.d_W_hr, d.P * d.H), clear(dir.d_peep, 3 * d.H);
     }
   }
-  if (d.N == 0) return;
-  threads = workers(d, p.G, threads, 2);
-  nb::gil_scoped_release release;
-  Workspace space(kernels<T>().backward_bytes(call, threads));
-  call.workspace = space.data();
-  run(call, kernels<T>().backward, threads);
-  space.check();
+  execute(call, kernels<T>().backward_bytes, kernels<T>().backward, threads, 2);
 }
 
 void forward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes, nb::handle h0,
                  nb::handle c0, nb::tuple weights, nb::handle y, nb::handle h_n, nb::handle c_n,
                  nb::handle tape, int threads, bool reduced, bool in_parts) {
-  Arrays arrays;
-  const int index = cell_index(cell);
-  const Array in = arrays.read(x, "x"), lengths = arrays.read(batch_sizes, "batch_sizes");
-  Problem p = measure(in, lengths, weights, arrays, index);
-  threads = checked_threads(threads);
-  by_dtype(in, [&]<class T>(T) {
-    forward<T>(arrays, p, index, x, h0, c0, weights, y, h_n, c_n, tape, threads,
-               reduced && sizeof(T) == 4, in_parts);
+  Layer layer(cell, x, batch_sizes, weights, threads);
+  by_dtype(layer.x, [&]<class T>(T) {
+    forward<T>(layer, x, h0, c0, weights, y, h_n, c_n, tape, reduced, in_parts);
   });
 }
 
@@ -249,16 +266,10 @@ void backward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes,
                   nb::handle d_h_n, nb::handle d_c_n, nb::handle d_tape, nb::handle d_x,
                   nb::handle d_h0, nb::handle d_c0, nb::tuple d_weights, nb::handle g_tape,
                   nb::handle g_h, int threads) {
-  Arrays arrays;
-  const int index = cell_index(cell);
-  const Array in = arrays.read(x, "x"), lengths = arrays.read(batch_sizes, "batch_sizes");
-  Problem p = measure(in, lengths, weights, arrays, index);
-  threads = checked_threads(threads);
-  by_dtype(in, [&]<class T>(T) {
-    backward<T>(arrays, p, index,
-                {x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape, d_x, d_h0, d_c0, g_tape, g_h,
-                 weights, d_weights},
-                threads);
+  Layer layer(cell, x, batch_sizes, weights, threads);
+  by_dtype(layer.x, [&]<class T>(T) {
+    backward<T>(layer, {x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape, d_x, d_h0, d_c0, g_tape, g_h,
+                        weights, d_weights});
   });
 }
 
@@ -267,64 +278,56 @@ void backward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes,
 // The inputs of a call, flat: x, batch_sizes, h0, c0, then the weights of each direction.
 constexpr std::size_t kStates = 4, kFields = 6, kB_ih = 2, kB_hh = 3;
 
-// A call on torch tensors, none of them lazy, whose results are made here: around a small layer, to
-// make them in Python and to ask there how everything lies takes longer than to run it.
-struct TorchCall {
-  Arrays arrays;
-  const int cell, threads;
+// On torch tensors, none of them lazy, the results are made here: around a small layer, to make
+// them in Python and to ask there how everything lies takes longer than to run it.
+struct Maker {
   const ExchangeTable* table;
-  Array x;
-  Problem p;
+  const int bytes;
+  const Problem& p;
 
-  TorchCall(const std::string& name, nb::handle x_, nb::handle batch_sizes, nb::tuple weights,
-            int threads_)
-      : cell(cell_index(name)), threads(checked_threads(threads_)) {
-    table = Arrays::exchange(Py_TYPE(x_.ptr()));
+  Maker(nb::handle x, const Layer& layer)
+      : table(Arrays::exchange(Py_TYPE(x.ptr()))), bytes(layer.x.bytes), p(layer.p) {
     if (!table || !table->to_python) fail_type("x: expected a torch tensor");
-    x = read(x_, "x");
-    p = measure(x, arrays.read(batch_sizes, "batch_sizes"), weights, arrays, cell);
-    for (nb::handle direction : weights)
-      for (nb::handle w : nb::cast<nb::tuple>(direction)) refuse_lazy(w);
   }
 
-  Array read(nb::handle object, const char* name) {
-    refuse_lazy(object);
-    return arrays.read(object, name);
+  nb::object of(std::initializer_list<i64> shape) const {
+    return Fresh::make(bytes, shape)->give(*table);
   }
-
-  nb::object make(std::initializer_list<i64> shape) const {
-    return Fresh::make(x.bytes, shape)->give(*table);
-  }
-  nb::object like(nb::handle object) {
-    const Array a = arrays.read(object, "input");
-    return Fresh::make(a.bytes, a.shape, a.ndim)->give(*table);
+  nb::object like(const Array& a) const {
+    return Fresh::make(bytes, a.shape, a.ndim)->give(*table);
   }
   nb::object tokens(i64 size) const {
-    return p.packed ? make({p.dims.N, size}) : make({p.dims.T, p.dims.B, size});
+    return p.packed ? of({p.dims.N, size}) : of({p.dims.T, p.dims.B, size});
   }
   nb::object tape(bool rounded) const {
-    const auto [T, B, I, H, P, D, N] = p.dims;
-    const int bytes = rounded ? int(sizeof(Bf16)) : x.bytes;
-    const Code code = rounded ? kBfloat : kFloat;
-    return (p.packed ? Fresh::make(bytes, {D, N, i64(p.S), H}, code)
-                     : Fresh::make(bytes, {D, T, B, i64(p.S), H}, code))
+    i64 shape[Array::kAxes];
+    int ndim = 0;
+    for (const Axis& axis : tape_shape(p)) shape[ndim++] = axis.size;
+    return (rounded ? Fresh::make(sizeof(Bf16), shape, ndim, kBfloat)
+                    : Fresh::make(bytes, shape, ndim))
         ->give(*table);
   }
 };
 
+void refuse_lazy_ones(std::initializer_list<nb::handle> tensors, const nb::tuple& weights) {
+  for (nb::handle tensor : tensors) refuse_lazy(tensor);
+  for (nb::handle direction : weights)
+    for (nb::handle w : nb::cast<nb::tuple>(direction)) refuse_lazy(w);
+}
+
 nb::tuple layer(const std::string& cell, nb::handle x, nb::handle batch_sizes, nb::handle h0,
                 nb::handle c0, nb::tuple weights, bool keep_tape, bool rounded, bool reduced,
                 int threads) {
-  TorchCall call(cell, x, batch_sizes, weights, threads);
-  for (nb::handle state : {h0, c0}) refuse_lazy(state);
-  const Dims& d = call.p.dims;
-  const nb::object y = call.tokens(d.D * d.P), h_n = call.make({d.D, d.B, d.P}),
-                   c_n = CELLS[call.cell].cell.has_cell_state() ? call.make({d.D, d.B, d.H})
-                                                                : nb::none(),
-                   tape = keep_tape ? call.tape(rounded) : nb::none();
-  by_dtype(call.x, [&]<class T>(T) {
-    forward<T>(call.arrays, call.p, call.cell, x, h0, c0, weights, y, h_n, c_n, tape, call.threads,
-               reduced && sizeof(T) == 4, false);
+  refuse_lazy_ones({x, h0, c0}, weights);
+  Layer layer(cell, x, batch_sizes, weights, threads);
+  const Maker make(x, layer);
+  const auto [_, B, I, H, P, D, N] = layer.p.dims;
+  const bool stateful = CELLS[layer.cell].cell.has_cell_state();
+  const nb::object y = make.tokens(D * P), h_n = make.of({D, B, P}),
+                   c_n = stateful ? make.of({D, B, H}) : nb::none(),
+                   tape = keep_tape ? make.tape(rounded) : nb::none();
+  by_dtype(layer.x, [&]<class T>(T) {
+    forward<T>(layer, x, h0, c0, weights, y, h_n, c_n, tape, reduced, false);
   });
   return nb::make_tuple(y, h_n, c_n, tape);
 }
@@ -333,13 +336,15 @@ nb::tuple layer_gradient(const std::string& cell, nb::tuple wanted, nb::handle x
                          nb::handle batch_sizes, nb::handle h0, nb::handle c0, nb::tuple weights,
                          nb::handle y, nb::handle tape, nb::handle d_y, nb::handle d_h_n,
                          nb::handle d_c_n, nb::handle d_tape, int threads) {
-  TorchCall call(cell, x, batch_sizes, weights, threads);
-  for (nb::handle given : {h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape}) refuse_lazy(given);
+  refuse_lazy_ones({x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape}, weights);
+  Layer layer(cell, x, batch_sizes, weights, threads);
+  const Maker make(x, layer);
   const std::size_t D = weights.size();
   if (wanted.size() != kStates + D * kFields) fail("wanted: expected one for each input");
   std::vector<nb::object> found(wanted.size(), nb::none());
   const auto gradient = [&](std::size_t k, nb::handle of) {
-    if (!of.is_none() && wanted[k].ptr() == Py_True) found[k] = call.like(of);
+    if (!of.is_none() && wanted[k].ptr() == Py_True)
+      found[k] = make.like(layer.arrays.read(of, "input"));
   };
   gradient(0, x), gradient(2, h0), gradient(3, c0);
   nb::list d_weights;
@@ -351,17 +356,15 @@ nb::tuple layer_gradient(const std::string& cell, nb::tuple wanted, nb::handle x
     d_weights.append(nb::make_tuple(of[0], of[1], of[of[kB_ih].is_none() ? kB_hh : kB_ih],
                                     nb::none(), of[4], of[5]));
   }
-  by_dtype(call.x, [&]<class T>(T) {
-    backward<T>(call.arrays, call.p, call.cell,
-                {x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape, found[0], found[2], found[3],
-                 nb::none(), nb::none(), weights, nb::tuple(d_weights)},
-                call.threads);
+  by_dtype(layer.x, [&]<class T>(T) {
+    backward<T>(layer, {x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape, found[0], found[2], found[3],
+                        nb::none(), nb::none(), weights, nb::tuple(d_weights)});
   });
   for (std::size_t k = 0; k < D; k++) {  // the two biases have one gradient
     const nb::object *b_ih = &found[kStates + k * kFields + kB_ih],
                      *b_hh = &found[kStates + k * kFields + kB_hh];
     if (b_ih->is_none() || b_hh->is_none()) continue;
-    const Array from = call.arrays.read(*b_ih, "d_b_ih"), to = call.arrays.read(*b_hh, "d_b_hh");
+    const Array from = layer.arrays.read(*b_ih, "d_b_ih"), to = layer.arrays.read(*b_hh, "d_b_hh");
     std::memcpy(to.data, from.data, std::size_t(from.shape[0] * from.bytes));
   }
   nb::list all;

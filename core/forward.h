@@ -36,15 +36,15 @@ struct ForwardSpace {
   Units<T> units;
   Axis<T> out;  // the projection's output
   i64 input_tokens;
-  E *Wx, *Wh;  // gate panels [J][I][W], [J][P][W]
-  T* bias;     // lines [J][W]
-  E* Wr;       // [panels][H][width]
-  E* hidden;   // (B, H) before the projection
-  T* zeros;    // a state that is not given
-  T* zx;       // [J][input_tokens][W]
-  Taken* taken;
-  E* x;     // (input_tokens, I), rounded; null where operands are numbers, like the next
-  E* h[2];  // (B, P), rounded: of the even and the odd steps
+  E *Wx, *Wh;    // gate panels [J][I][W], [J][P][W]
+  T* bias;       // lines [J][W]
+  E* Wr;         // [panels][H][width]
+  E* hidden;     // (B, H) before the projection
+  T* zeros;      // a state that is not given
+  T* zx;         // [J][input_tokens][W]
+  Taken* taken;  // of every worker
+  E* x;          // (input_tokens, I), rounded; null where operands are numbers, like the next
+  E* h[2];       // (B, P), rounded: of the even and the odd steps
 
   ForwardSpace(const ForwardCall<T>& call, bool projected, Carver& carver)
       : units(call.dims.H, CELLS[call.cell].cell.gates()),
@@ -97,7 +97,7 @@ struct Forward {
         split(team, {0, 1, dims.B}, !seq.batch_sizes, weight_bytes() > LARGE_WEIGHTS),
         own(split.rows),
         panels(split.panels(team, u.J)),
-        dealer(split.by_batch ? Team{0, 1, nullptr} : team, ws.taken),
+        dealer(split.dealer(team, ws.taken)),
         unpacked(is_unpacked<E>(call)),
         fused(!unpacked && own.among(dims.B) >= FUSED_ROWS && my_weight_bytes() <= LARGE_WEIGHTS),
         past(!IS_PAIR<E> && dims.H % LANES<T> == 0 && uintptr_t(dir.tape) % VECTOR_BYTES == 0 &&

@@ -59,7 +59,7 @@ struct GroupSpace {
   E* hidden_lines = nullptr;   // [panels of H][chunk][width]
   T* d_Wr = nullptr;           // [panels of H][P][width]
   T* d_peep = nullptr;         // [3][H]
-  Taken* taken = nullptr;
+  Taken* taken = nullptr;      // of every worker
 
   GroupSpace(const BackwardCall<T>& call, const Weights<T>& w, const Units<T>& u,
              const Axis<T>& hidden, i64 g, Carver& carver) {

@@ -63,22 +63,6 @@ struct Rows {
   }
 };
 
-// Which rows and which panels a worker takes. By batch: rows of its own and all panels, and the
-// workers never meet between steps. By units: all rows and panels of its own, and they meet at
-// every step; for few rows, and for weights so large that each worker had better read a part of
-// them.
-struct Split {
-  bool by_batch;
-  Rows rows;
-  Split(const Team& team, const Rows& all, bool equal_lengths, bool large)
-      : by_batch(team.count == 1 || (!large && all.among(all.end) >= 2 * team.count)),
-        rows(by_batch ? all.part(team, equal_lengths) : all) {}
-  Share panels(const Team& team, i64 n) const { return by_batch ? Share{0, n} : team.of(n); }
-  void meet(const Team& team) const {
-    if (!by_batch) team.meet();
-  }
-};
-
 // How much of a worker's share is taken, by whomever: in this round, and (0 until then) the next.
 struct alignas(64) Taken {
   int32_t now[2], round;
@@ -125,6 +109,25 @@ struct Dealer {
  private:
   i64 take(int who) const {
     return __atomic_fetch_add(&taken[who].now[taken[team.id].round], 1, __ATOMIC_RELAXED);
+  }
+};
+
+// Which rows and which panels a worker takes. By batch: rows of its own and all panels, and the
+// workers never meet between steps. By units: all rows and panels of its own, and they meet at
+// every step; for few rows, and for weights so large that each worker had better read a part of
+// them.
+struct Split {
+  bool by_batch;
+  Rows rows;
+  Split(const Team& team, const Rows& all, bool equal_lengths, bool large)
+      : by_batch(team.count == 1 || (!large && all.among(all.end) >= 2 * team.count)),
+        rows(by_batch ? all.part(team, equal_lengths) : all) {}
+  Share panels(const Team& team, i64 n) const { return by_batch ? Share{0, n} : team.of(n); }
+  Dealer dealer(const Team& team, Taken* lines) const {
+    return by_batch ? Dealer{Team{0, 1, nullptr}, nullptr} : Dealer{team, lines};
+  }
+  void meet(const Team& team) const {
+    if (!by_batch) team.meet();
   }
 };
 

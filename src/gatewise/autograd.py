@@ -198,9 +198,10 @@ def reached(
     """The wanted gradients but those, None in torch, of projections that nobody read: of one step
     of which only c is used."""
     x, batch_sizes = flat[:2]
+    assert x is not None
     if d_y is not None or d_h_n is not None or flat[W_HR] is None:
         return wanted
-    if len(x if batch_sizes is None else batch_sizes) > 1:  # type: ignore[arg-type]
+    if len(x if batch_sizes is None else batch_sizes) > 1:
         return wanted
     return [want and k not in range(W_HR, len(flat), FIELDS) for k, want in enumerate(wanted)]
 

@@ -35,10 +35,7 @@ def layer(
     x, batch_sizes, h0, c0, *weights = flat
     assert x is not None
     sizes = None if batch_sizes is None else batch_sizes.tolist()
-    per_direction = [
-        Weights(*weights[k : k + FIELDS])  # type: ignore[arg-type]
-        for k in range(0, len(weights), FIELDS)
-    ]
+    per_direction = [Weights._make(weights[k : k + FIELDS]) for k in range(0, len(weights), FIELDS)]
     rows, P = per_direction[0].W_hh.shape
     D, B = len(per_direction), x.shape[1] if sizes is None else sizes[0]
     h0 = x.new_zeros(D, B, P) if h0 is None else h0

@@ -165,7 +165,7 @@ class Layers(Recurrent):
     def _weights(self, k: int) -> list[Weights]:
         """The weights of layer k as they are now, one ``Weights`` per direction."""
         return [
-            Weights(*[None if name is None else self._weight(name) for name in names])  # type: ignore[arg-type]
+            Weights._make([None if name is None else self._weight(name) for name in names])
             for names in self._names[k]
         ]
 
