@@ -264,6 +264,20 @@ i64 backward_bytes(const BackwardCall<T>& call) {
   return carver.used;
 }
 
+// The input feeds both directions: d_x of direction 1, (N, I), on top of that of direction 0.
+template <class T>
+void add_other_inputs(const BackwardCall<T>& call, const Team& team, const T* other) {
+  team.meet();
+  const Sequence& seq = call.sequence;
+  const i64 I = call.dims.I;
+  for (i64 t = 0; t < call.dims.T; t++)
+    for (i64 b = team.id; b < seq.active(t); b += team.count) {
+      T* d_x = call.d_x.at(seq, t, b);
+      const T* from = other + (seq.token(t) + b) * I;
+      for (i64 n = 0; n < I; n++) d_x[n] += from[n];
+    }
+}
+
 template <class T, class E = T>
 void backward(BackwardCall<T>& call, int id, int count) {
   const Team everybody{id, count, call.barrier};
@@ -275,19 +289,10 @@ void backward(BackwardCall<T>& call, int id, int count) {
     Backward<T, E>{call, call.direction[d], call.dims, space, space.units, team, groups}.run(
         d, call.barrier + 3 + d * GROUPS);
   });
-  if (call.dims.D == 2 && call.d_x.data) {  // the input feeds both directions
-    everybody.meet();
-    Carver carver{call.workspace};
-    BackwardSpace<T, E>(call, 0, carver);
-    const T* other = BackwardSpace<T, E>(call, 1, carver).other_d_x;
-    const Sequence& seq = call.sequence;
-    for (i64 t = 0; t < call.dims.T; t++)
-      for (i64 b = id; b < seq.active(t); b += count) {
-        T* d_x = call.d_x.at(seq, t, b);
-        const T* from = other + (seq.token(t) + b) * call.dims.I;
-        for (i64 n = 0; n < call.dims.I; n++) d_x[n] += from[n];
-      }
-  }
+  if (call.dims.D < 2 || !call.d_x.data) return;
+  Carver carver{call.workspace};
+  BackwardSpace<T, E>(call, 0, carver);
+  add_other_inputs(call, everybody, BackwardSpace<T, E>(call, 1, carver).other_d_x);
 }
 
 }  // namespace gatewise::GATEWISE_ISA

@@ -1,7 +1,9 @@
 // Which of the algorithms runs a call: the general one, in numbers or in pairs of bfloat16, or that
-// of a single step. The call alone decides, so bits do not depend on the number of workers.
+// of a single step or of few tokens. The call alone decides, so bits do not depend on the number of
+// workers.
 #pragma once
 #include "backward.h"
+#include "few.h"
 #include "forward.h"
 #include "single.h"
 
@@ -40,21 +42,16 @@ void forward_of_any(ForwardCall<T>& call, int id, int count) {
 
 template <class T>
 i64 backward_bytes_of_any(const BackwardCall<T>& call, int) {
-  Carver carver{nullptr};
   if constexpr (MAY_ROUND<T>)
     if (call.direction[0].rounded_tape) return backward_bytes<T, Pair>(call);
-  if (!is_single(call)) return backward_bytes<T>(call);
-  SingleSpace<T>(call, carver);
-  return carver.used;
+  return is_few(call) ? few_bytes(call) : backward_bytes<T>(call);
 }
 
 template <class T>
 void backward_of_any(BackwardCall<T>& call, int id, int count) {
   if constexpr (MAY_ROUND<T>)
     if (call.direction[0].rounded_tape) return backward<T, Pair>(call, id, count);
-  if (!is_single(call)) return backward<T>(call, id, count);
-  Carver carver{call.workspace};
-  SingleBackward<T>(call, {id, count, call.barrier}, carver).run();
+  is_few(call) ? few_backward(call, id, count) : backward<T>(call, id, count);
 }
 
 }  // namespace gatewise::GATEWISE_ISA

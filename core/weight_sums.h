@@ -15,10 +15,11 @@ template <class T>
 struct WeightSums {
   static constexpr i64 L = LANES<T>;
   static constexpr T one = T(1);
-  const Tokens<T> of;
-  const i64 length;
-  T* turned;  // [R][length]: d_z as columns; null where the tokens are few
+  Tokens<T> of{};
+  i64 length = 0;
+  T* turned = nullptr;  // [R][length]: d_z as columns; null where the tokens are few
 
+  WeightSums() = default;
   WeightSums(const Tokens<T>& tokens, Carver& carver)
       : of(tokens),
         length(round_up(of.n, L) + L),  // not a power of two: rows would share cache sets

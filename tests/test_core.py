@@ -160,8 +160,9 @@ def on_the_core(
     weights = tuple(tuple(cast(w) for w in ws) for ws in given["weights"])
     out = {
         k: None if page[k] is None else poisoned(page[k], p.dtype)
-        for k in ("y", "h_n", "c_n", "tape", "d_x")
+        for k in ("y", "h_n", "c_n", "tape")
     }
+    out["d_x"] = torch.full_like(x, float("nan"))  # laid out as x is
     out["tape"] = out["tape"].bfloat16() if reduced else out["tape"]
     inputs = p.cell, x, sizes, h0, c0, weights
     results = (out[k] for k in ("y", "h_n", "c_n", "tape"))
@@ -315,6 +316,32 @@ def test_few_tokens_of_every_shape(isa: str, threads: int) -> None:
     check(Problem(T=4, B=1, I=40, H=65, P=33, threads=threads))
     check(Problem(T=3, B=2, I=66, H=34, dtype=torch.float64, D=2, threads=threads))
     check(Problem(lengths=(3, 3, 1), I=33, H=80, P=90, D=2, dtype=torch.float64, threads=threads))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_backward_of_few_tokens(isa: str, threads: int) -> None:
+    """So few that neither weights nor gradients are packed (few.h), and the first that are not."""
+    check(Problem(T=8, B=1, I=20, H=50, threads=threads))
+    check(Problem(T=8, B=4, I=64, H=66, D=2, threads=threads))
+    check(Problem(T=2, B=20, I=1, H=180, threads=threads, states=False, dtype=torch.float64))
+    check(Problem(T=24, B=1, I=90, H=13, threads=threads, bias=False))
+    check(Problem(T=25, B=1, I=90, H=13, threads=threads))
+    check(Problem(lengths=(5, 5, 3, 2, 1, 1, 1), I=11, H=90, D=2, threads=threads))
+
+
+def test_few_tokens_wherever_they_lie(isa: str) -> None:
+    """x and d_x of a batch that comes first in memory: its steps are no equal distances apart."""
+    p = Problem(T=3, B=4, I=37, H=30, D=2, threads=2)
+    given = make(p)
+    page = on_the_page(p, given)
+    want = on_the_core(p, given, page)
+    x = given["x"].transpose(0, 1).contiguous().transpose(0, 1)
+    assert x.stride() != given["x"].stride()
+    got = on_the_core(p, given | {"x": x}, page)
+    assert got["d_x"].stride() == x.stride()
+    assert torch.equal(got["d_x"], want["d_x"])
+    for of, ones in zip(got["d_weights"], want["d_weights"], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(of, ones, strict=True) if a is not None)
 
 
 def test_many_chunks(isa: str) -> None:
