@@ -18,6 +18,7 @@
 
 #include "cell.h"
 #include "kernel.h"
+#include "workspace.h"
 
 namespace nb = nanobind;
 
@@ -247,6 +248,9 @@ inline void refuse_lazy(nb::handle tensor) {
 // torch.empty. What torch does not do to memory of others, it does not do to it: resize_.
 struct Fresh {
   static constexpr std::size_t kAlign = 64;  // of the numbers
+  // Of so many bytes malloc takes a block from the system at every call, to be touched page by
+  // page.
+  static constexpr int64_t kLarge = int64_t(32) << 20;
   OwnedTensor owned;
   int64_t shape[Array::kAxes], strides[Array::kAxes];
 
@@ -265,8 +269,10 @@ struct Fresh {
   static Fresh* make(int bytes, const int64_t* shape, int ndim, Code code = kFloat) {
     int64_t size = bytes;
     for (int k = 0; k < ndim; k++) size *= shape[k];
+    size += sizeof(Fresh) + kAlign;
     // malloc and not aligned_alloc, which is three times slower for small blocks.
-    auto* fresh = static_cast<Fresh*>(std::malloc(sizeof(Fresh) + kAlign + std::size_t(size)));
+    void* const memory = size < kLarge ? std::malloc(std::size_t(size)) : fresh_block(size).data;
+    auto* fresh = static_cast<Fresh*>(memory);
     if (!fresh) throw std::bad_alloc();
     for (int64_t k = ndim, step = 1; k-- > 0; step *= shape[k])
       fresh->shape[k] = shape[k], fresh->strides[k] = step;

@@ -25,11 +25,6 @@ constexpr int kNaN = 0xff;                    // every byte of a number: NaN in 
 
 std::atomic<bool> guarded{false};
 
-struct Block {
-  unsigned char* data;
-  int64_t size;
-};
-
 struct Shelf {
   std::mutex mutex;
   std::vector<Block> blocks;
@@ -41,7 +36,9 @@ Shelf& shelf = *new Shelf;
 [[maybe_unused]] const int registered = pthread_atfork(
     [] { shelf.mutex.lock(); }, [] { shelf.mutex.unlock(); }, [] { shelf.mutex.unlock(); });
 
-Block fresh(int64_t bytes) {
+}  // namespace
+
+Block fresh_block(int64_t bytes) {
   const int64_t align = bytes >= kHugePage ? kHugePage : 64;
   const int64_t size = (bytes + align - 1) / align * align;
   void* data = std::aligned_alloc(std::size_t(align), std::size_t(size));
@@ -52,12 +49,10 @@ Block fresh(int64_t bytes) {
   return {static_cast<unsigned char*>(data), size};
 }
 
-}  // namespace
-
 Workspace::Workspace(int64_t bytes) : guard_(nullptr) {
   bytes = bytes < 64 ? 64 : bytes;
   if (guarded.load(std::memory_order_relaxed)) {
-    const Block block = fresh(bytes + kGuard);
+    const Block block = fresh_block(bytes + kGuard);
     data_ = block.data;
     size_ = block.size;
     guard_ = data_ + bytes;
@@ -85,7 +80,7 @@ Workspace::Workspace(int64_t bytes) : guard_(nullptr) {
     return;
   }
   std::free(found.data);
-  const Block block = fresh(bytes);
+  const Block block = fresh_block(bytes);
   data_ = block.data;
   size_ = block.size;
 }

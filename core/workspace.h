@@ -29,6 +29,14 @@ class Workspace {
 // watched. Returns whether it was so.
 bool guard_workspaces(bool on);
 
+// Memory for std::free, 64-byte aligned; from a huge page on in huge pages, of which the first
+// touch is cheap. Throws std::bad_alloc.
+struct Block {
+  unsigned char* data;
+  int64_t size;  // at least what was asked for
+};
+Block fresh_block(int64_t bytes);
+
 int64_t workspace_held();   // bytes kept for reuse now
 void release_workspaces();  // gives them back
 
