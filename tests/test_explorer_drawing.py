@@ -352,6 +352,45 @@ def test_what_is_not_a_number_says_so(opened) -> None:
     assert tab.locator("#moment-write .valve-dot").count() == 2
 
 
+def test_the_page_says_where_numbers_end(opened) -> None:
+    layer, x = gatewise.LSTM(3, 4, bidirectional=True), torch.zeros(6, 1, 3)
+    x[2] = float("nan")
+    tab = opened(layer.trace(x), tokens="abcdef")
+    assert "From step 2 on, values" in tab.locator("#broken").inner_text()
+    tab.evaluate("modules['main.js'].set({ dir: 1 })")
+    settle(tab)
+    assert "From step 2 down, values" in tab.locator("#broken").inner_text()
+    assert "Weights" not in tab.locator("#broken").inner_text()
+    tab = opened(layer.trace(torch.zeros(6, 1, 3)), tokens="abcdef")
+    assert not tab.locator("#broken").is_visible()
+
+
+def test_weights_that_are_no_numbers_are_said(opened) -> None:
+    layer = gatewise.LSTM(3, 4, bidirectional=True)
+    with torch.no_grad():
+        layer.weight_hh_l0[1, 2] = float("inf")
+    tab = opened(layer.trace(torch.ones(6, 1, 3)), tokens="abcdef")
+    assert tab.locator("#broken").inner_text().startswith("Weights of this lane are not numbers")
+    tab.evaluate("modules['main.js'].set({ dir: 1 })")
+    settle(tab)
+    assert not tab.locator("#broken").is_visible()
+
+
+AXES = """() => { const c = document.getElementById("curves"), copy = [];
+  const { data } = c.getContext("2d").getImageData(0, 0, 44, c.height);
+  for (let y = 0; y < c.height; y++)
+    copy.push(data.slice(4 * 44 * y, 4 * 44 * (y + 1)).some((v) => v > 0));
+  return [22, 150, 278].map((top) => copy.slice(top - 6, top + 116).some(Boolean)); }"""
+
+
+def test_a_band_without_a_number_has_an_axis(opened) -> None:
+    layer, x = gatewise.LSTM(3, 4), torch.full((6, 1, 3), float("nan"))
+    tab = opened(layer.trace(x), tokens="abcdef")
+    tab.locator("#curves").scroll_into_view_if_needed()
+    settle(tab)
+    assert tab.evaluate(AXES) == [True, True, True]
+
+
 def test_a_number_among_those_that_are_none_is_a_dot(opened) -> None:
     layer, x = gatewise.LSTM(3, 4), torch.ones(6, 1, 3)
     x[1] = float("nan")

@@ -155,6 +155,49 @@ def test_what_is_in_view_is_drawn_in_the_next_frame(tall) -> None:
         assert tall.evaluate(DRAWN) == after
 
 
+WRITTEN = f"""async ([key]) => {{ const all = CanvasRenderingContext2D.prototype;
+  const known = all.fillText; let count = 0;
+  all.fillText = function (...given) {{ count += 1; return known.apply(this, given); }};
+  document.body.dispatchEvent(new KeyboardEvent("keydown", {{ key, bubbles: true }}));
+  {FRAME} {FRAME}
+  all.fillText = known;
+  return count; }}"""
+
+
+def test_words_are_written_once(opened) -> None:
+    """A jump scrolls the coloured text; what was on the screen before is not written again."""
+    tab = opened(traced(gatewise.LSTM(2, 4), T=2000), tokens=WORDS, at="#t=5")
+    tab.evaluate("document.querySelector('#unit-text').scrollIntoView()")
+    tab.wait_for_timeout(300)
+    first = [tab.evaluate(WRITTEN, [key]) for key in ("End", "Home")]
+    again = [tab.evaluate(WRITTEN, [key]) for key in ("End", "Home")]
+    assert first[0] > 500
+    assert max(again) < 100
+
+
+READ = """async ([key]) => { let count = 0;
+  const all = HTMLScriptElement.prototype;  // where the blocks are
+  const text = Object.getOwnPropertyDescriptor(all, "textContent");
+  const get = function () { count += 1; return text.get.call(this); };
+  Object.defineProperty(all, "textContent", { ...text, get });
+  document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  await null;
+  Object.defineProperty(all, "textContent", text);
+  return count; }"""
+
+
+def test_what_a_key_may_ask_for_is_decoded_before(opened) -> None:
+    """The other sequences, models, layers and directions, while nothing happens."""
+    how = {"num_layers": 2, "bidirectional": True}
+    trace = traced(gatewise.LSTM(3, 4, **how), T=30, B=2)
+    beside = traced(gatewise.RNN(3, 4, **how), T=30, B=2)
+    tab = opened(trace, beside=beside, at="#t=7")
+    tab.wait_for_timeout(1000)
+    for key in "bmlr":
+        assert tab.evaluate(READ, [key]) == 0, key
+        tab.wait_for_timeout(500)
+
+
 AT_ONCE = """async ([key]) => { const map = document.getElementById("map-image");
   map.getContext("2d").clearRect(50, 5, 9, 9);
   document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));

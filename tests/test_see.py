@@ -117,6 +117,23 @@ def check(layer, x, lengths=None) -> None:
                     np.testing.assert_array_equal(got, w)
 
 
+def test_the_first_step_that_is_no_number() -> None:
+    layer, x = gatewise.LSTM(4, 3, bidirectional=True), torch.zeros(5, 2, 4)
+    x[3, 1] = float("nan")
+    (model,) = read(see.html(layer.trace(x)))[0]["models"]
+    assert model["broken_weights"] == [[False, False]]
+    assert [[lane["broken"] for lane in run["lanes"][0]] for run in model["runs"]] == [
+        [None, None],
+        [3, 3],
+    ]
+    with torch.no_grad():
+        layer.bias_ih_l0_reverse[2] = float("nan")
+    (model,) = read(see.html(layer.trace(x)))[0]["models"]
+    assert model["broken_weights"] == [[False, True]]
+    assert model["runs"][0]["lanes"][0][0]["broken"] is None
+    assert model["runs"][0]["lanes"][0][1]["broken"] == 4  # it reads from the end
+
+
 def test_the_page_starts_from_the_states_that_the_run_was_given() -> None:
     x = pack_sequence([torch.randn(n, 4) for n in (2, 5)], enforce_sorted=False)
     h0, c0 = torch.randn(2, 1, 2, 3)

@@ -121,15 +121,17 @@ const luminance = (r, g, b) => {
   return 0.2126 * R + 0.7152 * G + 0.0722 * B;
 };
 
-// A place of a scale as bytes: its colour, and the ink on it, black or white, whichever reads better: 4.5
-// to 1 or better.
+const [BLACK, WHITE] = [[0, 0, 0], [255, 255, 255]]; // the inks on a colour
+
+// A place of a scale as bytes: its colour, and the ink on it, whichever reads better: 4.5 to 1 or better.
 function written(theme, kind, k) {
   const rgb = ramps[theme][kind].subarray(3 * k, 3 * k + 3);
   const L = luminance(...rgb) + 0.05;
-  return { fill: rgb, ink: L / 0.05 > 1.05 / L ? [0, 0, 0] : [255, 255, 255] };
+  return { fill: rgb, ink: L / 0.05 > 1.05 / L ? BLACK : WHITE };
 }
 
 const css = ([r, g, b]) => `rgb(${r} ${g} ${b})`;
+export const inks = [BLACK, WHITE].map(css);
 
 // The 257 colours of a scale as pixels of an ImageData (little-endian), and the inks on them.
 const palettes = new Map();

@@ -23,13 +23,13 @@ export function curves(host, app) {
     if (t >= a && t < b) app.set({ t, playing: false });
   });
 
-  return function draw(s) {
+  return function* draw(s) {
     const { cell } = app.page.meta.models[s.model];
     const style = app.style();
     const outer = app.width(host);
     const key = shown({ ...s, field: "all" }, s.unit, s.out, s.t, s.win, app.theme(), outer);
     if (outer <= LEFT + RIGHT || key === drawn) return;
-    drawn = key;
+    drawn = ""; // until all of it is
     const narrow = outer < 560;
     right = narrow ? 96 : RIGHT;
     const width = outer - LEFT - right;
@@ -72,7 +72,8 @@ export function curves(host, app) {
             if (v > high && v < Infinity) high = v;
           }
         }
-        const pad = (high - low) * 0.08 || 1e-6;
+        if (high === low) [low, high] = [-1, 1]; // all zero, or no number at all
+        const pad = (high - low) * 0.08;
         [low, high] = [low < 0 ? low - pad : 0, high > 0 ? high + pad : 0];
       }
       const yOf = (v) => top + band.height - ((v - low) / (high - low)) * band.height;
@@ -138,11 +139,13 @@ export function curves(host, app) {
         context.fillText(show(now), LEFT + width + 16 + from, y - over);
       }
       top += band.height + gap;
+      yield;
     }
     context.font = style.small;
     context.fillStyle = style.soft;
     context.fillText(`at step ${s.t}`, LEFT + width + 10, 8);
     axis(context, { a, b, left: LEFT, width, y: top - gap + 8, style, words: app.words() });
+    drawn = key;
     const memory = lane(app.page, s).memory;
     canvas.ariaLabel =
       `Curves of unit ${s.unit} over ${run(app.page, s).T} steps` +

@@ -36,7 +36,9 @@ export function openPage(meta, read) {
   const blocks = new Map();
   const begun = new Map();
   function* opening(id) {
-    blocks.set(id, yield* decode(read(id)));
+    const text = read(id); // megabytes: to reach them is a piece of work of its own
+    yield;
+    blocks.set(id, yield* decode(text));
   }
   const decoding = (id) => {
     if (!begun.has(id)) begun.set(id, opening(id));
@@ -53,6 +55,12 @@ export const model = (page, s) => page.meta.models[s.model];
 export const run = (page, s) => model(page, s).runs[s.batch];
 export const lane = (page, s) => run(page, s).lanes[s.layer][s.dir];
 
+// The same place in another model: a layer and direction that it has.
+export function there(page, s, m) {
+  const { D, L } = page.meta.models[m].size;
+  return { ...s, model: m, layer: Math.min(s.layer, L - 1), dir: Math.min(s.dir, D - 1) };
+}
+
 // What the values on show depend on, as the key of a drawing that is kept.
 export const shown = (s, ...more) =>
   [s.model, s.batch, s.layer, s.dir, s.field, s.grad, ...more].join();
@@ -60,13 +68,19 @@ export const shown = (s, ...more) =>
 // Where a lane reads and writes at step t: a reverse lane comes from t + 1.
 export const before = (s, t) => (s.dir === 1 ? t + 1 : t - 1);
 
+// What the page holds of a field: the number of a block, {fill} if it is one value everywhere, or null.
+function held(page, s, name, grad) {
+  const here = lane(page, s);
+  return (grad ? here.grad?.[name] : here.value[name]) ?? null;
+}
+
+const widthOf = (page, s, name) => model(page, s).size[name === "h" ? "P" : "H"];
+
 // One field of the chosen lane as {data, width}: step t of unit u is data[t * width + u].
 export function field(page, s, name, grad = false) {
-  const here = lane(page, s);
-  const ref = grad ? (here.grad ? here.grad[name] : null) : here.value[name];
-  const size = model(page, s).size;
-  const width = name === "h" ? size.P : size.H;
-  if (ref === null || ref === undefined) return null;
+  const ref = held(page, s, name, grad);
+  const width = widthOf(page, s, name);
+  if (ref === null) return null;
   if (typeof ref === "number") return { data: page.block(ref), width };
   const T = run(page, s).T;
   const key = `${ref.fill} ${T * width}`;
@@ -75,8 +89,9 @@ export function field(page, s, name, grad = false) {
 }
 
 export function at(page, s, name, t, u, grad = false) {
-  const values = field(page, s, name, grad);
-  return values === null ? null : values.data[t * values.width + u];
+  const ref = held(page, s, name, grad);
+  if (typeof ref === "number") return page.block(ref)[t * widthOf(page, s, name) + u];
+  return ref === null ? null : ref.fill;
 }
 
 // All steps of one unit.

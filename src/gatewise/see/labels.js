@@ -20,6 +20,14 @@ function memoryNote(memory, last) {
     : "Its forget gate never closes: what it holds stays. ";
 }
 
+// What is said of a lane in which not every value is a number; empty if every one is.
+function brokenNote(broken, weights, reverse) {
+  const why = weights ? "Weights of this lane are not numbers (NaN or infinite). " : "";
+  if (broken === null) return why;
+  const from = `From step ${broken} ${reverse ? "down" : "on"}`;
+  return `${why}${from}, values of this lane are not numbers (NaN or infinite): they are drawn in grey.`;
+}
+
 // Draws everything that is text about the state; `remember` is told when it has come to rest.
 export function labels(app, remember) {
   const { page } = app;
@@ -43,6 +51,13 @@ export function labels(app, remember) {
       ? `The cell is a memory that runs along the top. At each step it reads one input, and its gates, numbers between 0 and 1, act as valves: they decide what is forgotten, what is written and what is shown. Below: step ${s.t}, ${word}, ${unit}.`
       : `A plain RNN has one number a unit and no gates: each step mixes the input with its last answer and writes over the old state. The dashed parts are what an LSTM adds. Below: step ${s.t}, ${word}, ${unit}.`;
     say("lead", lead);
+    const broken = brokenNote(
+      here.broken,
+      model(page, s).broken_weights[s.layer]?.[s.dir] ?? false,
+      s.dir === 1,
+    );
+    say("broken", broken);
+    $("broken").hidden = broken === "";
     say("cell-title", `One step of the ${name}`);
     say("unit-title", `Unit ${s.unit} over time`);
     const memory = here.memory === null ? undefined : here.memory[s.unit];

@@ -13,6 +13,7 @@ import {
   run,
   step,
   telling,
+  there,
   windowAround,
 } from "./data.js";
 import { diagram } from "./diagram.js";
@@ -214,40 +215,50 @@ for (const part of parts) {
   else watch.observe(part.place);
 }
 
+let idle = null; // the drawing of the parts off screen, while nothing happens
+
 function* drawing(which) {
   for (const part of parts) {
     if (!part.stale || !which(part)) continue;
-    part.draw(state);
+    yield* part.draw(state) ?? []; // a part that takes long has places to stop
     part.stale = false;
     yield;
   }
 }
 
 function refresh(all = false) {
+  if (idle !== null) idle = drawing(() => true); // a part half drawn there is begun again
   finish(drawing((part) => part.near || all));
 }
 
-// The numbers that a key may ask for next.
+// The numbers that a key may ask for next: of this lane, of the others of its run, and of the same place
+// in the other models and sequences.
 const decoded = slices();
-let ready = null; // the run whose numbers are decoded, or about to be
+let ready = null; // the lane for which they are decoded, or about to be
 
-function* blocks({ lanes }) {
-  for (const one of [lane(page, state), ...lanes.flat()]) {
-    for (const refs of [one.value, one.grad ?? {}]) {
+function* blocks(s) {
+  const elsewhere = page.meta.models.flatMap((_, m) =>
+    page.meta.batch.map((_, batch) => there(page, { ...s, batch }, m)),
+  );
+  const beside = run(page, s).lanes.flatMap((all, layer) => all.map((_, dir) => ({ ...s, layer, dir })));
+  for (const place of [s, ...beside, ...elsewhere]) {
+    const { value, grad } = lane(page, place);
+    const weights = model(page, place).weights?.[place.layer][place.dir] ?? {};
+    const { x } = run(page, place);
+    for (const refs of [value, x, weights, grad ?? {}]) {
       for (const ref of Object.values(refs)) if (typeof ref === "number") yield* page.decoding(ref);
     }
   }
 }
 
 // While nothing happens: the parts off screen.
-let idle = null; // what is left to do
-
 function work(deadline) {
   if (idle === null) return;
+  const end = performance.now() + 5; // a key may come while the browser still calls this idle
   let done;
   do {
     done = idle.next().done;
-  } while (!done && deadline.timeRemaining() > 15);
+  } while (!done && performance.now() < end && deadline.timeRemaining() > 15);
   if (done) performance.mark("rested");
   else requestIdleCallback(work);
 }
@@ -305,7 +316,10 @@ function draw() {
   for (const part of parts) part.stale = true;
   describe(s, word(s));
   refresh(s.printing);
-  if (ready !== run(page, s)) decoded(blocks((ready = run(page, s))), () => {});
+  if (ready !== lane(page, s)) {
+    ready = lane(page, s);
+    decoded(blocks({ ...s }), () => {});
+  }
   performance.measure("draw", "draw-start");
   idle = null;
   clearTimeout(draw.rest);

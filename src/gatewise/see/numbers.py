@@ -163,6 +163,7 @@ def _model(trace: Trace, chosen: list[int], lengths: list[int], blocks: Blocks) 
     record = trace.records[0]
     lanes = [[_lanes(trace, k, d, chosen, lengths, blocks) for d in range(D)] for k in range(L)]
     x = [_inputs(trace, k, chosen, lengths, blocks) for k in range(L)]
+    weights = _weights(trace, blocks)
     return {
         "name": _name(cell, D),
         "cell": {
@@ -177,7 +178,8 @@ def _model(trace: Trace, chosen: list[int], lengths: list[int], blocks: Blocks) 
             "L": L,
             "D": D,
         },
-        "weights": _weights(trace, blocks),
+        "weights": weights,
+        "broken_weights": _broken_weights(weights, blocks),
         "runs": [
             {
                 "T": lengths[b],
@@ -236,12 +238,20 @@ def _lanes(
             "c0": blocks.add(trace._began(k, "c")[d, column]),
             "h_n": blocks.add(trace.h_n[at, b]),
             "c_n": blocks.add(trace.c_n[at, b]) if cell.has_cell_state else None,
+            "broken": _broken([value[name][steps, b] for name in FIELDS], reverse=d == 1),
             "memory": [_json(m) for m in memory(keep)] if cell.has_cell_state else None,
             "activity": [_json(m) for m in np.abs(cells).mean(0)],
             "similarity": similarity(cells).tolist(),
         }
 
     return [one(b) for b in chosen]
+
+
+def _broken(values: Iterable[NDArray[Any]], *, reverse: bool) -> int | None:
+    """The first step, in the order of reading, at which a value is NaN or infinite, if any."""
+    bad = np.any([~np.isfinite(one).all(-1) for one in values], axis=0)
+    steps = np.flatnonzero(bad)
+    return int(steps[-1 if reverse else 0]) if len(steps) else None
 
 
 def _json(number: float) -> float | None:
@@ -305,4 +315,15 @@ def _weights(trace: Trace, blocks: Blocks) -> list[list[dict[str, int]]] | None:
         return None
     return [
         [{name: blocks.add(w) for name, w in lane.items()} for lane in layer] for layer in weights
+    ]
+
+
+def _broken_weights(weights: list[list[dict[str, int]]] | None, blocks: Blocks) -> list[list[bool]]:
+    """Of each layer and direction, whether a weight is NaN or infinite."""
+    return [
+        [
+            any(not np.isfinite(np.frombuffer(blocks.data[n], "<f4")).all() for n in lane.values())
+            for lane in layer
+        ]
+        for layer in weights or []
     ]

@@ -2,7 +2,7 @@
 // for this layer and for the one beside it.
 
 import { scale } from "./colour.js";
-import { distance, norms, run } from "./data.js";
+import { distance, norms, run, there } from "./data.js";
 import { show } from "./cell.js";
 import { axis, curve, el, fit, gallery, store } from "./paint.js";
 
@@ -40,16 +40,10 @@ export function reaching(host, app) {
   const known = store(64);
   const images = app.page.meta.models.map(() => gallery(4));
 
-  // the same place in another model: a layer and direction it has
-  const there = (s, m) => {
-    const { D, L } = app.page.meta.models[m].size;
-    return { ...s, model: m, layer: Math.min(s.layer, L - 1), dir: Math.min(s.dir, D - 1) };
-  };
-
   function lines(s) {
     const out = [];
     app.page.meta.models.forEach((one, m) => {
-      const place = there(s, m);
+      const place = there(app.page, s, m);
       for (const name of one.cell.has_cell_state ? ["c", "h"] : ["h"]) {
         const key = [m, place.batch, place.layer, place.dir, name].join();
         const norm = known(key, () => norms(app.page, place, name));
@@ -70,9 +64,9 @@ export function reaching(host, app) {
     const T = run(app.page, s).T;
     const tall = 92;
     const context = fit(maps, outer, models.length * (tall + 26) + 30);
-    const limit = Math.max(...models.map((_, m) => app.limit(there(s, m), "h"))); // one scale for both
+    const limit = Math.max(...models.map((_, m) => app.limit(there(app.page, s, m), "h"))); // one scale for both
     models.forEach((one, m) => {
-      const place = there(s, m);
+      const place = there(app.page, s, m);
       const values = app.field(place, "h");
       const top = m * (tall + 26) + 16;
       const rows = Array.from({ length: values.width }, (_, k) => k);
@@ -171,8 +165,8 @@ export function reaching(host, app) {
         context.setLineDash([5, 4]);
       curve(context, norm, 0, T, xOf, yOf);
       context.setLineDash([]);
-      const there = norm.reduce((count, n) => count + (n > 0), 0);
-      if (there === 1) {
+      const seen = norm.reduce((count, n) => count + (n > 0), 0);
+      if (seen === 1) {
         // a line needs two
         const t = norm.findIndex((n) => n > 0);
         context.fillStyle = inks[m];

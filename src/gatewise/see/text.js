@@ -1,9 +1,9 @@
 // The whole text, each token on the colour of the unit's value. Drawn on canvas, and only the lines in
 // view: two thousand coloured pieces of markup cost more to paint than a step may take. So do a thousand
-// calls of canvas: the colours of a line are an image one pixel high, stretched, and the words, which stay
-// while the values change, are kept in either ink.
+// calls of canvas: the colours of a line are an image one pixel high, stretched, and the words of a line,
+// which stay while the values change and the text scrolls, are kept in either ink.
 
-import { palette, placeOf } from "./colour.js";
+import { inks, palette, placeOf } from "./colour.js";
 import { series, shown } from "./data.js";
 import { brief, el, fit, picture, store } from "./paint.js";
 
@@ -48,14 +48,14 @@ export function text(host, app) {
   box.append(canvas, spacer, mark);
   host.append(spoken, box);
   host.hidden = app.page.meta.kind === "series"; // the ribbon draws it, and its colours
-  let made = null; // the layout: {key, chars, said, spots, lines}
+  let made = null; // the layout: {key, chars, said, spots, lines, starts}
   let ask = null; // what to draw: {key, values, scaled}
-  const inked = store(2); // the words in view, in black or in white
+  const inked = store(48); // the words of a line in each ink; three times as many as are in view
   let scrolled = 0; // to ask the box would lay out the page
 
   box.addEventListener("scroll", () => {
     scrolled = box.scrollTop;
-    paint();
+    if (ask !== null) paint();
   });
   canvas.addEventListener("click", (event) => {
     const line = Math.floor((event.offsetY + scrolled) / LINE);
@@ -83,7 +83,13 @@ export function text(host, app) {
       const width = widths[t] - (chars ? 0 : 3);
       return { left: x + 2, top: line * LINE + 2, width, height: LINE - 4, line };
     });
-    made = { key, chars, said, spots, lines: spots[spots.length - 1].line + 1 };
+    const lines = spots[spots.length - 1].line + 1;
+    const starts = [0]; // the first token of each line, and the end of the last
+    spots.forEach(({ line }, t) => {
+      while (starts.length <= line) starts.push(t);
+    });
+    starts.push(spots.length);
+    made = { key, chars, said, spots, lines, starts };
     spoken.textContent = words.join(chars ? "" : " ");
     canvas.ariaLabel =
       "The text, each token on the colour of the value; the same text is above in words";
@@ -91,15 +97,14 @@ export function text(host, app) {
 
   // What is in view: {top, width, height, lines, tokens}, lines and tokens as [first, last + 1].
   function view() {
-    const { spots } = made;
+    const { starts } = made;
     const tall = made.lines * LINE;
     const height = app.state.printing ? tall : Math.min(MOST, tall);
     const top = app.state.printing ? 0 : scrolled;
     box.style.height = `${height}px`;
     spacer.style.height = `${tall - height}px`;
     const lines = [Math.floor(top / LINE), Math.min(made.lines, Math.ceil((top + height) / LINE))];
-    const first = spots.findIndex((at) => at.line >= lines[0]);
-    const tokens = [first, spots.findLastIndex((at) => at.line < lines[1]) + 1];
+    const tokens = lines.map((line) => starts[line]);
     return { top, width: app.width(box), height, lines, tokens };
   }
 
@@ -121,28 +126,37 @@ export function text(host, app) {
     }
   }
 
-  function write(context, { top, tokens }, inkOf) {
+  // Writes tokens from .. to - 1 on a paper whose upper edge is `top` of the whole text.
+  function write(context, top, from, to, inkOf) {
     context.font = app.style()[made.chars ? "text" : "textWords"];
     context.textBaseline = "middle";
     context.textAlign = "center";
-    for (let t = tokens[0]; t < tokens[1]; t++) {
+    for (let t = from; t < to; t++) {
       const at = made.spots[t];
       context.fillStyle = inkOf(t);
       context.fillText(made.said[t], at.left + at.width / 2, at.top - top + LINE / 2 - 1);
     }
   }
 
-  // The words of a line from one token to another, in one ink.
+  // The words of a line, in each ink.
+  function writing(line, width) {
+    return inked(`${made.key} ${line}`, () =>
+      inks.map((ink) => {
+        const paper = fit(el("canvas"), width, LINE);
+        write(paper, line * LINE, made.starts[line], made.starts[line + 1], () => ink);
+        return paper.canvas;
+      }),
+    );
+  }
+
+  // Copies the words of a line from one token to another, in one ink.
   function copy(context, now, ink, from, to) {
-    const words = inked([made.key, now.top, ink].join(), () => {
-      const paper = fit(el("canvas"), now.width, now.height);
-      write(paper, now, () => ink);
-      return paper.canvas;
-    });
-    const ratio = words.width / now.width;
     const [begin, end] = [made.spots[from], made.spots[to]];
-    const place = [begin.left, begin.top - now.top, end.left + end.width - begin.left, LINE - 4];
-    context.drawImage(words, ...place.map((size) => size * ratio), ...place);
+    const words = writing(begin.line, now.width)[inks.indexOf(ink)];
+    const ratio = words.width / now.width;
+    const [left, width, height] = [begin.left, end.left + end.width - begin.left, LINE - 4];
+    const part = [left, begin.top - begin.line * LINE, width, height].map((size) => size * ratio);
+    context.drawImage(words, ...part, left, begin.top - now.top, width, height);
   }
 
   function paint() {
@@ -152,7 +166,7 @@ export function text(host, app) {
     fill(context, now, colours.fill);
     const inkOf = (t) => colours.ink[placeOf(ask.scaled, ask.values[t])];
     if (app.state.printing) {
-      write(context, now, inkOf); // sharp on paper
+      write(context, now.top, ...now.tokens, inkOf); // sharp on paper
       return;
     }
     const [a, b] = now.tokens;
@@ -164,10 +178,16 @@ export function text(host, app) {
     }
   }
 
-  return function draw(s) {
+  return function* draw(s) {
     const values = host.hidden ? null : series(app.page, s, s.field, app.row(), s.grad);
     if (values === null) return;
     lay(app.words());
+    yield;
+    const { width, lines } = view();
+    for (let line = lines[0]; line < lines[1] && !s.printing; line++) {
+      writing(line, width);
+      yield;
+    }
     const key = shown(s, app.row(), app.theme(), s.printing, made.key);
     const old = ask;
     ask = { key, values, scaled: app.scale(), t: s.t };
