@@ -99,13 +99,16 @@ struct Forward {
         panels(split.panels(team, u.J)),
         dealer(split.dealer(team, ws.taken)),
         unpacked(is_unpacked<E>(call)),
-        fused(!unpacked && own.among(dims.B) >= FUSED_ROWS && my_weight_bytes() <= LARGE_WEIGHTS),
+        fused(!unpacked && own.among(dims.B) >= FUSED_ROWS && share_bytes() <= LARGE_WEIGHTS),
         past(!IS_PAIR<E> && dims.H % LANES<T> == 0 && uintptr_t(dir.tape) % VECTOR_BYTES == 0 &&
              weight_bytes() > LARGE_WEIGHTS && tape_bytes() >= LARGE_TAPE) {}
 
   i64 weight_bytes() const { return u.K * operand_bytes<E>(dims.I + dims.P); }
 
-  i64 my_weight_bytes() const { return weight_bytes() / u.J * (panels.end - panels.begin); }
+  // The weights that a worker reads; of the largest share, since all who meet must decide alike.
+  i64 share_bytes() const {
+    return weight_bytes() / u.J * (split.by_batch ? u.J : ceil_div(u.J, team.count));
+  }
 
   i64 tape_bytes() const { return dims.N * cell.cell.slots() * dims.H * i64(sizeof(T)); }
 
@@ -269,10 +272,10 @@ struct Forward {
     return {rows + b * room<E>(size), own.step * room<E>(size)};
   }
 
-  // The panel that is read next, fetched while so many rows use this one; if the weights that I
-  // read stay in the second-level cache, nothing.
+  // The panel that is read next, fetched while so many rows use this one; if the weights that a
+  // worker reads stay in the second-level cache, nothing.
   Ahead ahead(const E* packed, i64 length, i64 next, i64 rows) const {
-    if (fused || my_weight_bytes() <= LARGE_WEIGHTS) return {};
+    if (fused || share_bytes() <= LARGE_WEIGHTS) return {};
     const i64 size = length * u.W;
     return Ahead::of(packed + next * size, size * i64(sizeof(E)), rows, length);
   }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -592,3 +594,26 @@ def test_saturated_gates(isa: str) -> None:
 def test_unknown_isa_lists_the_valid_ones() -> None:
     with pytest.raises(ValueError, match=r"expected one of .*base.* got 'mmx'"):
         _core.select_isa("mmx")
+
+
+AT_THE_EDGE = """
+import torch
+from gatewise import _core
+import gatewise
+_core.work_per_thread(0.0)
+_core.select_isa({isa!r})
+torch.set_num_threads({threads})
+for H in range(304, 321, 4):
+    for I in range(300, 372, 4):
+        lstm = gatewise.LSTM(I, H).requires_grad_(False)
+        lstm(torch.zeros(6, 7, I))
+"""
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("isa", ISAS)
+def test_workers_decide_alike(isa: str, threads: int) -> None:
+    """About half of these weights fits the caches, so one share may fit and another not; workers
+    who took different ways would wait for each other forever."""
+    code = AT_THE_EDGE.format(isa=isa, threads=threads)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
