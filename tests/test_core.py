@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -302,50 +300,6 @@ def test_one_step_of_every_cell(isa: str, cell: str, H: int) -> None:
     check(Problem(lengths=(1, 1, 1), I=6, H=H, cell=cell))
 
 
-@pytest.mark.parametrize("cell", list(CELLS))
-def test_few_tokens(isa: str, cell: str) -> None:
-    """So few for such weights that these are not packed but read as they lie (dots.h)."""
-    check(Problem(T=2, B=2, I=31, H=37, cell=cell))
-    check(Problem(T=5, B=1, I=75, H=19, D=2, cell=cell, states=False, bias=False))
-    check(Problem(lengths=(4, 2, 1), I=9, H=110, D=2, cell=cell, threads=2))
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_few_tokens_of_every_shape(isa: str, threads: int) -> None:
-    check(Problem(T=3, B=5, I=190, H=70, threads=threads))
-    check(Problem(T=2, B=7, I=1, H=230, D=2, threads=threads, states=False))
-    check(Problem(T=1, B=4, I=50, H=17, D=2, threads=threads))
-    check(Problem(T=4, B=1, I=40, H=65, P=33, threads=threads))
-    check(Problem(T=3, B=2, I=66, H=34, dtype=torch.float64, D=2, threads=threads))
-    check(Problem(lengths=(3, 3, 1), I=33, H=80, P=90, D=2, dtype=torch.float64, threads=threads))
-
-
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_backward_of_few_tokens(isa: str, threads: int) -> None:
-    """So few that neither weights nor gradients are packed (few.h), and the first that are not."""
-    check(Problem(T=8, B=1, I=20, H=50, threads=threads))
-    check(Problem(T=8, B=4, I=64, H=66, D=2, threads=threads))
-    check(Problem(T=2, B=20, I=1, H=180, threads=threads, states=False, dtype=torch.float64))
-    check(Problem(T=24, B=1, I=90, H=13, threads=threads, bias=False))
-    check(Problem(T=25, B=1, I=90, H=13, threads=threads))
-    check(Problem(lengths=(5, 5, 3, 2, 1, 1, 1), I=11, H=90, D=2, threads=threads))
-
-
-def test_few_tokens_wherever_they_lie(isa: str) -> None:
-    """x and d_x of a batch that comes first in memory: its steps are no equal distances apart."""
-    p = Problem(T=3, B=4, I=37, H=30, D=2, threads=2)
-    given = make(p)
-    page = on_the_page(p, given)
-    want = on_the_core(p, given, page)
-    x = given["x"].transpose(0, 1).contiguous().transpose(0, 1)
-    assert x.stride() != given["x"].stride()
-    got = on_the_core(p, given | {"x": x}, page)
-    assert got["d_x"].stride() == x.stride()
-    assert torch.equal(got["d_x"], want["d_x"])
-    for of, ones in zip(got["d_weights"], want["d_weights"], strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(of, ones, strict=True) if a is not None)
-
-
 def test_many_chunks(isa: str) -> None:
     """Time long enough that backward walks it in several chunks, with states between them."""
     check(Problem(T=1100, B=1, I=3, H=20, threads=2))
@@ -594,26 +548,3 @@ def test_saturated_gates(isa: str) -> None:
 def test_unknown_isa_lists_the_valid_ones() -> None:
     with pytest.raises(ValueError, match=r"expected one of .*base.* got 'mmx'"):
         _core.select_isa("mmx")
-
-
-AT_THE_EDGE = """
-import torch
-from gatewise import _core
-import gatewise
-_core.work_per_thread(0.0)
-_core.select_isa({isa!r})
-torch.set_num_threads({threads})
-for H in range(304, 321, 4):
-    for I in range(300, 372, 4):
-        lstm = gatewise.LSTM(I, H).requires_grad_(False)
-        lstm(torch.zeros(6, 7, I))
-"""
-
-
-@pytest.mark.parametrize("threads", [2, 3])
-@pytest.mark.parametrize("isa", ISAS)
-def test_workers_decide_alike(isa: str, threads: int) -> None:
-    """About half of these weights fits the caches, so one share may fit and another not; workers
-    who took different ways would wait for each other forever."""
-    code = AT_THE_EDGE.format(isa=isa, threads=threads)
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)

@@ -7,8 +7,10 @@ import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 import torch
 from layers import assert_same, gradients, random_layer
+from test_core import ISAS
 
 
 def test_many_python_threads_at_once() -> None:
@@ -124,3 +126,26 @@ def test_workers_of_a_data_loader() -> None:
         )
         torch.testing.assert_close(torch.cat(list(loader)), whole[:, :4].transpose(0, 1))
     """)
+
+
+AT_THE_EDGE = """
+import torch
+from gatewise import _core
+import gatewise
+_core.work_per_thread(0.0)
+_core.select_isa({isa!r})
+torch.set_num_threads({threads})
+for H in range(304, 321, 4):
+    for I in range(300, 372, 4):
+        lstm = gatewise.LSTM(I, H).requires_grad_(False)
+        lstm(torch.zeros(6, 7, I))
+"""
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("isa", ISAS)
+def test_workers_decide_alike(isa: str, threads: int) -> None:
+    """About half of these weights fits the caches, so one share may fit and another not; workers
+    who took different ways would wait for each other forever."""
+    code = AT_THE_EDGE.format(isa=isa, threads=threads)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
