@@ -105,7 +105,7 @@ struct FewBackward {
       for (i64 j = panels.begin; j < panels.end; j++) panel(j, t, rows);
       team.meet();
       const bool last = s + 1 == dims.T;
-      if (!last || dir.d_h0) sum_of_lines(rows, H, d_z(t, 0), dir.w.W_hh, {ws.d_h, ws.padded});
+      if (!last || dir.d_h0) product_with(rows, H, d_z(t, 0), dir.w.W_hh, {ws.d_h, ws.padded});
       if (!last) team.meet();
     }
     if (call.d_x.data) inputs();
@@ -143,7 +143,7 @@ struct FewBackward {
   const T* d_z(i64 t, i64 b) const { return ws.d_z + (seq.token(t) + b) * ws.R; }
 
   // My part of the columns of d_z W, `width` of them.
-  void sum_of_lines(i64 rows, i64 width, const T* d_z, const T* W, Lines<T> out) const {
+  void product_with(i64 rows, i64 width, const T* d_z, const T* W, Lines<T> out) const {
     const Share mine = columns(width);
     if (mine.begin >= mine.end) return;
     const Lines<const T> part{W + mine.begin, width};
@@ -162,12 +162,12 @@ struct FewBackward {
   void inputs() const {
     const View<T>& d_x = call.d_x;
     if (ws.other_d_x)
-      sum_of_lines(dims.N, I, ws.d_z, dir.w.W_ih, {ws.other_d_x, I});
+      product_with(dims.N, I, ws.d_z, dir.w.W_ih, {ws.other_d_x, I});
     else if (dims.T == 1 || seq.offsets || d_x.step == B * d_x.row)
-      sum_of_lines(dims.N, I, ws.d_z, dir.w.W_ih, {d_x.data, d_x.row});
+      product_with(dims.N, I, ws.d_z, dir.w.W_ih, {d_x.data, d_x.row});
     else
       for (i64 t = 0; t < dims.T; t++)
-        sum_of_lines(B, I, d_z(t, 0), dir.w.W_ih, {d_x.at(seq, t, 0), d_x.row});
+        product_with(B, I, d_z(t, 0), dir.w.W_ih, {d_x.at(seq, t, 0), d_x.row});
   }
 
   // d_h0, the columns that I have written.

@@ -1,4 +1,4 @@
-// Products with the lines of a matrix b as they lie, out = a b, for a single step (single.h):
+// Products with the lines of a matrix b as they lie, out = a b, for few tokens (few.h):
 //
 //   lines_product    few rows: nothing is packed; the tile is that of tile.h but for its panel,
 //                    whose lines are those of b

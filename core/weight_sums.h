@@ -1,5 +1,5 @@
-// The weight gradients of tokens whose d_z lie as rows: of a single step, or of many steps of a
-// cell at once (bind_step.cpp). R = G*H:
+// The weight gradients of tokens whose d_z lie as rows: of few tokens (few.h), or of many steps of
+// a cell at once (bind_step.cpp). R = G*H:
 //
 //   d_W_ih (R, I) = d_z^T (R, n) x (n, I)     d_W_hh (R, H) = d_z^T (R, n) h (n, H)
 //

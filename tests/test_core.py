@@ -277,8 +277,8 @@ def test_lengths(isa: str, lengths: tuple[int, ...], D: int) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_one_step(isa: str, size: int) -> None:
-    """Single steps go by a route of their own (single.h), forward those of up to 64 rows, and few
-    rows are not packed (dots.h)."""
+    """Single steps go by routes of their own (few.h; forward single.h, up to 64 rows), and few rows
+    are not packed (dots.h)."""
     for dtype in (torch.float32, torch.float64):
         check(Problem(T=1, B=3, I=5, H=size, dtype=dtype))
         check(Problem(T=1, B=1, I=size, H=9, dtype=dtype))
