@@ -138,11 +138,14 @@ def tall(opened):
 
 def test_an_interaction_is_few_calls_of_canvas(tall) -> None:
     """Thousands of calls are what a frame has no time for; and a theme leaves markup as it is."""
+    for key in ("End", "Home"):  # words that were never in view are written, each with a call
+        tall.evaluate(KEY, [key])
     for key in ("ArrowRight", "ArrowDown", "End", "i", "d", "d", "s", "+", "0", "t", "t"):
         calls, changes = tall.evaluate(CALLS, [key])
         assert 20 < calls < 1000, (key, calls)
         if key == "t":
             assert changes < 10
+        tall.wait_for_timeout(300)
 
 
 def test_what_is_in_view_is_drawn_in_the_next_frame(tall) -> None:
@@ -173,6 +176,84 @@ def test_words_are_written_once(opened) -> None:
     again = [tab.evaluate(WRITTEN, [key]) for key in ("End", "Home")]
     assert first[0] > 500
     assert max(again) < 100
+
+
+def test_words_that_models_and_sequences_share_a_place_with_are_kept(opened) -> None:
+    trace = traced(gatewise.LSTM(2, 4), T=600, B=2)
+    words = [WORDS[:600], WORDS[600:0:-1]]
+    beside = traced(gatewise.RNN(2, 4), T=600, B=2)
+    tab = opened(trace, beside=beside, tokens=words, batch=[0, 1], at="#t=5")
+    tab.evaluate("document.querySelector('#unit-text').scrollIntoView()")
+    tab.wait_for_timeout(300)
+    counts = {}
+    for key in "mbmbmb":
+        counts.setdefault(key, []).append(tab.evaluate(WRITTEN, [key]))
+    assert counts["b"][0] > 500
+    assert max(counts["m"] + counts["b"][1:]) < 450, counts
+
+
+RESIZED = """async () => { const canvas = document.getElementById("curves");
+  const kept = CanvasRenderingContext2D.prototype.fillText; let count = 0;
+  CanvasRenderingContext2D.prototype.fillText = function (...given) {
+    count += 1; return kept.apply(this, given); };
+  document.documentElement.style.width = "900px";
+  window.dispatchEvent(new Event("resize"));
+  const now = [count, canvas.clientWidth, canvas.width];
+  await new Promise((done) => setTimeout(done, 600));
+  CanvasRenderingContext2D.prototype.fillText = kept;
+  return [now, [count, canvas.clientWidth, canvas.width]]; }"""
+
+
+def test_drawings_stretch_with_the_window_and_are_made_anew_at_rest(opened) -> None:
+    tab = opened(traced(gatewise.LSTM(2, 4), T=50), viewport=(1280, 2400))
+    first, last = tab.evaluate(RESIZED)
+    assert first == [0, 900 - 56, 1280 - 96]
+    assert last[0] > 10
+    assert last[1:] == [900 - 56, 900 - 56]
+
+
+def test_far_from_the_screen_nothing_is_laid_out(opened) -> None:
+    tab = opened(traced(gatewise.LSTM(2, 4), T=50))
+    seen = """id => document.querySelector(`${id} h2`).checkVisibility(
+      { contentVisibilityAuto: true })"""
+    assert [tab.evaluate(seen, id) for id in ("#cell", "#numbers")] == [True, False]
+    tab.locator("#numbers").scroll_into_view_if_needed()
+    tab.wait_for_timeout(300)
+    assert tab.evaluate(seen, "#numbers")
+    assert tab.locator("#rows tr").count() == 6
+
+
+CHANGED = """async ([key]) => { const watch = new MutationObserver(() => {});
+  watch.observe(document.querySelector(".cells"), { subtree: true, childList: true,
+    characterData: true, attributes: true });
+  document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  await null;
+  const at = [...document.querySelectorAll(".cell")].findIndex((one) => one.matches(".now"));
+  const changes = watch.takeRecords().length;
+  watch.disconnect();
+  return [at, document.querySelectorAll(".cell").length, changes]; }"""
+
+
+def test_a_step_along_the_ribbon_changes_two_cells_and_shows_both_neighbours(opened) -> None:
+    tab = opened(traced(gatewise.LSTM(2, 4), T=300), tokens=WORDS[:300], at="#t=100")
+    changes = []
+    for _ in range(60):
+        place, count, changed = tab.evaluate(CHANGED, ["ArrowRight"])
+        assert 2 <= place < count - 2
+        changes.append(changed)
+    assert median(changes) <= 4, changes
+
+
+def test_the_diagram_of_each_model_is_drawn_once(opened) -> None:
+    trace, beside = traced(gatewise.LSTM(2, 4)), traced(gatewise.RNN(2, 4))
+    tab = opened(trace, beside=beside, tokens="abcdefghij", at="#t=3")
+    tab.evaluate("window.first = document.querySelector('#diagram svg')")
+    tab.keyboard.press("m")
+    tab.wait_for_timeout(100)
+    assert not tab.evaluate("window.first.isConnected")
+    tab.keyboard.press("m")
+    tab.wait_for_timeout(100)
+    assert tab.evaluate("document.querySelector('#diagram svg') === window.first")
 
 
 READ = """async ([key]) => { let count = 0;

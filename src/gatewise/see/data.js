@@ -11,6 +11,20 @@ export function finish(making) {
   return step.value;
 }
 
+// What was made under a key, made once; of too many, the one asked for longest ago leaves.
+export function store(most) {
+  const kept = new Map();
+  const get = (key, make) => {
+    const found = kept.has(key) ? kept.get(key) : make();
+    kept.delete(key);
+    kept.set(key, found);
+    if (kept.size > most) kept.delete(kept.keys().next().value);
+    return found;
+  };
+  get.has = (key) => kept.has(key);
+  return get;
+}
+
 const PIECE = 1 << 16; // characters of base64, a multiple of 4
 
 // A base64 block of little-endian float32 as a typed array, with a place to stop after each piece.
@@ -48,7 +62,7 @@ export function openPage(meta, read) {
     if (!blocks.has(id)) finish(decoding(id));
     return blocks.get(id);
   };
-  return { meta, block, decoding, filled: new Map() };
+  return { meta, block, decoding, filled: new Map(), lines: store(24) };
 }
 
 export const model = (page, s) => page.meta.models[s.model];
@@ -94,14 +108,13 @@ export function at(page, s, name, t, u, grad = false) {
   return ref === null ? null : ref.fill;
 }
 
-// All steps of one unit.
+// All steps of one unit: gathered from all over the memory, so those asked for last are kept.
 export function series(page, s, name, u, grad = false) {
   const values = field(page, s, name, grad);
   if (values === null) return null;
-  const T = values.data.length / values.width;
-  const out = new Float32Array(T);
-  for (let t = 0; t < T; t++) out[t] = values.data[t * values.width + u];
-  return out;
+  return page.lines(shown(s, name, u, grad), () =>
+    Float32Array.from({ length: run(page, s).T }, (_, t) => values.data[t * values.width + u]),
+  );
 }
 
 // The vector c or h before step t; before the first one, the state the run began with.

@@ -66,12 +66,11 @@ function wires(cell, projected) {
   return list;
 }
 
-// Draws the parts once for a model and a direction; returns the function that gives them the values
-// of a step. moment: the one to stress, or null.
-export function diagram(host, cell, reverse, projected) {
-  host.replaceChildren();
+// Draws the parts for a model and a direction; returns them as {svg, draw}. draw gives them the values of a
+// step. moment: the one to stress, or null.
+export function diagram(cell, reverse, projected) {
   const last = reverse ? "t+1" : "t−1";
-  const svg = node(host, "svg", { viewBox: "10 22 800 508", role: "img", class: "diagram" });
+  const svg = node(document.createDocumentFragment(), "svg", { viewBox: "10 22 800 508", role: "img", class: "diagram" });
   const title = node(svg, "title", {}, "Structure of the cell");
   const has = (gate) => !welded(cell, gate);
   const state = cell.has_cell_state;
@@ -220,7 +219,7 @@ export function diagram(host, cell, reverse, projected) {
     ...numbers.map((n) => n.text),
   ];
 
-  return function draw(p, { scaleOf, moment, playing, word, unit }) {
+  function draw(p, { scaleOf, moment, playing, word, unit }) {
     const valueOf = (name) => {
       if (name.startsWith("z_")) return p.heard[name[2]] ? p.heard[name[2]].z : NaN;
       return p[name];
@@ -267,5 +266,6 @@ export function diagram(host, cell, reverse, projected) {
       `Structure of the cell with the values of unit ${unit}: ` +
         numbers.map(({ name, text }) => `${name} ${text.textContent}`).join(", "),
     );
-  };
+  }
+  return { svg, draw };
 }

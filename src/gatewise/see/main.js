@@ -274,21 +274,21 @@ function rest() {
 
 function cellView() {
   const moments = process($("process"), app);
-  let structure = null;
-  let made = null;
+  const structures = new Map(); // by model and direction
   let drawn = null;
   return (s) => {
     const { cell } = model(page, s);
     const place = `${s.model} ${s.dir}`;
-    if (made !== place) structure = diagram($("diagram"), cell, s.dir === 1, projects());
-    made = place;
+    if (!structures.has(place)) structures.set(place, diagram(cell, s.dir === 1, projects()));
+    const { svg, draw } = structures.get(place);
+    if (!svg.isConnected) $("diagram").replaceChildren(svg);
     const playing = s.playing && !calm.matches;
     const key = [place, s.batch, s.layer, s.t, s.unit, s.out, s.moment];
     key.push(s.printing, playing);
     if (drawn === key.join()) return; // only the map changed
     drawn = key.join();
     const p = step(page, s);
-    structure(p, {
+    draw(p, {
       scaleOf: app.scaleOf,
       moment: state.printing ? null : MOMENTS[s.moment],
       playing,
@@ -313,6 +313,7 @@ function draw() {
   const s = state;
   document.documentElement.dataset.theme = app.theme();
   document.documentElement.classList.toggle("playing", s.playing && !calm.matches);
+  document.documentElement.classList.remove("resizing");
   for (const part of parts) part.stale = true;
   describe(s, word(s));
   refresh(s.printing);
@@ -328,9 +329,12 @@ function draw() {
 
 dark.addEventListener("change", () => set({}));
 calm.addEventListener("change", () => set({}));
+// While the window is dragged its drawings stretch with it; they are made anew when it has come to rest.
 window.addEventListener("resize", () => {
   widths.clear();
-  set({});
+  document.documentElement.classList.add("resizing");
+  clearTimeout(draw.anew);
+  draw.anew = setTimeout(() => set({}), 100);
 });
 const printing = (on) => {
   state.printing = on;

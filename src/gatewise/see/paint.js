@@ -1,7 +1,7 @@
 // Drawing on canvas that several parts share: sharp canvases, maps of values, axes of steps.
 
 import { paint } from "./colour.js";
-import { finish, means } from "./data.js";
+import { finish, means, store } from "./data.js";
 
 // An element with properties and children; text children are text, never markup.
 export function el(tag, properties = {}, ...children) {
@@ -83,20 +83,6 @@ export function gallery(most) {
   };
   image.has = kept.has;
   return image;
-}
-
-// What was made under a key, made once; of too many, the one asked for longest ago leaves.
-export function store(most) {
-  const kept = new Map();
-  const get = (key, make) => {
-    const found = kept.has(key) ? kept.get(key) : make();
-    kept.delete(key);
-    kept.set(key, found);
-    if (kept.size > most) kept.delete(kept.keys().next().value);
-    return found;
-  };
-  get.has = (key) => kept.has(key);
-  return get;
 }
 
 const PAUSE = 50; // milliseconds: the frame that a key asked for needs the processors first

@@ -2,9 +2,9 @@
 // for this layer and for the one beside it.
 
 import { scale } from "./colour.js";
-import { distance, norms, run, there } from "./data.js";
+import { distance, norms, run, store, there } from "./data.js";
 import { show } from "./cell.js";
-import { axis, curve, el, fit, gallery, store } from "./paint.js";
+import { axis, curve, el, fit, gallery } from "./paint.js";
 
 const LEFT = 60;
 const RIGHT = 130;

@@ -26,6 +26,7 @@ export function ribbon(host, app) {
   canvas.addEventListener("pointermove", scrub);
   let span = [0, 0];
   let said = ""; // what the cells show
+  let worn = ""; // and what they wear: words and colours
   const image = gallery(6);
 
   function drawSeries(s, T) {
@@ -99,7 +100,13 @@ export function ribbon(host, app) {
     const longest = words.reduce((most, w) => Math.min(12, Math.max(most, w.length)), 0);
     const least = longest <= 2 ? 30 : 9 * longest + 16;
     const fits = Math.max(3, Math.floor(app.width(host) / least));
-    span = windowAround(span, fits, s.t, T);
+    // near an end of what is shown the chosen token comes to the middle, so that its neighbours are seen
+    const [first, past] = span;
+    const near = (first > 0 && s.t < first + 2) || (past < T && s.t >= past - 2);
+    span = windowAround(near ? [0, 0] : span, fits, s.t, T);
+    const wear = shown(s, app.row(), span);
+    const same = wear === worn;
+    worn = wear;
     const values = series(app.page, s, s.field, app.row(), s.grad);
     const scaled = app.scale();
     const [a, b] = span;
@@ -108,11 +115,12 @@ export function ribbon(host, app) {
       cells.append(el("span", { className: "cell" }, el("b"), el("i")));
     for (let t = a; t < b; t++) {
       const cell = cells.children[t - a];
-      cell.dataset.t = t;
       cell.classList.toggle("now", t === s.t);
+      write(cell.lastChild, T <= fits || t % 5 === 0 || t === s.t ? String(t) : "");
+      if (same) continue;
+      cell.dataset.t = t;
       cell.classList.toggle("space", words[t].trim() === "");
       write(cell.firstChild, visible(words[t]));
-      write(cell.lastChild, T <= fits || t % 5 === 0 || t === s.t ? String(t) : "");
       if (values === null) continue;
       const { fill, ink } = markup(scaled, values[t]);
       cell.firstChild.style.background = fill;

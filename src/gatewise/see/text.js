@@ -4,8 +4,8 @@
 // which stay while the values change and the text scrolls, are kept in either ink.
 
 import { inks, palette, placeOf } from "./colour.js";
-import { series, shown } from "./data.js";
-import { brief, el, fit, picture, store } from "./paint.js";
+import { field, finish, series, shown, store } from "./data.js";
+import { brief, el, fit, picture, slices } from "./paint.js";
 
 const LINE = 30;
 const MOST = 420; // height, in pixels, before the text scrolls
@@ -42,20 +42,27 @@ export function flow(words, widths, room) {
 export function text(host, app) {
   const spoken = el("p", { className: "hidden" });
   const box = el("div", { className: "text-box" });
-  const canvas = el("canvas", { id: "text", role: "img" });
+  const canvas = el("canvas", {
+    id: "text",
+    role: "img",
+    ariaLabel: "The text, each token on the colour of the value; the same text is above in words",
+  });
   const spacer = el("div");
   const mark = el("div", { className: "text-mark", ariaHidden: "true" }); // around the chosen token
   box.append(canvas, spacer, mark);
   host.append(spoken, box);
   host.hidden = app.page.meta.kind === "series"; // the ribbon draws it, and its colours
   let made = null; // the layout: {key, chars, said, spots, lines, starts}
+  const laid = store(8); // layouts, by sequence and width
   let ask = null; // what to draw: {key, values, scaled}
-  const inked = store(48); // the words of a line in each ink; three times as many as are in view
+  const inked = store(192); // the words of a line in an ink; six times as many as are in view
+  const ahead = slices();
   let scrolled = 0; // to ask the box would lay out the page
 
   box.addEventListener("scroll", () => {
+    if (ask === null || box.scrollTop === scrolled) return; // drawn already
     scrolled = box.scrollTop;
-    if (ask !== null) paint();
+    finish(paint());
   });
   canvas.addEventListener("click", (event) => {
     const line = Math.floor((event.offsetY + scrolled) / LINE);
@@ -65,8 +72,13 @@ export function text(host, app) {
 
   function lay(words) {
     const room = app.width(box) - 4;
-    const key = `${app.state.model} ${app.state.batch} ${room}`;
+    const key = `${app.state.batch} ${room}`; // the models read the same words
     if (made !== null && made.key === key) return;
+    made = laid(key, () => layout(key, words, room));
+    spoken.textContent = words.join(made.chars ? "" : " ");
+  }
+
+  function layout(key, words, room) {
     const chars = words.every((word) => [...word].length <= 1);
     const said = words.map((word) => (chars && word === " " ? " " : brief(word)));
     const context = canvas.getContext("2d");
@@ -89,10 +101,7 @@ export function text(host, app) {
       while (starts.length <= line) starts.push(t);
     });
     starts.push(spots.length);
-    made = { key, chars, said, spots, lines, starts };
-    spoken.textContent = words.join(chars ? "" : " ");
-    canvas.ariaLabel =
-      "The text, each token on the colour of the value; the same text is above in words";
+    return { key, chars, said, spots, lines, starts };
   }
 
   // What is in view: {top, width, height, lines, tokens}, lines and tokens as [first, last + 1].
@@ -138,28 +147,27 @@ export function text(host, app) {
     }
   }
 
-  // The words of a line, in each ink.
-  function writing(line, width) {
-    return inked(`${made.key} ${line}`, () =>
-      inks.map((ink) => {
-        const paper = fit(el("canvas"), width, LINE);
-        write(paper, line * LINE, made.starts[line], made.starts[line + 1], () => ink);
-        return paper.canvas;
-      }),
-    );
+  // The words of a line in an ink.
+  function writing(line, ink, width) {
+    return inked(`${made.key} ${line} ${ink}`, () => {
+      const paper = fit(el("canvas"), width, LINE);
+      write(paper, line * LINE, made.starts[line], made.starts[line + 1], () => ink);
+      return paper.canvas;
+    });
   }
 
   // Copies the words of a line from one token to another, in one ink.
   function copy(context, now, ink, from, to) {
     const [begin, end] = [made.spots[from], made.spots[to]];
-    const words = writing(begin.line, now.width)[inks.indexOf(ink)];
+    const words = writing(begin.line, ink, now.width);
     const ratio = words.width / now.width;
     const [left, width, height] = [begin.left, end.left + end.width - begin.left, LINE - 4];
     const part = [left, begin.top - begin.line * LINE, width, height].map((size) => size * ratio);
     context.drawImage(words, ...part, left, begin.top - now.top, width, height);
   }
 
-  function paint() {
+  // Draws what is in view, with a place to stop after each piece.
+  function* paint() {
     const now = view();
     const colours = palette(app.theme(), ask.scaled.kind);
     const context = fit(canvas, now.width, now.height);
@@ -175,26 +183,44 @@ export function text(host, app) {
       if (more && inkOf(t + 1) === inkOf(t)) continue;
       copy(context, now, inkOf(t), from, t);
       from = t + 1;
+      yield;
+    }
+  }
+
+  // The words in view in either ink, which another field or theme asks for.
+  function* both() {
+    const { width, lines } = view();
+    const { key } = made;
+    for (let line = lines[0]; line < lines[1]; line++) {
+      for (const ink of inks) {
+        if (made.key !== key) return;
+        writing(line, ink, width);
+        yield;
+      }
     }
   }
 
   return function* draw(s) {
-    const values = host.hidden ? null : series(app.page, s, s.field, app.row(), s.grad);
-    if (values === null) return;
+    if (host.hidden || field(app.page, s, s.field, s.grad) === null) return;
     lay(app.words());
     yield;
-    const { width, lines } = view();
-    for (let line = lines[0]; line < lines[1] && !s.printing; line++) {
-      writing(line, width);
-      yield;
-    }
-    const key = shown(s, app.row(), app.theme(), s.printing, made.key);
-    const old = ask;
-    ask = { key, values, scaled: app.scale(), t: s.t };
-    if (old === null || old.key !== key) paint();
     const at = made.spots[s.t];
     for (const name of ["left", "top", "width", "height"]) mark.style[name] = `${at[name]}px`;
     const outside = at.top < scrolled || at.top + at.height > scrolled + MOST;
-    if (outside && (old === null || old.t !== s.t)) box.scrollTop = at.top - MOST / 2;
+    const moves = outside && ask?.t !== s.t;
+    if (moves) {
+      const most = Math.max(0, made.lines * LINE - MOST);
+      scrolled = Math.max(0, Math.min(most, at.top - MOST / 2));
+    }
+    const key = shown(s, app.row(), app.theme(), s.printing, made.key);
+    const same = ask?.key === key && !moves;
+    const values = series(app.page, s, s.field, app.row(), s.grad);
+    ask = { key: null, values, scaled: app.scale(), t: s.t };
+    if (!same) {
+      yield* paint();
+      if (!s.printing) ahead(both(), () => {});
+    }
+    if (moves) box.scrollTop = scrolled;
+    ask.key = key;
   };
 }
