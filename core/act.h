@@ -9,8 +9,10 @@
 //   sigmoid       all; saturates        absolute 4e-5, 1 - sigmoid relative 2e-4
 //   tanh          all; saturates        absolute 6e-5, relative 6e-4
 // test_activation_error in tests/test_core.py and tests/test_bf16.py measures these. NaN stays NaN.
-// exp is 2^n * e^r with n = nearest(x/ln 2), |r| <= ln2/2, and expm1(r) = r * p(r) with p a minimax
-// polynomial (own Remez run; relative error 1.1e-8 for float, 1.8e-17 for double).
+// e^(k x), for k = -1 in sigmoid and 2 in tanh, is 2^n * e^(k r) with n = nearest(k x / ln 2) and
+// |k r| <= ln2/2; e^y - 1 is y * p(y) with p a minimax polynomial (own Remez run; relative error
+// 1.1e-8 for float, 1.8e-17 for double). k is a power of two, so it goes into the constants without
+// rounding.
 #pragma once
 #include "bf16.h"
 #include "cell.h"
@@ -21,8 +23,8 @@ template <class T>
 struct ExpTable;
 template <>
 struct ExpTable<float> {
-  static constexpr float least = -87.0f;    // the powers of e between are normal numbers; the
-  static constexpr float most = 88.7f;      // reciprocal of the largest is flushed to zero
+  // Powers of e between them are normal numbers; the reciprocal of the largest is flushed to zero.
+  static constexpr float least = -87.0f, most = 88.0f;
   static constexpr float saturated = 9.5f;  // tanh(9.5) rounds to 1
   static constexpr float inv_ln2 = 1.44269504f, ln2_high = 0.693145752f, ln2_low = 1.42860677e-6f;
   static constexpr float p[] = {1.00000001069157737f,    0.499999981138970584f,
@@ -31,7 +33,7 @@ struct ExpTable<float> {
 };
 template <>
 struct ExpTable<double> {
-  static constexpr double least = -708.0, most = 709.7;
+  static constexpr double least = -708.0, most = 709.0;
   static constexpr double saturated = 19.5;
   static constexpr double inv_ln2 = 1.4426950408889634, ln2_high = 6.93147180369123816490e-01,
                           ln2_low = 1.90821492927058770002e-10;
@@ -48,30 +50,38 @@ struct ExpTable<double> {
                                  2.50520730287076584e-8};
 };
 
-// x = n ln2 + r, |r| <= ln2 / 2; returns p(r) with expm1(r) = r p(r). least <= x <= most.
-template <class T, class E>
-GATEWISE_INLINE Vec<T> reduced(Vec<T> x, Rounded<T>& n, Vec<T>& r) {
+// Coefficient j of q, see below.
+template <int k, class T>
+constexpr T coefficient(T p, int j) {
+  for (; j >= 0; j--) p *= k;
+  return p;
+}
+
+// e^(k x) = 2^n e^(k r); returns q with e^(k r) - 1 = r q(r). n is the exponent of a normal number.
+template <class T, class E, int k>
+GATEWISE_INLINE Vec<T> reduced(Vec<T> x, Power<T>& n, Vec<T>& r) {
   using Table = ExpTable<T>;
-  n = nearest<T>(x, set1(Table::inv_ln2));
+  n = nearest_power<T>(x, set1(k * Table::inv_ln2));
   // One step is enough for a float where the product is not rounded: n ln2 is off by at
   // most 2.4e-7.
   if constexpr (sizeof(T) == 4 && FUSED_MULTIPLY_ADD)
-    r = fma(n.n, set1(T(-0.693147182)), x);
+    r = fma(n.n, set1(T(-0.693147182) / k), x);
   else
-    r = fma(n.n, set1(-Table::ln2_low), fma(n.n, set1(-Table::ln2_high), x));
+    r = fma(n.n, set1(-Table::ln2_low / k), fma(n.n, set1(-Table::ln2_high / k), x));
+  const auto c = [](T p, int j) { return set1(coefficient<k>(p, j)); };
   if constexpr (IS_PAIR<E>)  // relative error of e^r 1e-4
-    return fma(fma(set1(T(0.165178359)), r, set1(T(0.504134595))), r, set1(T(1.00019622)));
+    return fma(fma(c(T(0.165178359), 2), r, c(T(0.504134595), 1)), r, c(T(1.00019622), 0));
+  const auto& p = Table::p;
   if constexpr (sizeof(T) == 4) {  // short chains: several rows are in flight at once
     const Vec<T> rr = r * r;
-    const Vec<T> a = fma(set1(Table::p[1]), r, set1(Table::p[0])),
-                 b = fma(set1(Table::p[3]), r, set1(Table::p[2])),
-                 c = fma(set1(Table::p[5]), r, set1(Table::p[4]));
-    return fma(fma(c, rr, b), rr, a);
+    const Vec<T> low = fma(c(p[1], 1), r, c(p[0], 0)), middle = fma(c(p[3], 3), r, c(p[2], 2)),
+                 high = fma(c(p[5], 5), r, c(p[4], 4));
+    return fma(fma(high, rr, middle), rr, low);
   } else {
     constexpr int degree = sizeof(Table::p) / sizeof(Table::p[0]) - 1;
-    Vec<T> q = set1(Table::p[degree]);
+    Vec<T> q = c(p[degree], degree);
 #pragma GCC unroll 16
-    for (int k = degree - 1; k >= 0; k--) q = fma(q, r, set1(Table::p[k]));
+    for (int j = degree - 1; j >= 0; j--) q = fma(q, r, c(p[j], j));
     return q;
   }
 }
@@ -80,22 +90,20 @@ template <class T, class E = T>
 GATEWISE_INLINE Vec<T> sigmoid(Vec<T> x) {
   using Table = ExpTable<T>;
   const Vec<T> one = set1(T(1));
-  Rounded<T> n;
+  Power<T> n;
   Vec<T> r;
-  const Vec<T> p = reduced<T, E>(clamp(-x, set1(Table::least), set1(Table::most)), n, r);
-  return reciprocal(one + scale<T>(fma(p, r, one), n));
+  const Vec<T> q = reduced<T, E, -1>(clamp(x, set1(-Table::most), set1(-Table::least)), n, r);
+  return quotient(one, fma(n.of_two, fma(q, r, one), one));
 }
 
 template <class T, class E = T>
 GATEWISE_INLINE Vec<T> tanh(Vec<T> x) {
-  const T limit = 2 * ExpTable<T>::saturated;
-  const Vec<T> one = set1(T(1));
-  Rounded<T> n;
+  const T limit = ExpTable<T>::saturated;
+  Power<T> n;
   Vec<T> r;
-  const Vec<T> p = reduced<T, E>(clamp(x + x, set1(-limit), set1(limit)), n, r);
-  const Vec<T> s = scale<T>(one, n);
-  const Vec<T> m = fma(s, p * r, s - one);
-  return m * reciprocal(m + set1(T(2)));
+  const Vec<T> q = reduced<T, E, 2>(clamp(x, set1(-limit), set1(limit)), n, r);
+  const Vec<T> m = fma(n.of_two, q * r, n.of_two - set1(T(1)));
+  return quotient(m, m + set1(T(2)));
 }
 
 template <class T, Act A, class E = T>

@@ -251,10 +251,6 @@ struct Backward {
       for (i64 i = 0; i < n; i++) total[i] += (ws.group[k].*sums)[at + i];
     return total;
   }
-
-  static void copy(const T* from, T* to, i64 n) {
-    __builtin_memcpy(to, from, size_t(n) * sizeof(T));
-  }
 };
 
 template <class T, class E = T>

@@ -110,7 +110,7 @@ struct FewBackward {
     }
     if (call.d_x.data) inputs();
     if (dir.d_h0) initial_states();
-    if (dir.d_c0 && team.id == 0) __builtin_memcpy(dir.d_c0, ws.d_c, size_t(B * H) * sizeof(T));
+    if (dir.d_c0 && team.id == 0) copy(ws.d_c, dir.d_c0, B * H);
     ws.weights.run(team);
   }
 
@@ -237,10 +237,6 @@ struct FewBackward {
           const i64 at = (n / L * u.G + slot[k]) * L + n % L;
           if (seen) dir.d_peep[k * H + unit + n] += p.d_z[r][at] * seen[n];
         }
-  }
-
-  static void copy(const T* from, T* to, i64 n) {
-    __builtin_memcpy(to, from, size_t(n) * sizeof(T));
   }
 };
 

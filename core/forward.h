@@ -372,9 +372,6 @@ struct Forward {
   static void clear(E* row, i64 n) {
     for (i64 k = 0; k < n; k++) row[k] = E{};
   }
-  static void copy(const T* from, T* to, i64 n) {
-    __builtin_memcpy(to, from, size_t(n) * sizeof(T));
-  }
 };
 
 template <class T, class E = T>

@@ -69,11 +69,10 @@ struct Gradients {
       return g.cell.slot_o() < 0 ? h : h * load(o_of[k] + n, valid);
     };
     for (int k = 0; k < count; k += numbers)
-      for (i64 n = 0; n < axis.padded; n += L) {
-        const i64 p = n / (i64(axis.vectors) * L);
-        store(hidden_panel(p) + operands<E>(first + k) * axis.width(p) * L + (n - axis.first(p)),
-              operand<E>([&](int of) { return hidden(k + of, n); }));
-      }
+      for (i64 p = 0; p < axis.panels; p++)
+        for (i64 v = 0, W = i64(axis.width(p)) * L; v < W; v += L)
+          store(hidden_panel(p) + operands<E>(first + k) * W + v,
+                operand<E>([&](int of) { return hidden(k + of, axis.first(p) + v); }));
   }
   E* hidden_panel(i64 p) const {
     const Axis<T>& hidden = g.all.hidden;
@@ -108,7 +107,7 @@ struct Gradients {
         g.tokens(c, first, first + count, step, [&](i64 at, i64 t, i64 b) {
           T* to = g.all.other_d_x ? g.all.other_d_x + (g.seq.token(t) + b) * dims.I
                                   : g.call.d_x.at(g.seq, t, b);
-          __builtin_memcpy(to + input.first(p), block + (at - first) * W, size_t(n) * sizeof(T));
+          copy(block + (at - first) * W, to + input.first(p), n);
         });
       }
     }

@@ -145,14 +145,13 @@ void block_product(i64 rows, i64 width, Lines<const T> a, i64 length, Lines<cons
       // Whole vectors would reach into the line below.
       for (i64 first = 0; first < rows; first += BLOCK_ROWS) {
         const i64 count = smaller(BLOCK_ROWS, rows - first);
-        const auto copy = [&](auto from, auto to) {
-          for (i64 r = 0; r < count; r++)
-            __builtin_memcpy(to[r], from[r], size_t(valid) * sizeof(T));
+        const auto copy_rows = [&](auto from, auto to) {
+          for (i64 r = 0; r < count; r++) copy(from[r], to[r], valid);
         };
         const Lines<T> block{last, W};
-        if (more) copy(here.from(first), block);
+        if (more) copy_rows(here.from(first), block);
         add_up(first, count, more, block);
-        copy(block, here.from(first));
+        copy_rows(block, here.from(first));
       }
     }
   }

@@ -38,10 +38,12 @@ struct BackwardRows {
   Lines<T> g_tape;          // written, slots H apart; absent: not wanted
 };
 
-// Group q of the panel, n of its lanes; `whole` where that is all of them.
+// Group q of the panel, n of its lanes; `whole` where that is all of them. p and H are copies: what
+// lies in the caller's memory would have to be read again after every store.
 template <class T, class E, class K, Cell cell, bool whole>
-void forward_group(const Units<T>& u, const ForwardRows<T, E, K>& p, int q, int n) {
+void forward_group(const Units<T>& u, const ForwardRows<T, E, K> p, int q, int n) {
   constexpr int L = LANES<T>, G = cell.gates();
+  const i64 H = u.H;
   const i64 at = i64(q) * L;  // the group's first unit, counted in the panel
   const auto get = [n](const T* from) { return whole ? load(from) : load(from, n); };
   const auto put = [n](auto* to, Vec<T> v) { whole ? store(to, v) : store(to, v, n); };
@@ -50,7 +52,7 @@ void forward_group(const Units<T>& u, const ForwardRows<T, E, K>& p, int q, int 
 #pragma GCC unroll 4
   for (int k = 0; k < G; k++) bias[k] = load(p.bias + (q * G + k) * L);
   if constexpr (cell.peephole)
-    for (int k = 0; k < 3; k++) peep[k] = get(p.peep + k * u.H + p.j * u.U + at);
+    for (int k = 0; k < 3; k++) peep[k] = get(p.peep + k * H + p.j * u.U + at);
   for (i64 r = 0; r < p.rows; r++) {
     Vec<T> z[G];
 #pragma GCC unroll 4
@@ -66,8 +68,8 @@ void forward_group(const Units<T>& u, const ForwardRows<T, E, K>& p, int q, int 
     const auto keep = [&](int slot, Vec<T> v) {
       if (!tape) return;
       if constexpr (whole && !IS_PAIR<E>)
-        if (p.past) return store_past(tape + slot * u.H, v);
-      put(tape + slot * u.H, v);
+        if (p.past) return store_past(tape + slot * H, v);
+      put(tape + slot * H, v);
     };
     keep(cell.slot_g(), g);
     if constexpr (!cell.has_cell_state()) {
@@ -123,23 +125,24 @@ void forward_units(const Units<T>& u, const ForwardRows<T, E, K>& p) {
 
 // watched: some gradient arrives at the slots, or the gradients of the slots are wanted.
 template <class T, class E, Cell cell, bool watched, bool whole>
-void backward_group(const Units<T>& u, const BackwardRows<T, E>& p, int q, int n) {
+void backward_group(const Units<T>& u, const BackwardRows<T, E> p, int q, int n) {
   constexpr int L = LANES<T>, G = cell.gates();
+  const i64 H = u.H;
   const Vec<T> one = set1(T(1));
   const i64 at = i64(q) * L;
   const auto get = [n](const auto* from) { return whole ? load(from) : load(from, n); };
   const auto put = [n](T* to, Vec<T> v) { whole ? store(to, v) : store(to, v, n); };
   Vec<T> peep[3];
   if constexpr (cell.peephole)
-    for (int k = 0; k < 3; k++) peep[k] = get(p.peep + k * u.H + p.j * u.U + at);
+    for (int k = 0; k < 3; k++) peep[k] = get(p.peep + k * H + p.j * u.U + at);
   for (i64 r = 0; r < p.rows; r++) {
     const Number<E>* tape = p.tape[r] + at;
-    const auto kept = [&](int slot) { return slot < 0 ? one : get(tape + slot * u.H); };
+    const auto kept = [&](int slot) { return slot < 0 ? one : get(tape + slot * H); };
     // The total gradient at a slot: what came through the cell, and what arrives from outside.
     const auto total = [&](int slot, Vec<T> d) {
       if constexpr (watched) {
-        if (p.d_tape.data) d = d + get(p.d_tape[r] + at + slot * u.H);
-        if (p.g_tape.data) put(p.g_tape[r] + at + slot * u.H, d);
+        if (p.d_tape.data) d = d + get(p.d_tape[r] + at + slot * H);
+        if (p.g_tape.data) put(p.g_tape[r] + at + slot * H, d);
       }
       return d;
     };

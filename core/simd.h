@@ -48,13 +48,13 @@ template <>
 struct VectorOf<float> {
   using V = FloatV;
   using Int = IntV;
-  static constexpr int mantissa = 23;
+  static constexpr int mantissa = 23, bias = 127;
 };
 template <>
 struct VectorOf<double> {
   using V = DoubleV;
   using Int = LongV;
-  static constexpr int mantissa = 52;
+  static constexpr int mantissa = 52, bias = 1023;
 };
 template <class T>
 using Vec = typename VectorOf<T>::V;
@@ -111,6 +111,11 @@ GATEWISE_INLINE void fetch([[maybe_unused]] uintptr_t address) {
 #elif defined(__aarch64__)
   asm volatile("prfm pldl2keep, %a0" ::"p"(address));
 #endif
+}
+
+template <class T>
+GATEWISE_INLINE void copy(const T* from, T* to, int64_t n) {
+  __builtin_memcpy(to, from, size_t(n) * sizeof(T));
 }
 
 // The same vector, in a register: the compiler may not load it a second time instead.
@@ -196,10 +201,9 @@ GATEWISE_INLINE V fma(V a, V b, V c) {
 }
 #endif
 
-// 1 / d for a normal d, to the last bit or the one before; zero where that is below the normal
-// numbers and these are flushed. An
-// approximation and Newton's rule r (2 - d r) where the processor offers one, since its dividers
-// are slow on wide vectors; else a division.
+// n / d for a normal d, to the last bits; zero where that is below the normal numbers and these are
+// flushed. An approximation of 1 / d and Newton's rule r (2 - d r) where the processor offers one,
+// since its dividers are slow on wide vectors; else a division.
 #if defined(__AVX512F__)
 GATEWISE_INLINE FloatV reciprocal(FloatV d) {
   const FloatV r = (FloatV)_mm512_rcp14_ps((__m512)d);  // 14 bits, then 28
@@ -210,9 +214,15 @@ GATEWISE_INLINE DoubleV reciprocal(DoubleV d) {
   r = fma(fma(-d, r, set1(1.0)), r, r);
   return fma(fma(-d, r, set1(1.0)), r, r);
 }
+template <class V>
+GATEWISE_INLINE V quotient(V n, V d) {
+  return n * reciprocal(d);
+}
 #else
-GATEWISE_INLINE FloatV reciprocal(FloatV d) { return set1(1.0f) / d; }
-GATEWISE_INLINE DoubleV reciprocal(DoubleV d) { return set1(1.0) / d; }
+template <class V>
+GATEWISE_INLINE V quotient(V n, V d) {
+  return n / d;
+}
 #endif
 
 // x where x lies inside [low, high], else the bound; a NaN stays a NaN (the second operand
@@ -239,26 +249,19 @@ GATEWISE_INLINE V clamp(V x, V low, V high) {
 }
 #endif
 
-// n = the nearest integer to x * by, for |x * by| < 2^21, as a number and inside `bits`: adding
-// 1.5 * 2^mantissa pushes the fraction out of the register and leaves the integer in the lowest
-// bits.
+// The integer n nearest to x * by, and 2^n, for -bias < n <= bias. Adding 1.5 * 2^mantissa pushes
+// the fraction out of the register; with the bias on top of it the lowest bits are those of the
+// exponent of 2^n.
 template <class T>
-struct Rounded {
-  Vec<T> n;
-  typename VectorOf<T>::Int bits;
+struct Power {
+  Vec<T> n, of_two;
 };
 template <class T>
-GATEWISE_INLINE Rounded<T> nearest(Vec<T> x, Vec<T> by) {
-  const Vec<T> magic = set1(T(3) * T(int64_t(1) << (VectorOf<T>::mantissa - 1)));
+GATEWISE_INLINE Power<T> nearest_power(Vec<T> x, Vec<T> by) {
+  using V = VectorOf<T>;
+  const Vec<T> magic = set1(T(3) * T(int64_t(1) << (V::mantissa - 1)) + T(V::bias));
   const Vec<T> pushed = fma(x, by, magic);
-  return {pushed - magic, (typename VectorOf<T>::Int)pushed};
-}
-
-// p * 2^n for an n from nearest(); p and the result are normal numbers.
-template <class T>
-GATEWISE_INLINE Vec<T> scale(Vec<T> p, const Rounded<T>& n) {
-  using Int = typename VectorOf<T>::Int;
-  return (Vec<T>)((Int)p + (n.bits << VectorOf<T>::mantissa));
+  return {pushed - magic, (Vec<T>)((typename V::Int)pushed << V::mantissa)};
 }
 
 // One round of a transpose of LANES x LANES: the rows a and b meet as a0 b0 a1 b1 ...

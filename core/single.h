@@ -65,8 +65,7 @@ struct SingleForward {
     for (i64 b = 0; dir.c_n && b < B; b++)
       for (i64 n = 0; n < units; n++) p.c[b][n] = dir.c0 ? dir.c0[b * H + unit + n] : T(0);
     cell.forward(u, p);
-    for (i64 b = 0; b < B; b++)
-      __builtin_memcpy(dir.h_n + b * H + unit, p.h[b], size_t(units) * sizeof(T));
+    for (i64 b = 0; b < B; b++) copy(p.h[b], dir.h_n + b * H + unit, units);
   }
 
   // Adding up the lanes of a dot product costs as much as packing four numbers of each weight row;

@@ -83,15 +83,14 @@ struct StreamLayer {
       }
     }
     if (!Wr) {
-      __builtin_memcpy(h + first * P, hidden + first * P, size_t(rows * P) * sizeof(T));
+      copy(hidden + first * P, h + first * P, rows * P);
       return;
     }
     for (i64 p = 0; p < out.panels; p++) {  // h = hidden W_hr^T
       const i64 n = out.first(p), W = i64(out.width(p)) * LANES<T>;
       Panels::product(rows, 1, out.width(p), {Panels::stretch(of_hidden, projection(p), u.H, W)},
                       {z, W});
-      for (i64 r = 0; r < rows; r++)
-        __builtin_memcpy(h + (first + r) * P + n, z + r * W, size_t(smaller(W, P - n)) * sizeof(T));
+      for (i64 r = 0; r < rows; r++) copy(z + r * W, h + (first + r) * P + n, smaller(W, P - n));
     }
   }
 };
@@ -196,7 +195,7 @@ void stream_step(unsigned char* memory, const void* x, i64 row, void* y) {
     if (stream.x)
       shorten(in.data, numbers, static_cast<uint16_t*>(y));
     else
-      __builtin_memcpy(y, in.data, size_t(numbers) * sizeof(T));
+      copy(in.data, static_cast<T*>(y), numbers);
   });
 }
 
