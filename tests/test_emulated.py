@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.timeout(960)  # four minutes alone
 @pytest.mark.parametrize(("isa", "least"), [("avx512", 100), ("avx512bf16", 30)])
 def test_emulated(isa: str, least: int) -> None:
     """Without a skip inside: what cannot be emulated here is said once, by this test."""
