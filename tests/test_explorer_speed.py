@@ -297,3 +297,9 @@ def test_a_large_map_is_there_at_once_and_whole_soon_after(opened) -> None:
         assert tab.evaluate(AT_ONCE, [key]) == ["true", 255]
     tab.locator("#map-image[aria-busy=false]").wait_for()
     assert tab.evaluate(AT_ONCE, ["d"]) == ["false", 255]  # what was made is kept
+    for key in "fiohcgdfiohcg":  # each field, and the gradient of each
+        tab.evaluate(AT_ONCE, [key])
+        tab.locator("#map-image[aria-busy=false]").wait_for()
+    for key in "fiohcgdfiohcg":
+        assert tab.evaluate(AT_ONCE, [key]) == ["false", 255], key
+        tab.wait_for_timeout(50)  # a frame: what comes within one is drawn with the next

@@ -20,7 +20,7 @@ export function map(host, app) {
   const legend = el("div", { className: "legend" });
   host.append(frame, legend);
   let at = null; // what the pointer is on: {row, t}
-  const image = gallery(4); // each up to some megabytes
+  const image = gallery(12); // of every field and its gradient, each up to some megabytes
   let drawn = null; // the geometry and values of the last drawing
 
   const hit = (event) => {
