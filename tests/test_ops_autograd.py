@@ -12,7 +12,7 @@ import torch.autograd.forward_ad as fwd
 from layers import RandomLayer, assert_same, gradients, random_layer
 from torch.autograd import gradcheck, gradgradcheck
 
-from gatewise import native
+from gatewise import formulas, native
 from gatewise.reference import Weights
 from gatewise.spec import CELLS
 
@@ -39,6 +39,38 @@ def test_gradients_of_gradients_are_the_pages(cell: str, packed: bool) -> None:
         return gradients(first, layer.leaves, seed=2, allow_unused=True, materialize_grads=True)
 
     assert_same(second(layer.run()), second(layer.page()))
+
+
+def test_third_derivatives_are_the_pages() -> None:
+    layer = random_layer(D=2, P=2, packed=True)
+    unused = {"allow_unused": True, "materialize_grads": True}
+
+    def third(results: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        first = gradients(results, layer.leaves, create_graph=True)
+        second = gradients(first, layer.leaves, seed=2, create_graph=True, **unused)
+        return gradients(second, layer.leaves, seed=3, **unused)
+
+    assert_same(third(layer.run()), third(layer.page()))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("by", ["x", "h0", "W_hh"])
+def test_a_penalty_on_a_gradient_is_without_torch_func(
+    by: str, autocast: bool, monkeypatch
+) -> None:
+    """As a critic's by its input, which trains; on two levels of torch.func it takes several times
+    as long."""
+    layer = random_layer("peephole", P=2)
+    of = layer.weights[0].W_hh if by == "W_hh" else getattr(layer, by)
+
+    def penalty(results: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        first = gradients(results, [of], create_graph=True)
+        with torch.autocast("cpu", enabled=autocast):
+            return gradients(first, layer.leaves, seed=2, allow_unused=True, materialize_grads=True)
+
+    expected = penalty(layer.page())
+    monkeypatch.setattr(formulas, "_pull", None)
+    assert_same(penalty(layer.run()), expected)
 
 
 @pytest.mark.parametrize("used", [u for n in (1, 2, 3) for u in combinations(range(4), n)])

@@ -241,7 +241,11 @@ class LayerGradient(Function):
     @staticmethod
     @new_vmap
     def backward(ctx: Any, *d_grads: Tensor | None) -> Gradients:
-        return *[None] * 4, *second_gradient(ctx, d_grads)
+        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+            return *[None] * 4, *second_gradient(ctx, d_grads)
+        args = ctx.saved_tensors
+        needed = *ctx.needs_input_grad[4 : len(args) - 2], False, False, *ctx.needs_input_grad[-4:]
+        return *[None] * 4, *formulas.second_gradient(ctx.cell, ctx.wanted, needed, args, d_grads)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
