@@ -219,6 +219,15 @@ def test_states_that_are_no_tensors(bad) -> None:
         gatewise.RNN(3, 4)(zeros(5, 2, 3), bad)
 
 
+def test_the_remedy_fits_what_is_no_tensor() -> None:
+    with pytest.raises(TypeError, match=r"got NoneType\. It cannot be left out"):
+        gatewise.LSTM(3, 4)(None)
+    with pytest.raises(TypeError, match=r"Convert it: torch\.as_tensor\(input\)"):
+        gatewise.LSTM(3, 4)(np.zeros((5, 2, 3)))
+    with pytest.raises(TypeError, match=r"Give one of its Tensors alone: hx\[0\]"):
+        gatewise.RNN(3, 4)(zeros(5, 2, 3), (S(), S()))
+
+
 def test_the_first_fault_is_named_in_torchs_order() -> None:
     """Rank of the input, of the states, dtype, features, hidden[0], hidden[1], then T = 0."""
     lstm = gatewise.LSTM(3, 4)

@@ -113,12 +113,15 @@ def pair(hx: Any) -> tuple[Tensor, Tensor]:
 
 def tensor(name: str, value: object, or_else: str = "") -> Tensor:
     """An argument is a tensor."""
-    if not isinstance(value, Tensor):
-        raise ArgumentError(
-            f"{name} should be a Tensor{or_else}, got {type(value).__name__}. "
-            f"Convert it: torch.as_tensor({name})"
-        )
-    return value
+    if isinstance(value, Tensor):
+        return value
+    if value is None:
+        remedy = "It cannot be left out."
+    elif isinstance(value, (tuple, list)) and value and isinstance(value[0], Tensor):
+        remedy = f"Give one of its Tensors alone: {name}[0]"
+    else:
+        remedy = f"Convert it: torch.as_tensor({name})"
+    raise ArgumentError(f"{name} should be a Tensor{or_else}, got {type(value).__name__}. {remedy}")
 
 
 def dense(name: str, value: Tensor) -> None:
