@@ -2,6 +2,8 @@
 // nothing is turned. Each result is a dot product, summed in L lanes that are added up at the end;
 // so its last bits are not those of tile.h, which adds one product after the other.
 #pragma once
+#include <utility>
+
 #include "pack.h"
 #include "tile.h"
 
@@ -14,20 +16,31 @@ struct DotStretch {
   i64 length;
 };
 
-// The sum of the lanes of each of L vectors; sum k stands in lane k.
-template <class T>
-GATEWISE_INLINE Vec<T> sums_of_lanes(Vec<T> (&v)[LANES<T>]) {
-#pragma GCC unroll 4
-  for (int half = LANES<T> / 2; half > 0; half /= 2)
-#pragma GCC unroll 8
-    for (int k = 0; k < half; k++) {
-      interleave(v[k], v[k + half]);
-      v[k] = v[k] + v[k + half];
-    }
-  return v[0];
+// One round of sums over lanes: of the lanes that lie `apart`, half the sums of a, half those of b.
+// The first operand is a blend, so that only the second has to cross lanes.
+template <class T, int apart, int... lane>
+GATEWISE_INLINE Vec<T> folded(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>) {
+  constexpr int L = LANES<T>;
+  return __builtin_shufflevector(a, b, (lane & apart ? L + lane : lane)...) +
+         __builtin_shufflevector(a, b, ((lane & apart ? L : 0) + (lane ^ apart))...);
 }
 
-// Rows of the matrix at once: as many as leave registers for all sums.
+// The sums over lanes of n vectors, in log2(n) rounds, the first of lanes that lie `apart`.
+template <class T, int apart, int n>
+GATEWISE_INLINE Vec<T> sums_of_lanes(const Vec<T> (&v)[n]) {
+  constexpr auto lanes = std::make_integer_sequence<int, LANES<T>>();
+  if constexpr (n == 1) {
+    return v[0];
+  } else {
+    Vec<T> half[n / 2];
+#pragma GCC unroll 8
+    for (int k = 0; k < n / 2; k++) half[k] = folded<T, apart>(v[k], v[k + n / 2], lanes);
+    return sums_of_lanes<T, apart / 2>(half);
+  }
+}
+
+// Rows of the matrix at once: as many as leave registers for all sums. They lie as far apart as
+// makes their lanes meet in the first rounds, so that of each pass over them one vector is left.
 template <class T>
 constexpr int lines_at_once(int rows) {
   int lines = LANES<T>;
@@ -39,9 +52,9 @@ constexpr int lines_at_once(int rows) {
 template <class T, int rows>
 __attribute__((noinline)) void dots_tile(int stretches, const DotStretch<T>* stretch, int lines,
                                          Lines<const T> in, Lines<T> out) {
-  constexpr int L = LANES<T>, M = lines_at_once<T>(rows);
-  Vec<T> part[rows][L];
-  for (int first = 0; first < L; first += M) {
+  constexpr int L = LANES<T>, M = lines_at_once<T>(rows), passes = L / M;
+  Vec<T> part[rows][passes];
+  for (int first = 0; first < passes; first++) {
     Vec<T> acc[rows][M];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
@@ -51,7 +64,7 @@ __attribute__((noinline)) void dots_tile(int stretches, const DotStretch<T>* str
       const DotStretch<T>& of = stretch[s];
       const T* w[M];
 #pragma GCC unroll 16
-      for (int m = 0; m < M; m++) w[m] = of.matrix[smaller(first + m, lines - 1)];
+      for (int m = 0; m < M; m++) w[m] = of.matrix[smaller(first + m * passes, lines - 1)];
       const auto add = [&](auto get) __attribute__((always_inline)) {
         Vec<T> x[rows];
 #pragma GCC unroll 8
@@ -68,12 +81,11 @@ __attribute__((noinline)) void dots_tile(int stretches, const DotStretch<T>* str
       if (k < of.length) add([k, n = int(of.length - k)](const T* p) { return load(p + k, n); });
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 16
-      for (int m = 0; m < M; m++) part[r][first + m] = acc[r][m];
+    for (int r = 0; r < rows; r++) part[r][first] = sums_of_lanes<T, L / 2>(acc[r]);
   }
+#pragma GCC unroll 8
   for (int r = 0; r < rows; r++) {
-    const Vec<T> sum = sums_of_lanes<T>(part[r]);
+    const Vec<T> sum = sums_of_lanes<T, passes / 2>(part[r]);
     store(out[r], in.data ? load(in[r]) + sum : sum);
   }
 }
