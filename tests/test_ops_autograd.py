@@ -226,6 +226,28 @@ def test_a_tangent_is_never_zero_by_accident(grad: bool) -> None:
     assert all(t.abs().max() > 0 for t in found)
 
 
+@pytest.mark.parametrize("times", [1, 2], ids=["gradient", "of_a_gradient"])
+@pytest.mark.parametrize("along", ["x", "d_y"])
+def test_a_tangent_reaches_a_gradient_of_which_no_graph_is_kept(along: str, times: int) -> None:
+    layer = random_layer(D=2, P=2)
+    direction, of_d = torch.randn_like(layer.x), torch.randn(3, 2, 4, dtype=torch.float64)
+    found = []
+    for run in (RandomLayer.run, RandomLayer.page):
+        with fwd.dual_level():
+            x, d = layer.x, torch.ones_like(of_d)
+            if along == "x":
+                x = fwd.make_dual(x, direction)
+            else:
+                d = fwd.make_dual(d, of_d)
+            moved = RandomLayer(layer.cell, x, layer.h0, layer.c0, layer.weights)
+            (grad,) = torch.autograd.grad(run(moved)[0], x, d, create_graph=times == 2)
+            if times == 2:
+                (grad,) = torch.autograd.grad(grad.square().sum(), x)
+            found.append(fwd.unpack_dual(grad).tangent)
+    assert found[1].abs().max() > 0
+    assert_same(*found)
+
+
 def test_batched_gradients_are_the_gradients_one_by_one() -> None:
     layer = random_layer(D=2)
     y = layer.run()[0]

@@ -170,7 +170,7 @@ class Layer(Function):
         if ctx.watch is not None and ctx.watch.changed():  # what it was
             y, *_ = native.forward(ctx.cell, None, ctx.reduced, *flat)
         args = (*flat, y, tape, *d_results)
-        again = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+        again = torch.is_grad_enabled() or may_be_forward()
         return *[None] * 4, *(gradient if again else native.backward)(*run, *args)
 
     @staticmethod
@@ -241,7 +241,7 @@ class LayerGradient(Function):
     @staticmethod
     @new_vmap
     def backward(ctx: Any, *d_grads: Tensor | None) -> Gradients:
-        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        if torch.is_grad_enabled() or may_be_forward():
             return *[None] * 4, *second_gradient(ctx, d_grads)
         args = ctx.saved_tensors
         needed = *ctx.needs_input_grad[4 : len(args) - 2], False, False, *ctx.needs_input_grad[-4:]

@@ -306,7 +306,7 @@ class Checkpointed(Function):
         *flat, kept_h, kept_c = ctx.saved_tensors
         cell, reduced, every = ctx.run
         wanted = autograd.reached(ctx.needs_input_grad[3:], flat, *d_results)
-        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        if torch.is_grad_enabled() or autograd.may_be_forward():
             none = kept_h.new_empty(0)  # y and tape, which a derivative of this computes anew
             args = (*flat, none, none, *d_results, None)
             return *[None] * 3, *autograd.gradient(cell, reduced, wanted, None, *args)

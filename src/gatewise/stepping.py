@@ -170,7 +170,7 @@ class Step(Function):
         x, h, c, tape = ctx.saved_tensors
         cell, joint = ctx.cell, ctx.joint
         wanted = ctx.needs_input_grad[2:5]
-        again = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+        again = torch.is_grad_enabled() or autograd.may_be_forward()
         joint.refuse_changed((True,) * 6 if again else wanted[:2])  # d_x needs W_ih, d_h W_hh
         if again:
             return None, None, *_differentiable(cell, joint, wanted, x, h, c, tape, d_h, d_c)
