@@ -1,7 +1,8 @@
 """The eager route: the core under ``torch.autograd.Function``.
 
-Two functions, a layer and its gradient. The core computes both; derivatives beyond that (double
-backward, forward mode) come from the page. ``vmap`` is in ``batching``.
+Two functions, a layer and its gradient. The core computes both, and most of the gradient of a
+gradient (``second``); derivatives beyond that (a third one, forward mode, those that torch.func
+takes) come from the page. ``vmap`` is in ``batching``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from gatewise import batching, formulas, native
+from gatewise import batching, formulas, native, second
 from gatewise.native import FIELDS, Flat, GradSink, Tensors
 from gatewise.spec import CellSpec
 
@@ -214,6 +215,11 @@ def gradient(
     *args: Tensor | None,
 ) -> Gradients:
     """A layer's gradients, by its inputs, that every derivative may be taken of."""
+    *inputs, y, tape, d_y, d_h_n, d_c_n, d_tape = args
+    assert y is not None
+    assert tape is not None
+    # Else a derivative of this would go back to the layer a second time, with zeros.
+    args = *inputs, y.detach(), tape.detach(), d_y, d_h_n, d_c_n, d_tape
     if _nested_forward_mode():
         found = iter(formulas.gradient(cell, wanted, *args))
     else:
@@ -243,9 +249,8 @@ class LayerGradient(Function):
     def backward(ctx: Any, *d_grads: Tensor | None) -> Gradients:
         if torch.is_grad_enabled() or may_be_forward():
             return *[None] * 4, *second_gradient(ctx, d_grads)
-        args = ctx.saved_tensors
-        needed = *ctx.needs_input_grad[4 : len(args) - 2], False, False, *ctx.needs_input_grad[-4:]
-        return *[None] * 4, *formulas.second_gradient(ctx.cell, ctx.wanted, needed, args, d_grads)
+        args, needed = ctx.saved_tensors, ctx.needs_input_grad[4:]
+        return *[None] * 4, *second.gradient(ctx.cell, ctx.wanted, needed, args, d_grads)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:

@@ -62,48 +62,6 @@ def gradient(cell: CellSpec, wanted: Sequence[bool], *args: Tensor | None) -> li
     return [d for d, want in zip(found, wanted, strict=True) if want and d is not None]
 
 
-def second_gradient(
-    cell: CellSpec, wanted: Sequence[bool], needed: Sequence[bool], args: Flat, d_grads: Flat
-) -> list[Tensor | None]:
-    """The gradient of ``gradient`` on autograd's own graph, which takes a half to a third of the
-    time of two levels of torch.func. For a caller above autograd, where nobody takes a derivative
-    of the result.
-
-    Args:
-        wanted, args: as for ``gradient``.
-        needed: for each of args, whether its gradient is.
-        d_grads: the cotangents of what ``gradient`` returns; None is zero.
-    """
-    free = [
-        None if t is None else t.detach().requires_grad_(need)
-        for t, need in zip(args, needed, strict=True)
-    ]
-    *inputs, _, _, d_y, d_h_n, d_c_n, d_tape = free
-    by = [t for t, want in zip(inputs, wanted, strict=True) if want and t is not None]
-    used = [(t, d) for t, d in zip(by, d_grads, strict=True) if d is not None]
-    at = [(k, t) for k, t in enumerate(free) if t is not None and t.requires_grad]
-    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
-        results = layer(cell, *inputs)
-        first = _grad(results, [t for t, _ in used], (d_y, d_h_n, d_c_n, d_tape), create_graph=True)
-        second = _grad(first, [t for _, t in at], [d for _, d in used])
-    found: list[Tensor | None] = [None] * len(args)
-    for (k, _), d in zip(at, second, strict=True):
-        found[k] = d
-    return found
-
-
-def _grad(
-    results: Sequence[Tensor], by: Sequence[Tensor], cotangents: Flat, *, create_graph: bool = False
-) -> Sequence[Tensor]:
-    """The gradient of those results that have a cotangent and depend on anything."""
-    pairs = zip(results, cotangents, strict=True)
-    there = [(r, d) for r, d in pairs if d is not None and r.requires_grad]
-    if not there or not by:
-        return [torch.zeros_like(t) for t in by]
-    of, along = zip(*there, strict=True)
-    return torch.autograd.grad(of, by, along, create_graph=create_graph, materialize_grads=True)
-
-
 def vjp(f: Function, args: Flat, cotangents: Flat) -> list[Tensor | None]:
     """The gradient of f at args along cotangents (None is zero); None where args has no number."""
     at, free = _free(args)
