@@ -3,8 +3,10 @@
     make bench                        about ten minutes; bench/results/result.json
     make bench ARGS=--quick           a minute; build/bench-quick.json
     make bench ARGS="--only packed"   one group anew, the others kept if they are of this build
+    make bench ARGS=--again           what was noisy anew, the rest kept if it is of this build
 
-Ctrl-C keeps what is done. ``python -m bench.report`` then writes the tables and the figure.
+Rows that were noisy are measured again at the end. Ctrl-C keeps what is done. ``python -m
+bench.report`` then writes the tables and the figure.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from rich.progress import (
 )
 
 import gatewise
-from bench import apart, green, peers, report
+from bench import apart, claims, green, peers, report
 from bench.cases import GROUPS, Case, cases, work
 from bench.entrants import Missing, Problem, build, disagreement
 from bench.probe import Probe, by_isa, isas
@@ -42,6 +44,7 @@ from gatewise.files import whole
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = Effort(seconds=0.2, least=3, most=9)
+AGAIN = 2  # times at most that noisy rows are measured again
 
 
 def main(arguments: list[str]) -> int:
@@ -60,7 +63,7 @@ def main(arguments: list[str]) -> int:
         return 1
 
     others = {} if given.only and "peers" not in given.only else peers.installed()
-    plan = chosen(given, threads, [name for name, why in others.items() if not why])
+    every = cases(isas(), threads, [name for name, why in others.items() if not why])
     result = begin(given, threads, others)
     console.print(report.heading(result), markup=False)
     if not Probe(threads).alone():
@@ -69,7 +72,8 @@ def main(arguments: list[str]) -> int:
         if why:
             console.print(f"without {name}: {why}", markup=False)
     try:
-        run(plan, result, given, console)
+        run(chosen(given, every), result, given, console)
+        again(every, result, given, console)
     except KeyboardInterrupt:
         console.print(f"stopped; {given.out} has what was done")
         return 130
@@ -85,6 +89,8 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small cases, few samples: a minute")
     parser.add_argument("--only", action="append", choices=list(GROUPS), metavar="GROUP",
                         help=f"of {', '.join(GROUPS)}; may be given repeatedly")  # fmt: skip
+    parser.add_argument("--again", action="store_true",
+                        help="only what was noisy in the result that is there")  # fmt: skip
     parser.add_argument("--threads", type=int, default=0, help="default: all cores")
     parser.add_argument("--seconds", type=float, default=3.0, help="for a row, about")
     parser.add_argument("--out", type=Path, help="the JSON file")
@@ -96,15 +102,16 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     return given
 
 
-def chosen(given: argparse.Namespace, threads: int, others: list[str]) -> list[Case]:
-    plan = cases(isas(), threads, others)
+def chosen(given: argparse.Namespace, every: list[Case]) -> list[Case]:
+    plan = [] if given.again else every
     if given.only:
         plan = [case for case in plan if case.group in given.only]
     return [case for case in plan if case.quick] if given.quick else plan
 
 
 def begin(given: argparse.Namespace, threads: int, others: dict[str, str]) -> Json:
-    """The head of a result; with --only also the rows that another run on this build left."""
+    """The head of a result; with --only and --again also the rows that another run on this build
+    left."""
     info = gatewise.info()
     core = sys.modules["gatewise._core"].info()
     probe = Probe(threads)
@@ -128,11 +135,12 @@ def begin(given: argparse.Namespace, threads: int, others: dict[str, str]) -> Js
         "peak_by_isa": by_isa(threads) | {info.isa: probe.peak["float32"]},
         "rows": [],
     }
-    if given.only and given.out.is_file():
+    if (given.only or given.again) and given.out.is_file():
         old = json.loads(given.out.read_text())
         same = ("build", "machine", "isa", "threads", "torch", "quick")
         if all(old.get(k) == result[k] for k in same):
-            result["rows"] = [row for row in old["rows"] if row["case"]["group"] not in given.only]
+            anew = () if given.again else given.only
+            result["rows"] = [row for row in old["rows"] if row["case"]["group"] not in anew]
             result["peak"] = {k: max(v, old["peak"][k]) for k, v in probe.peak.items()}
             result["peers"] = result["peers"] or old["peers"]
     return result
@@ -160,9 +168,7 @@ def commit() -> str:
 
 def run(plan: list[Case], result: Json, given: argparse.Namespace, console: Console) -> None:
     """Every case of the plan; the file is written after each."""
-    effort = QUICK if given.quick else Effort(seconds=given.seconds)
-    probe = Probe(result["threads"])
-    probe.peak = result["peak"]
+    effort, probe = _means(given, result)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
@@ -181,6 +187,31 @@ def run(plan: list[Case], result: Json, given: argparse.Namespace, console: Cons
             save(result, given.out)
             console.print("  " + report.row_text(row, result), markup=False)
             bar.advance(task)
+
+
+def again(every: list[Case], result: Json, given: argparse.Namespace, console: Console) -> None:
+    """The noisy rows once more. The probe alone decides which: a row that was measured in quiet
+    stays, whatever it says."""
+    effort, probe = _means(given, result)
+    by_key = {case.key: case for case in every}
+    for _ in range(0 if given.quick else AGAIN):
+        noisy = [k for k, row in enumerate(result["rows"]) if claims.noisy(row, result)]
+        if noisy:
+            console.print("\nnoisy rows again", style="bold")
+        for k in noisy:
+            case = by_key[result["rows"][k]["key"]]
+            row = measure(case, probe, effort, result["threads"])
+            if not claims.noisy(row, result):
+                result["rows"][k] = row
+                save(result, given.out)
+            console.print(f"  {case.group} {report.row_text(row, result)}", markup=False)
+
+
+def _means(given: argparse.Namespace, result: Json) -> tuple[Effort, Probe]:
+    """How long a row may take, and the probe that it is held against."""
+    probe = Probe(result["threads"])
+    probe.peak = result["peak"]
+    return QUICK if given.quick else Effort(seconds=given.seconds), probe
 
 
 def measure(case: Case, probe: Probe, effort: Effort, threads: int) -> Json:

@@ -2,8 +2,6 @@
 // nothing is turned. Each result is a dot product, summed in L lanes that are added up at the end;
 // so its last bits are not those of tile.h, which adds one product after the other.
 #pragma once
-#include <utility>
-
 #include "pack.h"
 #include "tile.h"
 
@@ -16,10 +14,21 @@ struct DotStretch {
   i64 length;
 };
 
+// The numbers 0 .. n-1 as a type.
+template <int... k>
+struct Numbers {};
+template <int n, int... k>
+constexpr auto numbers() {
+  if constexpr (n == 0)
+    return Numbers<k...>{};
+  else
+    return numbers<n - 1, n - 1, k...>();
+}
+
 // One round of sums over lanes: of the lanes that lie `apart`, half the sums of a, half those of b.
 // The first operand is a blend, so that only the second has to cross lanes.
 template <class T, int apart, int... lane>
-GATEWISE_INLINE Vec<T> folded(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>) {
+GATEWISE_INLINE Vec<T> folded(Vec<T> a, Vec<T> b, Numbers<lane...>) {
   constexpr int L = LANES<T>;
   return __builtin_shufflevector(a, b, (lane & apart ? L + lane : lane)...) +
          __builtin_shufflevector(a, b, ((lane & apart ? L : 0) + (lane ^ apart))...);
@@ -28,13 +37,13 @@ GATEWISE_INLINE Vec<T> folded(Vec<T> a, Vec<T> b, std::integer_sequence<int, lan
 // The sums over lanes of n vectors, in log2(n) rounds, the first of lanes that lie `apart`.
 template <class T, int apart, int n>
 GATEWISE_INLINE Vec<T> sums_of_lanes(const Vec<T> (&v)[n]) {
-  constexpr auto lanes = std::make_integer_sequence<int, LANES<T>>();
   if constexpr (n == 1) {
     return v[0];
   } else {
     Vec<T> half[n / 2];
 #pragma GCC unroll 8
-    for (int k = 0; k < n / 2; k++) half[k] = folded<T, apart>(v[k], v[k + n / 2], lanes);
+    for (int k = 0; k < n / 2; k++)
+      half[k] = folded<T, apart>(v[k], v[k + n / 2], numbers<LANES<T>>());
     return sums_of_lanes<T, apart / 2>(half);
   }
 }

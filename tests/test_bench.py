@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from bench import claims, figure, green, peers, report, run, timing
 from bench import probe as bench_probe
@@ -224,12 +225,36 @@ def test_red_tests_leave_no_stamp(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_arguments() -> None:
     quick = run._arguments(["--quick", "--only", "packed"])
-    plan = run.chosen(quick, 2, [])
+    plan = run.chosen(quick, ALL)
     assert {case.group for case in plan} == {"packed"}
     assert all(case.quick for case in plan)
     assert quick.out != report.RESULT
     with pytest.raises(SystemExit):
         run._arguments(["--only", "nothing"])
+    assert run.chosen(run._arguments(["--again"]), ALL) == []
+
+
+def test_noisy_rows_are_measured_again_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a row is the faster or the slower for it."""
+    quiet, soon, never = [case for case in ALL if case.group == "fp32"][:3]
+    measured: list[str] = []
+
+    def measure(case: Case, *_: Any) -> dict[str, Any]:
+        measured.append(case.key)
+        return row(case, 2.0, 2.0) | {"noisy": case is never or measured.count(case.key) < 2}
+
+    monkeypatch.setattr(run, "measure", measure)
+    rows = [row(case, 1.0, 2.0) | {"noisy": case is not quiet} for case in (quiet, soon, never)]
+    result = {"rows": copy.deepcopy(rows), "threads": 2, "peak": {"float32": PEAK}}
+    given = run._arguments(["--out", str(tmp_path / "r.json")])
+    run.again(ALL, result, given, Console(quiet=True))
+    assert measured == [soon.key, never.key] * 2
+    assert result["rows"][0] == rows[0]
+    assert result["rows"][1]["times"] == row(soon, 2.0, 2.0)["times"]
+    assert result["rows"][2] == rows[2]
+    assert report.load(given.out) == json.loads(json.dumps(result))
 
 
 # --- claims and tables --------------------------------------------------------
