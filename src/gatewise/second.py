@@ -13,7 +13,6 @@ Tokens come first here, (N, ...), packed or not.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -131,28 +130,39 @@ class Order:
     """
 
     def __init__(self, sizes: list[int], reverse: bool) -> None:
-        self.N, self.sizes = sum(sizes), sizes
-        rows = torch.arange(self.N + sizes[0])
+        self.sizes, self.N, self.B, self.way = sizes, sum(sizes), sizes[0], -1 if reverse else 1
+        self.index: Tensor | None = None  # where all lengths are T a step lies B tokens on
+        self.last: Tensor | slice = slice(self.B) if reverse else slice(self.N - self.B, None)
+        if sizes[-1] == sizes[0]:
+            return
+        rows = torch.arange(self.N + self.B)
         steps, first = rows[: self.N].split(sizes), rows[self.N :]
         pairs = list(zip(steps, [*steps[1:], first[:0]], strict=True))  # and the step to the right
         if reverse:
             before = [t for a, b in pairs for t in (b, first[len(b) : len(a)])]
-            last = [steps[0]]
         else:
-            before = [first, *(a[: len(b)] for a, b in pairwise(steps))]
-            last = [a[len(b) :] for a, b in reversed(pairs)]
-        self.way = -1 if reverse else 1
-        self.index, self.last = torch.cat(before), torch.cat(last)
+            before = [first, *(a[: len(b)] for a, b in pairs[:-1])]
+            self.last = torch.cat([a[len(b) :] for a, b in reversed(pairs)])
+        self.index = torch.cat(before)
 
     def before(self, tokens: Tensor, first: Tensor) -> Tensor:
         """The value before each token; first: that before the first step, (B, ...)."""
-        return torch.cat([tokens, first])[self.index]
+        if self.index is not None:
+            return torch.cat([tokens, first])[self.index]
+        if self.way < 0:
+            return torch.cat([tokens[self.B :], first])
+        return torch.cat([first, tokens[: self.N - self.B]])
 
     def towards(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """The transpose: what each token sends to the one before it, and to what came first."""
-        sent = values.new_zeros(self.N + self.sizes[0], *values.shape[1:])
-        sent[self.index] = values
-        return sent[: self.N], sent[self.N :]
+        if self.index is not None:
+            sent = values.new_zeros(self.N + self.B, *values.shape[1:])
+            sent[self.index] = values
+            return sent[: self.N], sent[self.N :]
+        none, apart = torch.zeros_like(values[: self.B]), self.N - self.B
+        if self.way < 0:
+            return torch.cat([none, values[:apart]]), values[apart:]
+        return torch.cat([values[self.B :], none]), values[: self.B]
 
 
 class Partial(NamedTuple):
