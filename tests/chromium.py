@@ -69,9 +69,46 @@ def opened_fixture(browser, tmp_path):
     assert troubles == []
 
 
+# Two frames: in the first is drawn what a change asked for, and the second may show more places.
+# After each the page is told which places are in view: at the latest with the observer here.
+SETTLE = """async () => { for (let n = 0; n < 2; n++)
+  await new Promise((done) => requestAnimationFrame(() =>
+    new IntersectionObserver((_, watch) => { watch.disconnect(); setTimeout(done); })
+      .observe(document.body))); }"""
+
+
 def settle(tab) -> None:
     """Wait for the drawing that the last action asked for."""
-    tab.evaluate("new Promise(d => requestAnimationFrame(() => requestAnimationFrame(d)))")
+    tab.evaluate(SETTLE)
+
+
+def until(tab, condition: str) -> None:
+    """Wait until an expression of the page holds, however long a busy machine takes."""
+    # the page's own policy forbids the eval of Playwright's wait_for_function
+    tab.evaluate(
+        f"""async () => {{ for (let n = 0; n < 6000; n++) {{
+        if ({condition}) return;
+        await new Promise((done) => setTimeout(done, 20)); }}
+        throw new Error("waited in vain for " + {condition!r}); }}"""
+    )
+
+
+def rest(tab) -> None:
+    """Wait until the page has nothing left to do, as a reader does who looks first."""
+    settle(tab)
+    until(tab, "modules['main.js'].rested()")
+
+
+def prepare(tab) -> None:
+    """Wait for what the page makes ahead for the next keys: sooner than ``rest``."""
+    settle(tab)
+    until(tab, "!modules['paint.js'].slicing()")
+
+
+def bring(tab, selector: str) -> None:
+    """Scroll to a place, and wait until it is drawn there."""
+    tab.evaluate("id => document.querySelector(id).scrollIntoView()", selector)
+    prepare(tab)
 
 
 def press(tab, *keys) -> None:

@@ -9,12 +9,14 @@ import pytest
 import torch
 from chromium import (  # noqa: F401 (fixtures)
     CHARACTERS,
+    bring,
     browser_fixture,
     colour,
     luminance,
     opened_fixture,
     pixel,
     press,
+    rest,
     settle,
     state,
     traced,
@@ -65,7 +67,6 @@ def test_a_pixel_of_a_crowded_map_is_the_colour_of_a_mean(grad, opened) -> None:
 def test_the_text_wears_the_colours_of_the_unit(opened) -> None:
     trace = traced(gatewise.LSTM(4, 6))
     tab = opened(trace, tokens=CHARACTERS, at="#unit=3&field=o&t=0", viewport=(1280, 2400))
-    tab.wait_for_timeout(300)
     widths = tab.evaluate(
         """() => { const c = document.createElement("canvas").getContext("2d");
         c.font = "17px " + getComputedStyle(document.documentElement).getPropertyValue("--mono");
@@ -83,8 +84,7 @@ def test_the_text_wears_the_colours_of_the_unit(opened) -> None:
 def test_lanes_join_both_directions_and_end_in_h_n(opened) -> None:
     trace = traced(gatewise.LSTM(4, 5, bidirectional=True))
     tab = opened(trace, tokens=CHARACTERS, at="#t=4", viewport=(1280, 3000))
-    tab.locator("#directions").scroll_into_view_if_needed()
-    settle(tab)
+    bring(tab, "#directions")
     box = tab.locator("#lanes").bounding_box()
     gutter, each = 132, (box["width"] - 264) / 10
     tall, half, top = 64, 48, 34
@@ -122,8 +122,7 @@ def test_lanes_join_both_directions_and_end_in_h_n(opened) -> None:
 def test_gradient_reach_of_both_layers(opened) -> None:
     lstm, rnn = traced(gatewise.LSTM(4, 6), T=40), traced(gatewise.RNN(4, 6), T=40)
     tab = opened(lstm, beside=rnn)
-    tab.locator("#gradient").scroll_into_view_if_needed()
-    settle(tab)
+    bring(tab, "#gradient")
     items = tab.locator(".reach-said li")
     for n, (trace, name) in enumerate([(lstm, "c"), (rnn, "h")]):
         norm = getattr(trace.grad, name)[0, 0, :, 0].norm(dim=-1)
@@ -136,8 +135,7 @@ def test_without_gradients_the_page_says_how_to_get_them(opened) -> None:
     tab = opened(traced(gatewise.LSTM(4, 6), backward=False), tokens=CHARACTERS)
     assert tab.locator("#grad").is_disabled()
     assert "call backward" in tab.locator("#grad-hint").inner_text()
-    tab.locator("#gradient").scroll_into_view_if_needed()
-    settle(tab)
+    bring(tab, "#gradient")
     assert "trace.explore(path)" in tab.locator("#reach-view .hint").inner_text()
     press(tab, "d")
     assert state(tab, "grad") is False
@@ -218,8 +216,7 @@ def test_reduced_motion_stands_still(opened) -> None:
 def test_everything_has_a_name_for_screen_readers(opened) -> None:
     trace = traced(gatewise.LSTM(4, 6, bidirectional=True))
     tab = opened(trace, tokens=CHARACTERS, beside=traced(gatewise.RNN(4, 6)))
-    for _ in range(20):  # parts off the screen are drawn when the page has time
-        tab.wait_for_timeout(100)
+    rest(tab)  # parts off the screen are drawn when the page has time
     nameless = tab.evaluate(
         """() => [...document.querySelectorAll("button, input, select, canvas, [role=img]")]
         .filter(e => !e.ariaLabel && !e.textContent.trim() && !e.labels?.length
@@ -228,7 +225,7 @@ def test_everything_has_a_name_for_screen_readers(opened) -> None:
     )
     assert nameless == []
     press(tab, "Home")
-    tab.wait_for_timeout(600)
+    rest(tab)
     assert re.match(
         r"Step 0 of 0 to 9, “i”, unit \d+: input gate ", tab.locator("#live").inner_text()
     )
@@ -260,7 +257,7 @@ def test_a_view_can_be_linked_to(opened) -> None:
     how = {"tokens": [CHARACTERS] * 2}
     tab = opened(trace, at="#t=0&unit=5&moment=0&layer=1&batch=1&field=o&sort=memory", **how)
     press(tab, "ArrowRight")
-    tab.wait_for_timeout(600)
+    rest(tab)
     again = opened(trace, at="#" + tab.url.split("#")[1], **how)
     for name in ("t", "unit", "moment", "layer", "batch", "field", "sort"):
         assert state(again, name) == state(tab, name)
@@ -272,7 +269,7 @@ def test_a_view_can_be_linked_to(opened) -> None:
 def test_narrow_screens_scroll_one_way_only(opened) -> None:
     trace = traced(gatewise.LSTM(4, 6, bidirectional=True, num_layers=2), B=2)
     tab = opened(trace, tokens=[CHARACTERS] * 2, viewport=(360, 740))
-    tab.wait_for_timeout(1500)
+    rest(tab)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
 
 
@@ -311,8 +308,7 @@ def test_names_of_curves_stand_whole_on_a_phone(opened) -> None:
     for trace in (first, second):
         trace.output.sum().backward()
     tab = opened(first, beside=second, tokens=CHARACTERS, viewport=(360, 740))
-    tab.locator("#reach").scroll_into_view_if_needed()
-    settle(tab)
+    bring(tab, "#reach")
     assert right_edge(tab) == 0
 
 
@@ -386,8 +382,7 @@ AXES = """() => { const c = document.getElementById("curves"), copy = [];
 def test_a_band_without_a_number_has_an_axis(opened) -> None:
     layer, x = gatewise.LSTM(3, 4), torch.full((6, 1, 3), float("nan"))
     tab = opened(layer.trace(x), tokens="abcdef")
-    tab.locator("#curves").scroll_into_view_if_needed()
-    settle(tab)
+    bring(tab, "#curves")
     assert tab.evaluate(AXES) == [True, True, True]
 
 
@@ -395,8 +390,7 @@ def test_a_number_among_those_that_are_none_is_a_dot(opened) -> None:
     layer, x = gatewise.LSTM(3, 4), torch.ones(6, 1, 3)
     x[1] = float("nan")
     tab = opened(layer.trace(x), at="#t=4", tokens="abcdef")
-    tab.locator("#curves").scroll_into_view_if_needed()
-    settle(tab)
+    bring(tab, "#curves")
     middle = 46 + (tab.locator("#curves").bounding_box()["width"] - 46 - 150) / 12
     blue = tab.evaluate(
         """x => { const c = document.getElementById("curves");
@@ -417,7 +411,7 @@ def test_a_very_long_series_is_drawn(opened) -> None:
     """More steps than a call in JavaScript takes arguments."""
     layer, T = gatewise.RNN(1, 1), 150_000
     tab = opened(traced(layer, T=T), tokens=[0.5] * T, at="#t=140000")
-    tab.wait_for_timeout(2500)  # what is off screen is drawn when nothing else happens
+    rest(tab)  # what is off screen is drawn when nothing else happens
     assert tab.locator(".reach-said li").get_attribute("data-steps") is not None
 
 
@@ -425,7 +419,7 @@ def test_a_very_long_token_is_cut_short(opened) -> None:
     long = "👩‍👩‍👧 supercalifragilisticexpialidocious " * 9
     words = [long, "a", "b"]
     tab = opened(traced(gatewise.LSTM(4, 6), T=3), tokens=words, at="#t=0", viewport=(390, 800))
-    tab.wait_for_timeout(1500)
+    rest(tab)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     drawing = tab.locator("#diagram").bounding_box()
     token = tab.locator("#diagram .token").bounding_box()
@@ -436,8 +430,7 @@ def test_a_very_long_token_is_cut_short(opened) -> None:
 
 def test_names_of_cells_stand_whole_beside_their_curves(opened) -> None:
     tab = opened(traced(gatewise.LSTM(4, 6, cell="no_output_activation")), tokens=CHARACTERS)
-    tab.locator("#reach").scroll_into_view_if_needed()
-    settle(tab)
+    bring(tab, "#reach")
     assert right_edge(tab) == 0
 
 
@@ -462,6 +455,6 @@ def test_the_page_works_inside_a_notebooks_frame(browser, tmp_path) -> None:
     tab.goto((tmp_path / "notebook.html").as_uri())
     frame = tab.frame_locator("iframe")
     frame.locator("#tab-read").click()
-    assert frame.locator("#moment-read").is_visible()
+    frame.locator("#moment-read").wait_for()
     assert errors == []
     tab.close()

@@ -24,7 +24,7 @@ import { curves } from "./curves.js";
 import { text } from "./text.js";
 import { lanes } from "./lanes.js";
 import { reaching } from "./reach.js";
-import { brief, slices } from "./paint.js";
+import { brief, slices, slicing } from "./paint.js";
 import { SORTS, controls } from "./controls.js";
 import { labels, table } from "./labels.js";
 
@@ -150,6 +150,7 @@ function redraw() {
 
 function change() {
   changed = true;
+  stir();
   if (waiting) return;
   waiting = true;
   queueMicrotask(redraw);
@@ -216,6 +217,10 @@ for (const part of parts) {
 }
 
 let idle = null; // the drawing of the parts off screen, while nothing happens
+let resting = false;
+
+// Nothing is left to do: all parts are drawn, and what is made ahead is made.
+export const rested = () => resting && !slicing();
 
 function* drawing(which) {
   for (const part of parts) {
@@ -259,13 +264,20 @@ function work(deadline) {
   do {
     done = idle.next().done;
   } while (!done && performance.now() < end && deadline.timeRemaining() > 15);
-  if (done) performance.mark("rested");
-  else requestIdleCallback(work);
+  resting = done;
+  if (!done) requestIdleCallback(work);
+}
+
+function stir() {
+  clearTimeout(draw.rest);
+  idle = null;
+  resting = false;
 }
 
 function rest() {
   if (!window.requestIdleCallback) {
     refresh(true);
+    resting = true;
     return;
   }
   idle = drawing(() => true);
@@ -310,6 +322,7 @@ function word(s) {
 function draw() {
   performance.mark("draw-start");
   changed = false;
+  stir();
   const s = state;
   document.documentElement.dataset.theme = app.theme();
   document.documentElement.classList.toggle("playing", s.playing && !calm.matches);
@@ -322,8 +335,6 @@ function draw() {
     decoded(blocks({ ...s }), () => {});
   }
   performance.measure("draw", "draw-start");
-  idle = null;
-  clearTimeout(draw.rest);
   if (!s.playing) draw.rest = setTimeout(rest, 500);
 }
 
@@ -331,6 +342,7 @@ dark.addEventListener("change", () => set({}));
 calm.addEventListener("change", () => set({}));
 // While the window is dragged its drawings stretch with it; they are made anew when it has come to rest.
 window.addEventListener("resize", () => {
+  stir();
   widths.clear();
   document.documentElement.classList.add("resizing");
   clearTimeout(draw.anew);

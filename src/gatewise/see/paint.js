@@ -87,11 +87,15 @@ export function gallery(most) {
 
 const PAUSE = 50; // milliseconds: the frame that a key asked for needs the processors first
 
+let begun = 0; // of those that run in slices, how many have not come to their end
+export const slicing = () => begun > 0;
+
 // Runs a generator to its end some time after the next frame, in slices of a few milliseconds, so that
 // keys and frames come between them. One at a time: what is started takes the place of what is not done.
 export function slices() {
   let current = null;
   return (making, then) => {
+    if (current === null) begun += 1;
     current = making;
     const slice = () => {
       if (current !== making) return;
@@ -99,8 +103,13 @@ export function slices() {
       let step;
       do step = making.next();
       while (!step.done && performance.now() < end);
-      if (step.done) then(step.value);
-      else setTimeout(slice);
+      if (!step.done) {
+        setTimeout(slice);
+        return;
+      }
+      current = null;
+      then(step.value);
+      begun -= 1;
     };
     requestAnimationFrame(() => setTimeout(slice, PAUSE));
   };
