@@ -1,6 +1,6 @@
 """gatewise: an LSTM for CPUs. Drop-in for torch.nn.LSTM, fast, every gate of every step in sight.
 
-Use:   gatewise.LSTM, RNN, LSTMCell, RNNCell in place of torch.nn's; gatewise.swap(model);
+Use:   gatewise.LSTM, RNN, LSTMCell, RNNCell in place of torch.nn's; gatewise.swap(model), unswap;
        gatewise.Stream(lstm) to run one step at a time.
 See:   lstm.trace(x), gatewise.tracing(model), gatewise.patching(model, {...}).
 Prove: ``gatewise study``, ``gatewise bench``.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gatewise.recording import patching, tracing
     from gatewise.reference import Weights, sequence, step
     from gatewise.stream import Stream
-    from gatewise.swapping import Swapped, swap
+    from gatewise.swapping import Swapped, swap, unswap
     from gatewise.trace import Trace
 
 __version__ = "0.1.0"
@@ -43,6 +43,7 @@ _LAZY = {
     "step": "reference",
     "swap": "swapping",
     "tracing": "recording",
+    "unswap": "swapping",
 }
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "step",
     "swap",
     "tracing",
+    "unswap",
 ]
 
 

@@ -41,7 +41,7 @@ _NAMING = frozenset({"num_layers", "bias", "bidirectional", "proj_size"})
 
 _NO_TORCHSCRIPT = (
     "gatewise modules do not support TorchScript (torch.jit.script, torch.jit.trace). "
-    "Use torch.compile or torch.export; or load the state_dict into torch.nn's module of this kind."
+    "Use torch.compile or torch.export; or put torch.nn back: gatewise.unswap(model)."
 )
 
 

@@ -1,7 +1,8 @@
-"""swap: puts gatewise under the torch.nn.LSTM, RNN, LSTMCell and RNNCell modules of a model.
+"""swap: puts gatewise under the torch.nn.LSTM, RNN, LSTMCell and RNNCell modules of a model; and
+unswap: puts torch.nn back.
 
-Nothing is copied: a module becomes an instance of gatewise's class of the same name. Who holds it,
-its parameters, buffers, hooks and training mode are thereby what they were.
+Nothing is copied: a module becomes an instance of the other library's class of the same name. Who
+holds it, its parameters, buffers, hooks and training mode are thereby what they were.
 
 A subclass with a forward of its own stays one: its class is made anew with ours between it and
 torch's, so that what it calls by ``super()`` is ours.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizat
 from gatewise import both
 from gatewise.cells import LSTMCell, RNNCell
 from gatewise.errors import ArgumentError
-from gatewise.lstm import LSTM, RNN, Recurrent
+from gatewise.lstm import LSTM, RNN, Layers, Recurrent
 
 OURS: dict[type[nn.Module], type[Recurrent]] = {
     nn.LSTM: LSTM,
@@ -29,6 +30,9 @@ OURS: dict[type[nn.Module], type[Recurrent]] = {
     nn.LSTMCell: LSTMCell,
     nn.RNNCell: RNNCell,
 }
+THEIRS: dict[type[nn.Module], type[nn.Module]] = {ours: theirs for theirs, ours in OURS.items()}
+#: What a module of ours keeps, and torch's does not.
+_KEPT = ("cell", "checkpoint", "_names", "_memo")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 #: What a subclass may define and still be replaced: how it is built, initialised and printed, and
@@ -60,11 +64,11 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Swapped:
-    """What ``swap`` did; prints as a table.
+    """What ``swap`` or ``unswap`` did; prints as a table.
 
     Args:
         model: the model that was given: the same object.
-        replaced: the modules that are gatewise's now.
+        replaced: the modules that are gatewise's now, or torch's.
         left: the recurrent modules that are not, each with the reason.
     """
 
@@ -77,7 +81,7 @@ class Swapped:
         table = [(did, name or "(the model)", what, why) for did, name, what, why in rows]
         width = [max(len(row[k]) for row in table) for k in range(3)] if table else []
         lines = ["  ".join((*map(str.ljust, row, width), row[3])).rstrip() for row in table]
-        return "\n".join(lines) or "torch.nn.LSTM, RNN, LSTMCell, RNNCell: none in this model"
+        return "\n".join(lines) or "LSTM, RNN, LSTMCell, RNNCell: none to replace in this model"
 
 
 def swap(model: nn.Module, *, keep_type: bool = False) -> Swapped:
@@ -110,11 +114,6 @@ def swap(model: nn.Module, *, keep_type: bool = False) -> Swapped:
         replaced  0  torch.nn.LSTM -> gatewise.LSTM
         left      1  torch.nn.GRU                    gatewise has no such cell
     """
-    if not isinstance(model, nn.Module):
-        raise ArgumentError(
-            f"model should be a torch.nn.Module, got {type(model).__name__}. "
-            "Give one model at a time."
-        )
     replaced, left = [], []
     for module, name in _named(model):
         cls = type_before_parametrizations(module)
@@ -135,8 +134,82 @@ def swap(model: nn.Module, *, keep_type: bool = False) -> Swapped:
     return Swapped(model, tuple(replaced), tuple(left))
 
 
+def unswap(model: nn.Module) -> Swapped:
+    """Put torch.nn back under every gatewise LSTM, RNN, LSTMCell and RNNCell of a model, in place:
+    for what runs no layers but torch's (ONNX, TorchScript, ``quantize_dynamic``).
+
+    It does not matter whether ``swap`` made them or they were ours from the start. Each stays the
+    same object, as in ``swap``, and gives the same results, to rounding.
+
+    Args:
+        model: any module; it may itself be a gatewise.LSTM.
+
+    Returns:
+        Swapped: what is torch's again; and what was left and why: a cell that torch.nn has not, a
+        subclass of ours with methods of its own, a module that is being watched.
+
+    Raises:
+        ArgumentError: model is no torch.nn.Module.
+
+    Example:
+        >>> import torch, gatewise
+        >>> model = torch.nn.Sequential(gatewise.LSTM(2, 3))
+        >>> print(gatewise.unswap(model))
+        replaced  0  gatewise.LSTM -> torch.nn.LSTM
+    """
+    replaced, left = [], []
+    for module, name in _named(model):
+        cls = type_before_parametrizations(module)
+        ours = next((c for c in cls.__mro__ if c in THEIRS), None)
+        if ours is None:
+            continue
+        base, shown = THEIRS[ours], f"gatewise.{ours.__name__}"
+        made_over = getattr(both, base.__name__) in cls.__bases__  # see both.over
+        own = [] if made_over or issubclass(cls, base) else _defined(cls, ours)
+        if why := _no_way_back(module, base, own):
+            left.append(Row(name, shown if cls is ours else _show(cls), why))
+            continue
+        lost = [f"checkpoint={c}" for c in (getattr(module, "checkpoint", None),) if c is not None]
+        _become_torchs(module, cls.__bases__[0] if made_over else base)
+        why = "no longer with " + ", ".join(lost + own) if lost or own else ""
+        replaced.append(Row(name, f"{shown} -> torch.nn.{base.__name__}", why))
+    return Swapped(model, tuple(replaced), tuple(left))
+
+
+def _no_way_back(module: nn.Module, base: type[nn.Module], own: list[str]) -> str:
+    """Why a module of ours cannot be torch's; "" if it can."""
+    if {"_run_layer", "_step"} & vars(module).keys():
+        return "is watched: leave gatewise.tracing or gatewise.patching first"
+    if isinstance(module, Layers) and module.mode.partition("_")[0] != base.__name__:
+        return f"torch.nn has no cell {module.cell.name!r}"
+    if own := [name for name in own if not _BUILDING.fullmatch(name)]:
+        return f"has its own {', '.join(own)}, made for gatewise.{base.__name__}"
+    return ""
+
+
+def _become_torchs(module: nn.Module, theirs: type[nn.Module]) -> None:
+    """Change the class, and keep what torch's keeps."""
+    state: dict[str, Any] = {}
+    if isinstance(module, Layers):
+        for name in ("mode", "_all_weights", "_flat_weights_names"):
+            state[name] = getattr(module, name)
+        if isinstance(module, RNN):  # whose cell may have been given by name
+            state["nonlinearity"] = module.mode.removeprefix("RNN_").lower()
+    for name in _KEPT:
+        vars(module).pop(name, None)
+    _set_class(module, theirs)
+    vars(module).update(state)
+    if isinstance(module, nn.RNNBase):
+        module._init_flat_weights()
+
+
 def _named(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
     """Every module once, with the names of all the places that hold it."""
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(
+            f"model should be a torch.nn.Module, got {type(model).__name__}. "
+            "Give one model at a time."
+        )
     names: dict[nn.Module, list[str]] = {model: [""]}
     for prefix, parent in model.named_modules():
         for name, child in parent._modules.items():
@@ -200,12 +273,16 @@ def _calls_super(cls: type, base: type, name: str) -> bool:
 
 
 def _become(module: nn.Module, ours: type[Recurrent]) -> None:
-    """Change the class; a parametrization's class, between, is made anew over ours."""
+    _set_class(module, ours)
+    module.__setstate__(vars(module))
+
+
+def _set_class(module: nn.Module, cls: type[nn.Module]) -> None:
+    """A parametrization's class, between, is made anew over the class."""
     if is_parametrized(module):
         members = {k: v for k, v in vars(type(module)).items() if not _WRITTEN.fullmatch(k)}
-        ours = type(f"Parametrized{ours.__name__}", (ours,), members)
-    module.__class__ = ours
-    module.__setstate__(vars(module))
+        cls = type(f"Parametrized{cls.__name__}", (cls,), members)
+    module.__class__ = cls
 
 
 def _show(cls: type) -> str:
