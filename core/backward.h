@@ -221,7 +221,7 @@ struct Backward {
   void finish() const {
     const Share mine = team.of(u.J);
     const i64 columns = dims.I + dims.P + 1;
-    for (i64 j = mine.begin; j < mine.end; j++) {
+    for (i64 j = mine.begin; ws.group[0].d_W && j < mine.end; j++) {
       const T* lines = sum_of(&GroupSpace<T, E>::d_W, j * columns * u.W, columns * u.W);
       if (dir.d_W_ih) unpack_gates(lines, dims.I, u, dir.d_W_ih, j);
       if (dir.d_W_hh) unpack_gates(lines + dims.I * u.W, dims.P, u, dir.d_W_hh, j);

@@ -21,11 +21,13 @@ struct Gradients {
 
   // Each worker may use what the others wrote only behind the next meeting.
   void all(bool first) const {
-    turn_columns();
-    if constexpr (IS_PAIR<E>) pair_tokens();
+    if (ws.turned || ws.d_out_turned) turn_columns();
+    if constexpr (IS_PAIR<E>)
+      if (ws.turned) pair_tokens();
     g.team.meet();
     if (g.call.d_x.data) input_gradient();
-    weight_gradient(first);
+    if (ws.turned) weight_gradient(first);
+    if (ws.d_out_turned) projection_gradient(first);
     if (ws.d_peep) peephole_gradient();
     g.team.meet();
   }
@@ -43,15 +45,17 @@ struct Gradients {
       g.tokens(c, first, first + count, step, [&](i64 at, i64 t, i64 b) {
         x[at - first] = g.call.x.at(g.seq, t, b);
         h[at - first] = g.hidden_before(t, b);
-        if (!ws.d_out) return;
+        if (!ws.d_out_turned) return;
         d_out[at - first] = ws.d_out + at * dims.P;
         cell[at - first] = g.slot(t, b, g.cell.slot_c());
         gate[at - first] = g.slot(t, b, larger(0, g.cell.slot_o()));
       });
-      pack_columns(x, count, dims.I, ws.turned, ws.length, first);
-      pack_columns(h, count, dims.P, ws.turned + dims.I * ws.length, ws.length, first);
-      store(as_numbers(ws.turned + (dims.I + dims.P) * ws.length) + first, set1(T(1)));
-      if (!ws.d_out) continue;
+      if (ws.turned) {
+        pack_columns(x, count, dims.I, ws.turned, ws.length, first);
+        pack_columns(h, count, dims.P, ws.turned + dims.I * ws.length, ws.length, first);
+        store(as_numbers(ws.turned + (dims.I + dims.P) * ws.length) + first, set1(T(1)));
+      }
+      if (!ws.d_out_turned) continue;
       pack_columns(d_out, count, dims.P, ws.d_out_turned, ws.length, first);
       hidden_lines(cell, gate, count, first);
     }
@@ -143,7 +147,10 @@ struct Gradients {
                        {k, k + 1}, ws.d_W + (last ? begin : j + 1) * size + (k + last) * MR * u.W);
           }
         });
-    for (i64 p = 0; ws.d_out && p < g.all.hidden.panels; p++)
+  }
+
+  void projection_gradient(bool first) const {
+    for (i64 p = 0; p < g.all.hidden.panels; p++)
       token_sums(ws.d_out_turned, dims.P, hidden_panel(p), g.all.hidden.width(p),
                  ws.d_Wr + g.all.hidden.first(p) * dims.P, first, g.team.of(ceil_div(dims.P, MR)));
   }

@@ -14,6 +14,8 @@
 //   turned   [I+P+1][chunk]     x, h(t-1) and 1 of every token as columns: a row is what a tile
 //                               multiplies
 //   d_W      [J][I+P+1][W]      sums of the weight gradients; the last line is the bias
+//
+// What serves weights whose gradients nobody asks for is null.
 #pragma once
 #include "pack.h"
 #include "pointwise.h"
@@ -61,8 +63,8 @@ struct GroupSpace {
   T* d_peep = nullptr;         // [3][H]
   Taken* taken = nullptr;      // of every worker
 
-  GroupSpace(const BackwardCall<T>& call, const Weights<T>& w, const Units<T>& u,
-             const Axis<T>& hidden, i64 g, Carver& carver) {
+  GroupSpace(const BackwardCall<T>& call, const typename BackwardCall<T>::Direction& dir,
+             const Units<T>& u, const Axis<T>& hidden, i64 g, Carver& carver) {
     if (g >= group_count<T, E>(call)) return;
     const Dims& s = call.dims;
     rows = group_rows<T, E>(call, g).among(s.B);
@@ -71,20 +73,21 @@ struct GroupSpace {
     sum_lines = operands<E>(chunk) | 1;
     length = operands<E>(round_up(chunk, LANES<T>) + LANES<T>);
     const i64 columns = s.I + s.P + 1;
+    const bool of_gates = dir.d_W_ih || dir.d_W_hh || dir.d_b;  // which weights are asked for
     counted = call.sequence.batch_sizes ? carver.take<i64>(s.T + 1) : nullptr;
     d_z = carver.take<Number<E>>(u.K * lines);
     if constexpr (IS_PAIR<E>)
-      d_z_sum = carver.take<E>(u.K * sum_lines);
+      d_z_sum = of_gates ? carver.take<E>(u.K * sum_lines) : nullptr;
     else
       d_z_sum = d_z;
-    turned = carver.take<E>(columns * length);
-    d_W = carver.take<T>(u.K * columns);
-    d_out = w.W_hr ? carver.take<T>(chunk * s.P) : nullptr;
-    d_out_rounded = w.W_hr && IS_PAIR<E> ? carver.take<E>(rows * room<E>(s.P)) : nullptr;
-    d_out_turned = w.W_hr ? carver.take<E>(s.P * length) : nullptr;
-    hidden_lines = w.W_hr ? carver.take<E>(hidden.padded * operands<E>(chunk)) : nullptr;
-    d_Wr = w.W_hr ? carver.take<T>(hidden.padded * s.P) : nullptr;
-    d_peep = w.peep ? carver.take<T>(3 * s.H) : nullptr;
+    turned = of_gates ? carver.take<E>(columns * length) : nullptr;
+    d_W = of_gates ? carver.take<T>(u.K * columns) : nullptr;
+    d_out = dir.w.W_hr ? carver.take<T>(chunk * s.P) : nullptr;
+    d_out_rounded = dir.w.W_hr && IS_PAIR<E> ? carver.take<E>(rows * room<E>(s.P)) : nullptr;
+    d_out_turned = dir.d_W_hr ? carver.take<E>(s.P * length) : nullptr;
+    hidden_lines = dir.d_W_hr ? carver.take<E>(hidden.padded * operands<E>(chunk)) : nullptr;
+    d_Wr = dir.d_W_hr ? carver.take<T>(hidden.padded * s.P) : nullptr;
+    d_peep = dir.d_peep ? carver.take<T>(3 * s.H) : nullptr;
     taken = carver.take<Taken>(MOST_DEALERS);
   }
 };
@@ -119,8 +122,8 @@ struct BackwardSpace {
         other_d_x(d == 1 && call.d_x.data ? carver.take<T>(call.dims.N * call.dims.I) : nullptr),
         zeros(carver.take<T>(larger(call.dims.P, call.dims.H))),
         c0(IS_PAIR<E> ? carver.take<Number<E>>(call.dims.B * hidden.padded) : nullptr),
-        group{{call, call.direction[d].w, units, hidden, 0, carver},
-              {call, call.direction[d].w, units, hidden, 1, carver}} {}
+        group{{call, call.direction[d], units, hidden, 0, carver},
+              {call, call.direction[d], units, hidden, 1, carver}} {}
 };
 
 // Steps begin .. end-1, and the group's tokens in them.

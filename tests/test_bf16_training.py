@@ -275,6 +275,21 @@ def test_one_step_is_float(isa: str) -> None:
     assert all(off(a, b.double()) < 5e-3 for a, b in zip(grads, exact[1], strict=True))
 
 
+@pytest.mark.parametrize("proj_size", [0, 20])
+def test_the_gradient_by_x_does_not_depend_on_whether_weights_have_one(
+    isa: str, proj_size: int
+) -> None:
+    lstm, x = gatewise.LSTM(5, 33, proj_size=proj_size), torch.randn(70, 9, 5, requires_grad=True)
+    found = []
+    for wanted in (True, False):
+        lstm.requires_grad_(wanted)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = lstm(x)[0]
+        found += torch.autograd.grad(y.float().square().sum(), [x])
+    assert found[0].abs().max() > 0
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("isa", ["base"], indirect=True)
 def test_without_such_products_all_is_float(isa: str) -> None:
     lstm, x = gatewise.LSTM(8, 16), torch.randn(9, 4, 8)
@@ -329,7 +344,7 @@ def test_forward_mode_and_vmap(isa: str) -> None:
 
 
 def test_gradient_of_a_gradient(isa: str) -> None:
-    """By the page, in float32."""
+    """In float32."""
     lstm, x = gatewise.LSTM(3, 5), torch.randn(6, 4, 3, requires_grad=True)
     found = []
     for autocast in (True, False):

@@ -65,9 +65,10 @@ def test_a_loss_may_use_only_some_results(used: tuple[int, ...]) -> None:
     assert_same(found, gradients(tuple(layer.page()[k] for k in used), layer.leaves))
 
 
+@pytest.mark.parametrize("T", [3, 60])
 @pytest.mark.parametrize("name", ["x", "h0", "c0", *Weights._fields])
-def test_only_the_gradients_that_are_wanted(name: str, monkeypatch) -> None:
-    layer = random_layer("peephole", P=2)
+def test_only_the_gradients_that_are_wanted(name: str, T: int, monkeypatch) -> None:
+    layer = random_layer("peephole", T=T, B=9, P=2)
     expected = dict(zip(map(id, layer.leaves), gradients(layer.page(), layer.leaves), strict=True))
     for leaf in layer.leaves:
         leaf.requires_grad_(False)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -56,6 +57,20 @@ def test_a_larger_block_takes_the_place_of_a_smaller() -> None:
         gatewise.release_workspaces()
         torch.autograd.grad(lstm(x)[0].sum(), list(lstm.parameters()))  # as it would be by itself
         assert held() == grown
+
+
+@pytest.mark.parametrize("options", [{}, {"proj_size": 40}, {"cell": "peephole"}])
+def test_weights_that_want_no_gradient_take_no_room(options: dict[str, Any]) -> None:
+    lstm = gatewise.LSTM(8, 64, **options)
+    x = torch.randn(20, 16, 8, requires_grad=True)
+    sums = sum(w.numel() * 4 for name, w in lstm.named_parameters() if "bias" not in name)
+    room = {}
+    for wanted in (False, True):
+        lstm.requires_grad_(wanted)
+        gatewise.release_workspaces()
+        lstm(x)[0].sum().backward()
+        room[wanted] = held()
+    assert room[False] + sums <= room[True]
 
 
 LARGE_RESULT = """
