@@ -169,9 +169,10 @@ def unswap(model: nn.Module) -> Swapped:
         if why := _no_way_back(module, base, own):
             left.append(Row(name, shown if cls is ours else _show(cls), why))
             continue
-        lost = [f"checkpoint={c}" for c in (getattr(module, "checkpoint", None),) if c is not None]
+        every = getattr(module, "checkpoint", None)
+        lost = own if every is None else [f"checkpoint={every}", *own]
         _become_torchs(module, cls.__bases__[0] if made_over else base)
-        why = "no longer with " + ", ".join(lost + own) if lost or own else ""
+        why = "no longer with " + ", ".join(lost) if lost else ""
         replaced.append(Row(name, f"{shown} -> torch.nn.{base.__name__}", why))
     return Swapped(model, tuple(replaced), tuple(left))
 
