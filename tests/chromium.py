@@ -54,6 +54,7 @@ def opened_fixture(browser, tmp_path):
         made = browser.new_context(
             viewport={"width": width, "height": height}, offline=True, **(context or {})
         )
+        made.set_default_timeout(120_000)  # milliseconds, of a busy machine
         contexts.append(made)
         tab = made.new_page()
         tab.on("console", lambda m: troubles.append(m.text) if m.type != "log" else None)
@@ -84,11 +85,13 @@ def settle(tab) -> None:
 
 def until(tab, condition: str) -> None:
     """Wait until an expression of the page holds, however long a busy machine takes."""
-    # the page's own policy forbids the eval of Playwright's wait_for_function
+    # the page's own policy forbids the eval of Playwright's wait_for_function; and who asks often
+    # leaves a slow page no idle time
     tab.evaluate(
-        f"""async () => {{ for (let n = 0; n < 6000; n++) {{
+        f"""async () => {{ for (let wait = 10, all = 0; all < 120_000; all += wait) {{
         if ({condition}) return;
-        await new Promise((done) => setTimeout(done, 20)); }}
+        wait = Math.min(500, 1.5 * wait);
+        await new Promise((done) => setTimeout(done, wait)); }}
         throw new Error("waited in vain for " + {condition!r}); }}"""
     )
 

@@ -299,11 +299,14 @@ def screenshots(folder: Path) -> None:
             path = see.write(trace, folder / f"{name}.html", **how)
             tab = running.new_page(**{"viewport": {"width": 1280, "height": 900}} | context)
             tab.goto(path.as_uri() + at)
-            rest(tab)
+            for _ in range(2):  # what is far from the window is not laid out, nor in the picture
+                tall = tab.evaluate("document.documentElement.scrollHeight")
+                tab.set_viewport_size({"width": tab.viewport_size["width"], "height": tall})
+                rest(tab)
             tab.screenshot(path=folder / f"{name}.png", full_page=True)
             print(folder / f"{name}.png")
             tab.close()
 
 
 if __name__ == "__main__":
-    screenshots(Path(sys.argv[1]))
+    screenshots(Path(sys.argv[1]).resolve())

@@ -283,7 +283,8 @@ def test_print_shows_all_five_moments_in_light(opened) -> None:
     assert not tab.locator("#play").is_visible()
     assert tab.evaluate("document.documentElement.dataset.theme") == "light"
     widths = tab.evaluate("[...document.querySelectorAll('canvas')].map(c => c.clientWidth)")
-    assert max(widths) <= 680 < tab.viewport_size["width"]  # drawn for paper, and not scaled to it
+    assert max(widths) == 680 < tab.viewport_size["width"]  # drawn for paper, and not scaled to it
+    assert tab.locator("#numbers").bounding_box()["width"] == 680
     assert len(tab.pdf()) > 20_000
     tab.evaluate("window.dispatchEvent(new Event('afterprint'))")
     assert tab.evaluate("document.documentElement.dataset.theme") == "dark"

@@ -293,16 +293,19 @@ AT_ONCE = f"""async ([key]) => {{ const map = document.getElementById("map-image
   return found; }}"""
 
 
+WHOLE = "document.getElementById('map-image').ariaBusy === 'false'"
+
+
 def test_a_large_map_is_there_at_once_and_whole_soon_after(opened) -> None:
     tab = opened(traced(gatewise.LSTM(32, 512), T=2000), tokens=WORDS)
     bring(tab, "#units")
     for key in "dfgd":
-        tab.locator("#map-image[aria-busy=false]").wait_for()
+        until(tab, WHOLE)
         assert tab.evaluate(AT_ONCE, [key]) == ["true", 255]
-    tab.locator("#map-image[aria-busy=false]").wait_for()
+    until(tab, WHOLE)
     assert tab.evaluate(AT_ONCE, ["d"]) == ["false", 255]  # what was made is kept
     for key in "fiohcgdfiohcg":  # each field, and the gradient of each
         tab.evaluate(AT_ONCE, [key])
-        tab.locator("#map-image[aria-busy=false]").wait_for()
+        until(tab, WHOLE)
     for key in "fiohcgdfiohcg":
         assert tab.evaluate(AT_ONCE, [key]) == ["false", 255], key

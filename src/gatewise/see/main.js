@@ -256,16 +256,19 @@ function* blocks(s) {
   }
 }
 
-// While nothing happens: the parts off screen.
+// While nothing happens: the parts off screen. Chromium may find a page at rest busy for as long as it
+// draws no frame, as after a resize: hence the limit.
+const whenIdle = () => requestIdleCallback(work, { timeout: 1000 });
+
 function work(deadline) {
   if (idle === null) return;
   const end = performance.now() + 5; // a key may come while the browser still calls this idle
   let done;
   do {
     done = idle.next().done;
-  } while (!done && performance.now() < end && deadline.timeRemaining() > 15);
+  } while (!done && performance.now() < end && (deadline.didTimeout || deadline.timeRemaining() > 15));
   resting = done;
-  if (!done) requestIdleCallback(work);
+  if (!done) whenIdle();
 }
 
 function stir() {
@@ -281,7 +284,7 @@ function rest() {
     return;
   }
   idle = drawing(() => true);
-  requestIdleCallback(work);
+  whenIdle();
 }
 
 function cellView() {
