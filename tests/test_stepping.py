@@ -370,9 +370,8 @@ def test_passes_in_threads() -> None:
             assert_close(found, wanted)
 
 
-def test_a_large_step_lets_other_threads_go_on() -> None:
-    """Python's lock is free while the core computes, forward and backward."""
-    cell, x = gatewise.LSTMCell(700, 700).requires_grad_(False), torch.randn(600, 700)
+def turns_during(call) -> int:
+    """How often another thread comes to its turn while ``call`` runs."""
     turns, done = 0, False
 
     def other() -> None:
@@ -383,9 +382,25 @@ def test_a_large_step_lets_other_threads_go_on() -> None:
 
     with ThreadPoolExecutor(1) as pool:
         pool.submit(other)
-        loss = cell(x.requires_grad_())[0].sum()
-        forward = turns
-        loss.backward()
-        backward, done = turns - forward, True
-    assert forward > 80, "of hundreds; some between the calls"
-    assert backward > 80
+        try:
+            before = turns
+            call()
+            return turns - before
+        finally:
+            done = True
+
+
+# On a busy machine either thread may wait for a processor: one round of many says what can be.
+ROUNDS = range(30)
+
+
+def test_a_large_step_lets_other_threads_go_on() -> None:
+    """Python's lock is free while the core computes, forward and backward."""
+    cell, x = gatewise.LSTMCell(700, 700).requires_grad_(False), torch.randn(600, 700)
+    loss = cell(x.requires_grad_())[0].sum()
+    for call in (lambda: cell(x), lambda: loss.backward(retain_graph=True)):
+        assert any(turns_during(call) > 80 for _ in ROUNDS), "of hundreds; some between the calls"
+
+
+def test_a_call_that_keeps_pythons_lock_is_told_apart() -> None:
+    assert any(turns_during(lambda: sum(range(5_000_000))) < 40 for _ in ROUNDS)
