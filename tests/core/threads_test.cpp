@@ -233,7 +233,8 @@ int count_if_late(int late_ms, Barrier* barrier = nullptr) {
   return told;
 }
 
-// Whether so many jobs in a row come to be shared: on a busy machine a worker may be late by itself.
+// Whether so many jobs in a row come to be shared: on a busy machine a worker may be late by
+// itself.
 bool share_in_a_row(int jobs, Barrier* barrier = nullptr) {
   int row = 0;
   for (int k = 0; k < 300 && row < jobs; ++k) row = count_if_late(0, barrier) == 2 ? row + 1 : 0;
