@@ -18,6 +18,7 @@ import platform
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -65,6 +66,9 @@ def main(arguments: list[str]) -> int:
     others = {} if given.only and "peers" not in given.only else peers.installed()
     every = cases(isas(), threads, [name for name, why in others.items() if not why])
     result = begin(given, threads, others)
+    if given.again and not result["rows"]:
+        console.print(f"{given.out}: expected a result of this build; run without --again")
+        return 2
     console.print(report.heading(result), markup=False)
     if not Probe(threads).alone():
         console.print("other processes are at work here: what follows is noise")
@@ -72,8 +76,7 @@ def main(arguments: list[str]) -> int:
         if why:
             console.print(f"without {name}: {why}", markup=False)
     try:
-        run(chosen(given, every), result, given, console)
-        again(every, result, given, console)
+        run(every, result, given, console)
     except KeyboardInterrupt:
         console.print(f"stopped; {given.out} has what was done")
         return 130
@@ -97,15 +100,15 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     given = parser.parse_args(arguments)
     if given.threads < 0 or given.seconds <= 0:
         parser.error("--threads and --seconds: expected more than 0")
+    if given.again and (given.quick or given.only):
+        parser.error("--again: expected without --quick and --only")
     quick_out, out = ROOT / "build" / "bench-quick.json", report.RESULT
     given.out = given.out or (quick_out if given.quick else out)
     return given
 
 
 def chosen(given: argparse.Namespace, every: list[Case]) -> list[Case]:
-    plan = [] if given.again else every
-    if given.only:
-        plan = [case for case in plan if case.group in given.only]
+    plan = [case for case in every if not given.only or case.group in given.only]
     return [case for case in plan if case.quick] if given.quick else plan
 
 
@@ -166,10 +169,34 @@ def commit() -> str:
     return (git("rev-parse", "--short=12", "HEAD") or "unknown") + (" and changes" * bool(touched))
 
 
-def run(plan: list[Case], result: Json, given: argparse.Namespace, console: Console) -> None:
-    """Every case of the plan; the file is written after each."""
-    effort, probe = _means(given, result)
+def run(every: list[Case], result: Json, given: argparse.Namespace, console: Console) -> None:
+    """The chosen cases, then those of them that were noisy; the file is written after each.
+
+    The probe alone decides what is noisy: a row that was measured in quiet stays, whatever it says.
+    """
+    rows, plan = result["rows"], chosen(given, every)
     given.out.parent.mkdir(parents=True, exist_ok=True)
+    for row in rows_of([] if given.again else plan, result, given, console):
+        rows.append(row)
+        save(result, given.out)
+    for _ in range(0 if given.quick else AGAIN):
+        noisy = {row["key"]: k for k, row in enumerate(rows) if claims.noisy(row, result)}
+        odd = [case for case in plan if case.key in noisy]
+        if odd:
+            console.print("\nagain, since noisy:")
+        for row in rows_of(odd, result, given, console):
+            if not claims.noisy(row, result):
+                rows[noisy[row["key"]]] = row
+                save(result, given.out)
+
+
+def rows_of(
+    plan: list[Case], result: Json, given: argparse.Namespace, console: Console
+) -> Iterator[Json]:
+    """Measure one case after the other, and show them."""
+    effort = QUICK if given.quick else Effort(seconds=given.seconds)
+    probe = Probe(result["threads"])
+    probe.peak = result["peak"]
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     )  # fmt: skip
@@ -183,35 +210,9 @@ def run(plan: list[Case], result: Json, given: argparse.Namespace, console: Cons
                 console.print(f"\n{GROUPS[group]}", style="bold")
             bar.update(task, description=f"{case.group} {case.label}")
             row = measure(case, probe, effort, result["threads"])
-            result["rows"].append(row)
-            save(result, given.out)
+            yield row
             console.print("  " + report.row_text(row, result), markup=False)
             bar.advance(task)
-
-
-def again(every: list[Case], result: Json, given: argparse.Namespace, console: Console) -> None:
-    """The noisy rows once more. The probe alone decides which: a row that was measured in quiet
-    stays, whatever it says."""
-    effort, probe = _means(given, result)
-    by_key = {case.key: case for case in every}
-    for _ in range(0 if given.quick else AGAIN):
-        noisy = [k for k, row in enumerate(result["rows"]) if claims.noisy(row, result)]
-        if noisy:
-            console.print("\nnoisy rows again", style="bold")
-        for k in noisy:
-            case = by_key[result["rows"][k]["key"]]
-            row = measure(case, probe, effort, result["threads"])
-            if not claims.noisy(row, result):
-                result["rows"][k] = row
-                save(result, given.out)
-            console.print(f"  {case.group} {report.row_text(row, result)}", markup=False)
-
-
-def _means(given: argparse.Namespace, result: Json) -> tuple[Effort, Probe]:
-    """How long a row may take, and the probe that it is held against."""
-    probe = Probe(result["threads"])
-    probe.peak = result["peak"]
-    return QUICK if given.quick else Effort(seconds=given.seconds), probe
 
 
 def measure(case: Case, probe: Probe, effort: Effort, threads: int) -> Json:

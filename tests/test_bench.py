@@ -231,29 +231,39 @@ def test_arguments() -> None:
     assert quick.out != report.RESULT
     with pytest.raises(SystemExit):
         run._arguments(["--only", "nothing"])
-    assert run.chosen(run._arguments(["--again"]), ALL) == []
+    with pytest.raises(SystemExit):
+        run._arguments(["--again", "--only", "packed"])
 
 
+def test_again_needs_a_result_of_this_build(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(green, "check", lambda: "")
+    assert run.main(["--again", "--out", str(tmp_path / "r.json")]) == 2
+    assert "expected a result of this build" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("only", [(), ("--only", "fp32")], ids=["all", "one_group"])
 def test_noisy_rows_are_measured_again_and_no_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    only: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether a row is the faster or the slower for it."""
+    """Whether a row is the faster or the slower for it; of the groups that are asked for."""
     quiet, soon, never = [case for case in ALL if case.group == "fp32"][:3]
+    other = next(case for case in ALL if case.group == "packed")
     measured: list[str] = []
 
     def measure(case: Case, *_: Any) -> dict[str, Any]:
         measured.append(case.key)
-        return row(case, 2.0, 2.0) | {"noisy": case is never or measured.count(case.key) < 2}
+        noisy = case is never or (case is not quiet and measured.count(case.key) < 3)
+        return row(case, float(len(measured)), 2.0) | {"noisy": noisy}
 
     monkeypatch.setattr(run, "measure", measure)
-    rows = [row(case, 1.0, 2.0) | {"noisy": case is not quiet} for case in (quiet, soon, never)]
-    result = {"rows": copy.deepcopy(rows), "threads": 2, "peak": {"float32": PEAK}}
-    given = run._arguments(["--out", str(tmp_path / "r.json")])
-    run.again(ALL, result, given, Console(quiet=True))
-    assert measured == [soon.key, never.key] * 2
-    assert result["rows"][0] == rows[0]
-    assert result["rows"][1]["times"] == row(soon, 2.0, 2.0)["times"]
-    assert result["rows"][2] == rows[2]
+    monkeypatch.setattr(Probe, "measure", lambda *_: None)
+    before = row(other, 9.0, 2.0) | {"noisy": True}
+    result = {"rows": [before], "threads": 2, "peak": {"float32": PEAK}}
+    given = run._arguments(["--out", str(tmp_path / "r.json"), *only])
+    run.run([quiet, soon, never], result, given, Console(quiet=True))
+    assert measured == [quiet.key, soon.key, never.key, *[soon.key, never.key] * 2]
+    times = [next(iter(each["times"].values()))["median"] for each in result["rows"]]
+    assert times == [9.0, 1.0, 6.0, 3.0]
     assert report.load(given.out) == json.loads(json.dumps(result))
 
 
