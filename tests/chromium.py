@@ -114,6 +114,12 @@ def bring(tab, selector: str) -> None:
     prepare(tab)
 
 
+def stop_the_clock(tab) -> None:
+    """From here the time of the page goes on only when it is told to."""
+    tab.clock.install(time=0)
+    tab.clock.pause_at(1)
+
+
 def press(tab, *keys) -> None:
     for key in keys:
         tab.keyboard.press(key)

@@ -23,6 +23,7 @@ from chromium import (  # noqa: F401 (fixtures)
     settle,
     shown,
     state,
+    stop_the_clock,
     traced,
 )
 
@@ -250,12 +251,6 @@ def test_play_runs_through_the_moments_and_stops_at_the_end(opened) -> None:
     assert seen == [(8, 3), (8, 4), (9, 0), (9, 1), (9, 2), (9, 3), (9, 4)]
     assert state(tab, "playing") is False
     assert tab.locator("#play").get_attribute("aria-label") == "Play"
-
-
-def stop_the_clock(tab) -> None:
-    """From here the time of the page goes on only when it is told to."""
-    tab.clock.install(time=0)
-    tab.clock.pause_at(1)
 
 
 def press_clock(tab, key) -> None:

@@ -17,6 +17,7 @@ from chromium import (  # noqa: F401 (fixtures)
     press,
     rest,
     settle,
+    stop_the_clock,
     traced,
     until,
 )
@@ -209,9 +210,12 @@ SIZES = """() => { const canvas = document.getElementById("curves");
 def test_drawings_stretch_with_the_window_and_are_made_anew_at_rest(opened) -> None:
     tab = opened(traced(gatewise.LSTM(2, 4), T=50), viewport=(1280, 2400))
     rest(tab)
+    stop_the_clock(tab)
     first = tab.evaluate(f"(({RESIZED})(), ({SIZES})())")
     assert first == [0, 900 - 56, 1280 - 96]
-    rest(tab)
+    tab.clock.run_for(90)
+    assert tab.evaluate(SIZES) == first
+    tab.clock.run_for(20)
     last = tab.evaluate(SIZES)
     assert last[0] > 10
     assert last[1:] == [900 - 56, 900 - 56]
