@@ -21,7 +21,7 @@ from torch.autograd import Function
 
 from gatewise import autograd, native
 from gatewise.autograd import Gradients
-from gatewise.native import FIELDS, Flat, Results
+from gatewise.native import Flat, Results
 from gatewise.spec import CellSpec
 
 
@@ -167,7 +167,7 @@ def forward(
         for s in stretches:
             out, h_end = way.room(half, s), _room(kept_h, s, d)
             c_end = None if c_n is None else _room(kept_c, s, d)
-            inputs = (way.take(x, s), s.sizes, h, c, *_of_direction(weights, d))
+            inputs = (way.take(x, s), s.sizes, h, c, *native.of_direction(weights, d))
             native.fill(cell, reduced, (out, h_end, c_end, None), inputs, in_parts=in_parts)
             way.put(half, s, out)
             h = _going(h_end, s, kept_h, h_n, d)
@@ -220,7 +220,7 @@ def backward(
         way = WAYS[d](x, batch_sizes)
         half = None if d_y is None else d_y[..., d * P : (d + 1) * P]
         d_last = [_row(t, d) for t in d_results[1:]]
-        total = _of_direction(grads[4:], d)
+        total = native.of_direction(grads[4:], d)
         part = [None if t is None else torch.empty_like(t) for t in total]
         d_states: list[Tensor | None] = [None, None]
         for s in reversed(stretches):
@@ -229,7 +229,7 @@ def backward(
             else:
                 states = [_states(t, s, d) for t in kept]
                 d_before = [None if t is None else torch.empty_like(t) for t in states]
-            inputs = (way.take(x, s), s.sizes, *states, *_of_direction(weights, d))
+            inputs = (way.take(x, s), s.sizes, *states, *native.of_direction(weights, d))
             y, gates = _again(cell, reduced, inputs, tape)
             d_ends = [_at_end(*of, s) for of in zip(d_states, d_last, strict=True)]
             d_outputs = (None if half is None else way.take(half, s), *d_ends, None)
@@ -258,10 +258,6 @@ def _again(cell: CellSpec, reduced: bool, inputs: Flat, tape: Tensor) -> tuple[T
 
 def _row(t: Tensor | None, d: int) -> Tensor | None:
     return None if t is None else t[d : d + 1]
-
-
-def _of_direction(weights: Flat, d: int) -> Flat:
-    return weights[d * FIELDS : (d + 1) * FIELDS]
 
 
 def _states(kept: Tensor | None, s: Stretch, d: int) -> Tensor | None:

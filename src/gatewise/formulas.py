@@ -1,8 +1,9 @@
 """A layer by the page's formulas, with its derivatives of any order.
 
-The kernels give a layer's value and its gradient. What they do not give is taken here from the
-page: the gradient of the gradient, the forward-mode tangent, and every device and dtype that the
-kernels lack. All functions are flat, as in ``native``: x, batch_sizes, h0, c0, *weights.
+The kernels give a layer's value, its gradient and, by way of ``second``, the gradient of that. What
+they do not give is taken here from the page: third derivatives, those that torch.func takes, the
+forward-mode tangent, and every device and dtype that the kernels lack. All functions are flat, as
+in ``native``: x, batch_sizes, h0, c0, *weights.
 """
 
 from __future__ import annotations

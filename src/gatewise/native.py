@@ -378,6 +378,11 @@ def stream(
     return _core.Stream(cell.name, batch, name, weights, list(watched), *made_by)
 
 
+def of_direction(weights: Flat, d: int) -> Flat:
+    """The fields of ``reference.Weights`` of one direction, of those of all."""
+    return weights[d * FIELDS : (d + 1) * FIELDS]
+
+
 def _by_direction(fields: list[Tensor | None]) -> tuple[tuple[Tensor | None, ...], ...]:
     flat = tuple(fields)
     return (flat,) if len(flat) == FIELDS else (flat[:FIELDS], flat[FIELDS:])

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gatewise import native
-from gatewise.native import FIELDS, Flat
+from gatewise.native import Flat
 from gatewise.reference import ACTIVATIONS, Weights
 from gatewise.spec import GATES, CellSpec
 
@@ -192,8 +192,8 @@ class Lane:
         x_dot, _, h0_dot, c0_dot, *weights_dot = along
         assert x is not None
         self.cell, self.d = cell, d
-        self.w = Weights._make(_of_lane(weights, d))
-        self.w_dot = Partial._make(_of_lane(weights_dot, d))
+        self.w = Weights._make(native.of_direction(weights, d))
+        self.w_dot = Partial._make(native.of_direction(weights_dot, d))
         P, H = self.w.W_hh.shape[1], tape.shape[-1]
         sizes = [x.shape[1]] * len(x) if batch_sizes is None else batch_sizes.tolist()
         self.order = Order(sizes, reverse=d == 1)
@@ -354,7 +354,11 @@ class Lane:
     def add_rest(self, found: Flat) -> None:
         """Add, to what the second walk found, what it does not see. (20)"""
         d_x, _, d_h0, d_c0, *d_weights = found
-        d_w, z, order = Partial._make(_of_lane(d_weights, self.d)), self.all_d_z, self.order
+        d_w, z, order = (
+            Partial._make(native.of_direction(d_weights, self.d)),
+            self.all_d_z,
+            self.order,
+        )
         if d_x is not None and self.w_dot.W_ih is not None:
             d_x.add_((z @ self.w_dot.W_ih).view(d_x.shape))
         if d_h0 is not None:
@@ -369,7 +373,3 @@ class Lane:
             d_w.W_hr.addmm_(self.d_h.T, self.m_dot)
         for gate, seen, d_p in self._peepholes(d_w.peep):
             d_p.add_((self.d_z[gate] * self.dot[seen]).sum(0))
-
-
-def _of_lane(weights: Flat, d: int) -> Flat:
-    return weights[d * FIELDS : (d + 1) * FIELDS]
