@@ -44,6 +44,26 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
         pass
 
 
+def test_what_is_no_regular_file_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="pipe: no regular file, which a file"), whole(pipe):
+        raise AssertionError("begun")
+    assert pipe.is_fifo()
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    path, link = tmp_path / "there" / "a.json", tmp_path / "link.json"
+    link.symlink_to(path)
+    for text in ("new", "newer"):  # where it leads to nothing yet, and to a file
+        with whole(link) as draft:
+            draft.write_text(text)
+        assert link.is_symlink()
+        assert path.read_text() == text
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_without_permission_the_place_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

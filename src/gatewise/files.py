@@ -27,13 +27,18 @@ def directory(path: Path) -> None:
 
 
 def place(path: Path) -> Path:
-    """The path, if a file can stand there: to be asked before the work for it begins.
+    """The path, links followed, if a file can stand there: to be asked before the work begins.
 
     Raises:
-        OSError: the directory is missing or cannot be written to, or the path is one.
+        OSError: the directory is missing or cannot be written to, or the path is one, or a device
+            or the like, whose place a file must not take.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path}: a directory, where a file is to be written")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path}: no regular file, which a file could take the place of")
+    if path.is_symlink():
+        path = path.resolve()
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no directory {path.parent}")
     _may_write(path.parent, path)
@@ -45,7 +50,7 @@ def whole(path: Path) -> Iterator[Path]:
     """Write to the path given; it takes the place of ``path`` when the block ends well.
 
     Raises:
-        OSError: the directory is missing or cannot be written to.
+        OSError: as in :func:`place`.
 
     Example:
         >>> import tempfile
@@ -55,10 +60,11 @@ def whole(path: Path) -> Iterator[Path]:
         >>> path.read_text(), len(list(path.parent.iterdir()))
         ('all of it', 1)
     """
-    draft = place(path).with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    target = place(path)
+    draft = target.with_name(f".{target.stem}-{os.getpid()}{target.suffix}")
     try:
         yield draft
-        os.replace(draft, path)
+        os.replace(draft, target)
     except OSError as wrong:
         if wrong.filename == str(draft):  # a name that nobody gave
             wrong.filename = str(path)
