@@ -199,7 +199,7 @@ def test_explain_refuses(here: Path) -> None:
     refused(ask("explain", "--text", "hello"), "run gatewise demo")
     refused(ask("explain", "--text", "42", "--model", bilstm), "at least one letter")
     refused(ask("explain", "--text", "a", "--model", "no.safetensors"), "no.safetensors: No such")
-    refused(ask("explain", "--text", "a", "--model", "a.pt"), "a.pt: not a tagger")
+    refused(ask("explain", "--text", "a", "--model", "a.pt"), "a.pt: not a tagger", "--input")
     refused(ask("explain", "--text", "a", "--model", bilstm, "--cell", "rnn"), "--input only")
     refused(ask("explain", "--text", "a", "--model", bilstm, "--batch", "1"), "--input only")
     refused(ask("explain", "--input", "a.npy"), "expected --model FILE")
@@ -248,9 +248,6 @@ def test_explain_writes(here: Path) -> None:
 
 
 def test_what_is_not_installed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "gatewise.demo", None)
-    monkeypatch.delattr(gatewise, "demo", raising=False)
-
     def missing(*_: Any) -> None:
         raise ModuleNotFoundError("No module named 'rich'", name="rich")
 

@@ -63,6 +63,12 @@ def test_plain_rnn_and_a_layer_in_a_model(tmp_path: Path) -> None:
         torch.testing.assert_close(read_layer(path, prefix)(x), model["back"]["rnn"](x))
 
 
+def test_the_only_layer_needs_no_name(tmp_path: Path) -> None:
+    torch.save(nn.LSTM(2, 3).state_dict(), tmp_path / "a.pt")
+    with pytest.raises(ArgumentError, match=r"expected no --layer, .* has no name, got 'rnn'"):
+        read_layer(tmp_path / "a.pt", "rnn")
+
+
 def test_relu_has_to_be_said(tmp_path: Path) -> None:
     path, theirs, x = tmp_path / "a.pt", nn.RNN(2, 3, nonlinearity="relu"), torch.randn(4, 1, 2)
     torch.save(theirs.state_dict(), path)
@@ -212,7 +218,7 @@ def test_one_sequence_of_a_batch(tmp_path: Path) -> None:
         with pytest.raises(ArgumentError, match=rf"--batch 0 to 2, got {wrong}"):
             read_series(tmp_path / "a.npy", batch=wrong)
     np.save(tmp_path / "a.npy", array[:, 0])
-    with pytest.raises(ArgumentError, match=r"one sequence, no --batch but 0, got 1"):
+    with pytest.raises(ArgumentError, match=r"--batch 0, for it holds one sequence, got 1"):
         read_series(tmp_path / "a.npy", batch=1)
 
 
@@ -222,6 +228,7 @@ def test_npy_refused(tmp_path: Path) -> None:
         (np.zeros((4, 2, 3)), r"2 sequences.*choose one with --batch 0 to 1"),
         (np.zeros((4, 2, 3, 1)), r"got shape \(4, 2, 3, 1\)"),
         (np.zeros((0, 3)), r"got shape \(0, 3\)"),
+        (np.zeros((4, 0, 3)), r"got shape \(4, 0, 3\)"),
         (np.array(1.0), r"got shape \(\)"),
         (np.zeros(3, complex), "one array of real numbers"),
         (np.array(["a"]), "one array of real numbers"),

@@ -1,8 +1,8 @@
 """The command: gatewise demo | explain | study | bench | info.
 
 Each subcommand imports what it needs inside its function, so that help and ``info`` come at once.
-Exit status: 0 done; 1 the command's own packages are not installed, or its reader left; 2 the
-input is wrong, said in one line; 130 stopped by Ctrl-C.
+Exit status: 0 done; 1 typer, which reads the arguments, is not installed, or the reader of a pipe
+left; 2 the input is wrong or a package is missing, said in one line; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import Annotated, Any
+from typing import Annotated
 
 try:
     import typer
@@ -133,7 +133,9 @@ def explain(
         Path | None,
         typer.Option(help="A tagger that demo saved, or a state_dict (.safetensors, .pt)."),
     ] = None,
-    text: Annotated[str | None, typer.Option(help="What a tagger reads.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="What a tagger reads; the first 2,000 letters are shown.")
+    ] = None,
     input: Annotated[
         Path | None, typer.Option(help="What an LSTM or RNN reads: .csv or .npy, a row a step.")
     ] = None,
@@ -144,7 +146,8 @@ def explain(
         str | None, typer.Option(help="Which layer of a larger state_dict, as encoder.lstm.")
     ] = None,
     cell: Annotated[
-        str | None, typer.Option(help="Which cell, where the weights leave it open.")
+        str | None,
+        typer.Option(help="Which cell, where the weights leave it open, as rnn_relu (see info)."),
     ] = None,
     batch: Annotated[
         int | None, typer.Option(help="Which sequence of an array (T, B, I); the first is 0.")
@@ -154,8 +157,8 @@ def explain(
     """Write one page that shows every gate of every step of a model on your own input.
 
     The page opens from disk, without a network or a server. A text is read by a tagger (without
-    --model: the Bi-LSTM of gatewise demo, its plain RNN beside it); a series by any torch.nn.LSTM,
-    torch.nn.RNN or gatewise layer whose state_dict you saved.
+    --model: the Bi-LSTM that gatewise demo left in ./gatewise-demo, its plain RNN beside it); a
+    series by any torch.nn.LSTM, torch.nn.RNN or gatewise layer whose state_dict you saved.
 
         gatewise explain --text ilovechina
         gatewise explain --model lstm.pt --input series.csv
@@ -195,7 +198,9 @@ def study(
     name: Annotated[
         str | None, typer.Argument(help="Which; without it, what there is to ask.")
     ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Every study.")] = False,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Every study; as --quick or --full without a NAME.")
+    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A look: under a minute each.")] = False,
     full: Annotated[bool, typer.Option("--full", help="All that the lesson shows: hours.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is there.")] = False,
@@ -205,10 +210,15 @@ def study(
 ) -> None:
     """Measure what the LSTM buys and costs against the plain RNN, on this machine.
 
-    gatewise study --all --quick
+    Each study takes minutes, unless --quick or --full says otherwise. What was measured is kept;
+    after Ctrl-C the same command goes on where it stopped.
+
+        gatewise study price
+        gatewise study --all --quick
     """
     with _said("study", out):
-        studies = _part("gatewise.studies")
+        from gatewise import studies
+
         names = list(studies.names())
         if quick and full:
             raise ArgumentError("--quick and --full: expected one of them, got both")
@@ -220,7 +230,7 @@ def study(
             for each in names:
                 print(f"{each:<18}{studies.load(each).question}")
             return
-        mode = "quick" if quick else "full" if full else "default"
+        mode: studies.Mode = "quick" if quick else "full" if full else "default"
         for each in names if name is None else [name]:
             done = studies.run(each, mode, out, fresh=fresh)
             print(f"{each}: {done.answer}\n  {done.path}\n  {done.figure}")
@@ -266,18 +276,6 @@ def info(
 
         found = about.info()
         print(json.dumps(found.to_dict(), indent=2) if as_json else found)
-
-
-def _part(name: str) -> Any:
-    """A module of gatewise that may not be there yet."""
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as missing:
-        if missing.name != name:
-            raise
-        raise ArgumentError(f"{name} is not part of this installation") from None
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ _USUAL = {4: "lstm", 1: "rnn"}
 #: Letters that a page shows: more take long to open, and nobody steps through them.
 MOST_LETTERS = 2000
 
-
 #: Characters of a page: Chromium's strings have half a billion, and the page is one of them.
 MOST_CHARACTERS = 400_000_000
 
@@ -137,14 +136,14 @@ def read_series(path: Path, batch: int | None = None) -> NDArray[np.float32]:
         series = _from_csv(path)
     else:
         raise ArgumentError(f"{path}: expected a .csv or a .npy file")
-    if series.ndim == 1:
-        series = series[:, None]
-    if series.ndim == 2:
-        series = series[:, None]
-    if series.ndim == 3:
-        series = series[:, _place(path, series.shape[1], batch)]
-    if series.ndim != 2 or 0 in series.shape:
-        raise ArgumentError(f"{path}: expected one series (T,) or (T, I), got shape {series.shape}")
+    if series.ndim not in (1, 2, 3) or 0 in series.shape:
+        raise ArgumentError(
+            f"{path}: expected a series (T,) or (T, I), or B of them (T, B, I), with no axis of 0, "
+            f"got shape {series.shape}"
+        )
+    if series.ndim < 3:
+        series = series.reshape(len(series), 1, -1)
+    series = series[:, _which(path, series.shape[1], batch)]
     with np.errstate(over="ignore"):  # what is too large for float32 is refused below
         values = np.ascontiguousarray(series, np.float32)
     bad = np.argwhere(~np.isfinite(values))
@@ -156,16 +155,15 @@ def read_series(path: Path, batch: int | None = None) -> NDArray[np.float32]:
     return values
 
 
-def _place(path: Path, B: int, batch: int | None) -> int:
+def _which(path: Path, B: int, batch: int | None) -> int:
     """Which of B sequences."""
-    if B == 1 and batch:
-        raise ArgumentError(f"{path}: holds one sequence, no --batch but 0, got {batch}")
-    if B > 1 and batch is None:
+    if batch is None and B > 1:
         raise ArgumentError(
             f"{path}: {B} sequences (T, B, I): choose one with --batch 0 to {B - 1}"
         )
     if batch is not None and not 0 <= batch < B:
-        raise ArgumentError(f"{path}: expected --batch 0 to {B - 1}, got {batch}")
+        known = f"0 to {B - 1}" if B > 1 else "0, for it holds one sequence"
+        raise ArgumentError(f"{path}: expected --batch {known}, got {batch}")
     return batch or 0
 
 
@@ -241,9 +239,8 @@ def read_layer(path: Path, prefix: str | None = None, cell: str | None = None) -
         raise ArgumentError(f"{path}: several recurrent layers; choose one with --layer: {names}")
     chosen = found[0] if prefix is None else prefix.rstrip(".")
     if chosen not in found:
-        raise ArgumentError(
-            f"{path}: expected --layer to be one of {names or '(top)'}, got {prefix!r}"
-        )
+        known = f"--layer to be one of {names}" if names else "no --layer, for its one has no name"
+        raise ArgumentError(f"{path}: expected {known}, got {prefix!r}")
     start = f"{chosen}." if chosen else ""
     pattern = re.compile(re.escape(start) + r"(weight|bias)_(ih|hh|hr|peep)_l\d+(_reverse)?")
     weights = {k.removeprefix(start): t for k, t in tensors.items() if pattern.fullmatch(k)}

@@ -289,7 +289,10 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         head = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         about = json.loads(head["__metadata__"][FORMAT])
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
-        raise ArgumentError(f"{path}: not a tagger that gatewise demo saved, or damaged") from None
+        raise ArgumentError(
+            f"{path}: not a tagger that gatewise demo saved, or damaged; a text is read by a "
+            "tagger, a series of numbers (--input) by any LSTM or RNN"
+        ) from None
     return about, tensors
 
 
