@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from chromium import (  # noqa: F401 (fixtures)
     state,
     traced,
 )
+from matplotlib.image import imread
 
 import gatewise
 from gatewise import see
@@ -29,6 +31,25 @@ pytestmark = pytest.mark.browser
 
 
 # --- what is drawn ------------------------------------------------------------
+
+
+def test_a_capture_of_the_whole_page_shows_every_part(opened) -> None:
+    # without scrolling, as readers capture a page for a paper
+    layers = [kind(4, 6, bidirectional=True) for kind in (gatewise.LSTM, gatewise.RNN)]
+    trace, beside = (traced(layer) for layer in layers)
+    tab = opened(trace, tokens=CHARACTERS, beside=beside)
+    rest(tab)
+    tops = tab.evaluate(
+        """[...document.querySelectorAll("main > section")].map((e) => {
+        const { top, height } = e.getBoundingClientRect(); return [top + scrollY, height]; })"""
+    )
+    assert len(tops) == 6
+    seen = imread(BytesIO(tab.screenshot(full_page=True)))[..., :3]
+    for top, height in tops:
+        part = seen[int(top) + 40 : int(top + height)]  # below its upper line
+        inked = np.abs(part - part[0, 0]).max(-1) > 0.2
+        assert inked[: len(part) // 2].mean() > 0.01
+        assert inked[len(part) // 2 :].mean() > 0.01
 
 
 def test_the_map_shows_every_value_in_its_colour(opened) -> None:

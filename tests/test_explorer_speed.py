@@ -221,16 +221,6 @@ def test_drawings_stretch_with_the_window_and_are_made_anew_at_rest(opened) -> N
     assert last[1:] == [900 - 56, 900 - 56]
 
 
-def test_far_from_the_screen_nothing_is_laid_out(opened) -> None:
-    tab = opened(traced(gatewise.LSTM(2, 4), T=50))
-    seen = """id => document.querySelector(`${id} h2`).checkVisibility(
-      { contentVisibilityAuto: true })"""
-    assert [tab.evaluate(seen, id) for id in ("#cell", "#numbers")] == [True, False]
-    bring(tab, "#numbers")
-    assert tab.evaluate(seen, "#numbers")
-    assert tab.locator("#rows tr").count() == 6
-
-
 CHANGED = f"""async ([key]) => {{ const watch = new MutationObserver(() => {{}});
   watch.observe(document.querySelector(".cells"), {{ subtree: true, childList: true,
     characterData: true, attributes: true }});
