@@ -97,7 +97,9 @@ def test_without_recurrent_weights_the_two_are_one() -> None:
     np.testing.assert_allclose(own, trace.direct_path(), rtol=1e-12)
 
 
-@pytest.mark.parametrize("how", [{"at": T}, {"sequence": B}, {"layer": 1}, {"direction": "up"}])
+@pytest.mark.parametrize(
+    "how", [{"at": T}, {"unit": H}, {"sequence": B}, {"layer": 1}, {"direction": "up"}]
+)
 def test_a_lane_that_is_not_there_is_an_error(how: dict[str, object]) -> None:
     with pytest.raises(ArgumentError, match="expected"):
         layer().trace(x_()).jacobian(**how)
@@ -212,3 +214,5 @@ def test_tracking_refuses_a_signal_that_does_not_fit_or_vary() -> None:
         trace.tracking(np.zeros((B, T)))
     with pytest.raises(ArgumentError, match="expected one that varies"):
         trace.tracking(np.ones(T))
+    with pytest.raises(ArgumentError, match="name: expected one of i f g o c h, got 'z'"):
+        trace.tracking(np.arange(T), "z")

@@ -272,6 +272,11 @@ assert "matplotlib.pyplot" not in sys.modules
             r"sequence: expected 0 to 1 \(B - 1\), got 2",
         ),
         (lambda t: t.plot(ax=Figure().subplots()), ShapeError, "ax: expected 6 axes, got 1"),
+        (
+            lambda t: t.plot_text("abcdefghi", 0, "z"),
+            ArgumentError,
+            "name: expected one of i f g o c h, got 'z'",
+        ),
         (lambda t: t.plot_unit(5), ArgumentError, r"unit: expected 0 to 4 \(H - 1\), got 5"),
         (lambda t: t.plot_text(["a"], 0), ShapeError, "tokens: expected one a step"),
     ],

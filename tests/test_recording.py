@@ -8,6 +8,7 @@ import pickle
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -117,6 +118,18 @@ def test_names_choose_the_layers() -> None:
 
 def test_a_model_without_our_layers_is_an_error_that_names_swap() -> None:
     with pytest.raises(ArgumentError, match=r"gatewise\.swap\(model\)"), tracing(nn.LSTM(I, H)):
+        pass
+    for watch in (tracing, partial(patching, patches={})):
+        with pytest.raises(ArgumentError, match=r"should be a torch\.nn\.Module, got list"):
+            watch([gatewise.LSTM(I, H)]).__enter__()
+
+
+@pytest.mark.parametrize("keep", [0, -1])
+def test_at_least_one_run_is_kept(keep: int) -> None:
+    with (
+        pytest.raises(ArgumentError, match=f"keep: expected 1 or more, or None, got {keep}"),
+        tracing(gatewise.LSTM(I, H), keep=keep),
+    ):
         pass
 
 

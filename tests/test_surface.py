@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import inspect
 import pkgutil
@@ -60,6 +61,25 @@ def test_every_name_is_documented() -> None:
         value = getattr(gatewise, name)
         if callable(value):
             assert (value.__doc__ or "").strip(), name
+
+
+def examples() -> list[doctest.DocTest]:
+    """What ``help`` shows of each public name and of what is defined in it."""
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    found = []
+    for name in gatewise.__all__:
+        value = getattr(gatewise, name)
+        if callable(value):
+            found += finder.find(value, f"gatewise.{name}", globs={})
+    return [test for test in found if test.examples]
+
+
+@pytest.mark.parametrize("example", examples(), ids=lambda example: example.name)
+def test_an_example_can_be_pasted_as_it_stands(example: doctest.DocTest) -> None:
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    said: list[str] = []
+    doctest.DocTestRunner(optionflags=flags).run(example, out=said.append)
+    assert not said, "".join(said)
 
 
 def test_all_names_are_there_and_listed() -> None:

@@ -226,7 +226,12 @@ def test_last_is_the_end_of_each_direction_and_not_the_last_output() -> None:
     same(trace.last(1, "reverse"), trace.output[0, :, H:])
     assert not torch.allclose(trace.last(1, "reverse"), trace.output[-1, :, H:])
     same(trace.last(0, "reverse", "c"), trace.c[0, 1, 0])
-    with pytest.raises(ArgumentError, match="name: expected 'h' or 'c'"):
+    for ask in (trace.field, trace.layer(0).fwd.field, trace.layer(0).fwd.tokens):
+        with pytest.raises(ArgumentError, match="name: expected one of i f g o c h z, got 'q'"):
+            ask("q")
+    with pytest.raises(ArgumentError, match="name: expected one of h c, got 'f'"):
+        trace.before(0, 0, "f")
+    with pytest.raises(ArgumentError, match="name: expected one of h c"):
         trace.last(0, "fwd", "f")
 
 

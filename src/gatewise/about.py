@@ -28,7 +28,8 @@ class Info:
         note: what is missing, in one line; else empty.
 
     Example:
-        >>> info().cells[:2]
+        >>> import gatewise
+        >>> gatewise.info().cells[:2]
         ('lstm', 'rnn')
     """
 

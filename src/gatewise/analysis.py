@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gatewise.errors import ArgumentError, ShapeError
-from gatewise.fields import DIRECTIONS, NAMES, as_numpy
+from gatewise.fields import DIRECTIONS, NAMES, as_numpy, check_name
 from gatewise.trace import Trace
 
 Values = np.ndarray[Any, np.dtype[Any]]
@@ -90,15 +90,14 @@ def gradient_reach(trace: Trace, name: str = "c") -> Values:
     recurrent neural networks".
 
     Raises:
-        ArgumentError: there is no gradient yet.
+        ArgumentError: there is no gradient yet, or the name is unknown.
     """
     if trace.grad is None:
         raise ArgumentError(
             "trace: expected gradients, got a trace without: call backward() on a loss made of "
             "this run's results first"
         )
-    if name not in NAMES:
-        raise ArgumentError(f"name: expected one of {' '.join(NAMES)}, got {name!r}")
+    check_name(name)
     return np.asarray(np.linalg.norm(as_numpy(getattr(trace.grad, name)), axis=-1))
 
 
@@ -131,9 +130,14 @@ def jacobian(
         (T, H), row t is d c_u(at) / d c(t), or (T, H, H) with [t, u]. T is the sequence's own
         length. Zero for steps read after `at`. In float64.
 
+    Raises:
+        ArgumentError: there is no such unit, step or lane.
+
     Source: Hochreiter and Schmidhuber 1997, appendix A, without the truncation made there.
     """
     lane = _Lane(trace, layer, direction, sequence)
+    if unit is not None and not -lane.H <= unit < lane.H:
+        raise ArgumentError(f"unit: expected 0 to {lane.H - 1} (H - 1), got {unit}")
     H, cell, w, v = lane.H, trace.cell, lane.weights, lane.values
     rows = np.eye(H) if unit is None else np.eye(H)[[unit]]
     found = np.zeros((lane.T, len(rows), H))
@@ -196,8 +200,9 @@ def tracking(trace: Trace, signal: Any, name: str = "c") -> Tracking:
 
     Raises:
         ShapeError: the signal does not fit.
-        ArgumentError: the signal is constant.
+        ArgumentError: the signal is constant, or the name is unknown.
     """
+    check_name(name)
     T, B = trace.mask.shape
     given = np.asarray(signal, dtype=np.float64)
     if given.shape not in ((T,), (T, B)):

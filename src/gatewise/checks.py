@@ -12,7 +12,7 @@ import warnings
 from typing import Any, SupportsIndex
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gatewise.errors import ArgumentError, DTypeError, ShapeError
 from gatewise.spec import CellSpec
@@ -109,6 +109,15 @@ def pair(hx: Any) -> tuple[Tensor, Tensor]:
         f"hx should be a tuple of two Tensors (h_0, c_0), got {got}. "
         "Give both, or leave hx out for zeros."
     )
+
+
+def module(model: object) -> None:
+    """A model is a module, and one."""
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(
+            f"model should be a torch.nn.Module, got {type(model).__name__}. "
+            "Give one model at a time."
+        )
 
 
 def tensor(name: str, value: object, or_else: str = "") -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import ModuleType
@@ -29,6 +29,12 @@ DIRECTIONS = ("fwd", "reverse")
 #: The parameters of one direction of a layer, in the order of ``reference.Weights``.
 WEIGHTS = ("W_ih", "W_hh", "b_ih", "b_hh", "W_hr", "peep")
 _PATH = re.compile(r"l(\d+)\.(fwd|reverse)\.(\w+)")
+
+
+def check_name(name: str, known: Sequence[str] = NAMES) -> None:
+    """A name is one of those that are known."""
+    if name not in known:
+        raise ArgumentError(f"name: expected one of {' '.join(known)}, got {name!r}")
 
 
 def library(array: Array) -> ModuleType:
@@ -120,6 +126,7 @@ class DirectionView:
 
     def tokens(self, name: str) -> Array:
         """A value as the kernel laid it out: (T, B, ...), or (N, ...) for packed input."""
+        check_name(name, (*NAMES, "z"))
         return self._values._lane(self.k, self.d, name)
 
     def field(self, name: str) -> Array:

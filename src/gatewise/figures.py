@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from gatewise.errors import ArgumentError, ShapeError
-from gatewise.fields import NAMES, DirectionView, as_numpy
+from gatewise.fields import NAMES, DirectionView, as_numpy, check_name
 from gatewise.spec import WELDED
 from gatewise.trace import Trace
 
@@ -245,6 +245,7 @@ def plot_text(
     """
     from matplotlib.patches import Rectangle
 
+    check_name(name)
     values, T = _lane(trace, layer, direction, sequence, gradient=False)
     _check_unit(values(name), unit)
     _check_tokens(tokens, T)

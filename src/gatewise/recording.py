@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from gatewise import checks
 from gatewise.cells import Cell
 from gatewise.errors import ArgumentError
 from gatewise.fields import DIRECTIONS
@@ -156,14 +157,15 @@ def tracing(
         block.
 
     Raises:
-        ArgumentError: the model has no gatewise layer, or none by these names; or, when a layer
-            runs, the trace would pass max_bytes, or the values would end with a torch.vmap.
+        ArgumentError: the model has no gatewise layer, or none by these names, or keep is below 1;
+            or, when a layer runs, the trace would pass max_bytes, or the values would end with a
+            torch.vmap.
         RuntimeError: the model is exported inside the block.
 
     Example:
         >>> import torch, gatewise
         >>> model = torch.nn.Sequential(gatewise.RNN(3, 4, batch_first=True))
-        >>> with tracing(model) as traces:
+        >>> with gatewise.tracing(model) as traces:
         ...     _ = model(torch.zeros(2, 5, 3))
         >>> traces["0"]
         Trace(rnn, L=1 D=1 T=5 B=2 H=4 P=4, welded i f o)
@@ -176,6 +178,8 @@ def tracing(
                 f"names: expected names of gatewise layers ({', '.join(map(repr, layers))}), "
                 f"got {pattern!r}; * stands for anything"
             )
+    if keep is not None and keep < 1:
+        raise ArgumentError(f"keep: expected 1 or more, or None, got {keep}")
     traces = Traces(keep, max_bytes)
     chosen = {n: m for n, m in layers.items() if any(fnmatchcase(n, p) for p in wanted)}
     with CHANGE:
@@ -212,8 +216,9 @@ def patching(model: nn.Module, patches: Mapping[str, Patch]) -> Iterator[None]:
 
     Example:
         >>> import torch, gatewise
+        >>> from gatewise.recording import put
         >>> lstm = gatewise.LSTM(3, 4)
-        >>> with patching(lstm, {"l0.fwd.f": put(0.0, steps=[2], units=[1])}):
+        >>> with gatewise.patching(lstm, {"l0.fwd.f": put(0.0, steps=[2], units=[1])}):
         ...     trace = lstm.trace(torch.zeros(5, 1, 3))
         >>> trace["l0.fwd.f"][2, 0, 1].item()
         0.0
@@ -279,6 +284,7 @@ def _batchings() -> int:
 
 def _modules(model: nn.Module, kinds: tuple[type[nn.Module], ...], one: str) -> dict[str, Any]:
     """Every module of these kinds in a model, by its qualified name."""
+    checks.module(model)
     layers = {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
     if not layers:
         raise ArgumentError(

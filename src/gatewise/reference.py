@@ -84,9 +84,12 @@ def step(
         w: the parameters.
         tap: sees each value by name, and may put another in its place.
 
+    Returns:
+        Step: i f g o c (B, H), h (B, P), z (B, G*H).
+
     Example:
         >>> import torch
-        >>> from gatewise import CELLS
+        >>> from gatewise import CELLS, Weights, step
         >>> w = Weights(torch.zeros(4, 2), torch.zeros(4, 1))
         >>> s = step(CELLS["lstm"], torch.ones(1, 2), torch.zeros(1, 1), torch.ones(1, 1), w)
         >>> s.f.item(), s.c.item()
@@ -139,6 +142,15 @@ def sequence(
     Returns:
         Run: the values of every step in the order of x, then h_n (B, P) and c_n (B, H), the state
         after each sequence's own last step (its first, if ``reverse``).
+
+    Example:
+        >>> import torch
+        >>> from gatewise import CELLS, Weights, sequence
+        >>> w = Weights(torch.ones(8, 3), torch.ones(8, 2))
+        >>> x, h0 = torch.ones(5, 1, 3), torch.zeros(1, 2)
+        >>> run = sequence(CELLS["lstm"], x, h0, h0, w)
+        >>> run.steps.f.shape, run.h_n.shape
+        (torch.Size([5, 1, 2]), torch.Size([1, 2]))
     """
     xs = list(x) if batch_sizes is None else list(x.split(list(batch_sizes)))
     order = range(len(xs) - 1, -1, -1) if reverse else range(len(xs))

@@ -33,6 +33,7 @@ class CellSpec:
         source: paper and name of the variant there.
 
     Example:
+        >>> from gatewise import CELLS
         >>> CELLS["lstm"].gates
         ('i', 'f', 'g', 'o')
         >>> CELLS["rnn"].gates

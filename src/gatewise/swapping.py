@@ -19,9 +19,8 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
-from gatewise import both
+from gatewise import both, checks
 from gatewise.cells import LSTMCell, RNNCell
-from gatewise.errors import ArgumentError
 from gatewise.lstm import LSTM, RNN, Layers, Recurrent
 
 OURS: dict[type[nn.Module], type[Recurrent]] = {
@@ -206,11 +205,7 @@ def _become_torchs(module: nn.Module, theirs: type[nn.Module]) -> None:
 
 def _named(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
     """Every module once, with the names of all the places that hold it."""
-    if not isinstance(model, nn.Module):
-        raise ArgumentError(
-            f"model should be a torch.nn.Module, got {type(model).__name__}. "
-            "Give one model at a time."
-        )
+    checks.module(model)
     names: dict[nn.Module, list[str]] = {model: [""]}
     for prefix, parent in model.named_modules():
         for name, child in parent._modules.items():

@@ -26,6 +26,7 @@ from gatewise.fields import (
     Fields,
     Packing,
     as_numpy,
+    check_name,
     library,
 )
 from gatewise.spec import WELDED, CellSpec
@@ -196,7 +197,12 @@ class Trace(Fields):
         return xp.ones_like(like) if getattr(self.cell, name) == "one" else xp.zeros_like(like)
 
     def before(self, k: int, d: int, name: str) -> Array:
-        """The state ("h" or "c") before each step of a lane, as the kernel laid it out."""
+        """The state ("h" or "c") before each step of a lane: (T, B, ...), or (N, ...) as packed.
+
+        Args:
+            k, d: layer and direction, by number.
+        """
+        check_name(name, ("h", "c"))
         now, first = self._lane(k, d, name), self._began(k, name)[d]
         if self.packing is not None:
             return self.packing.before(now, first, reverse=d == 1)
@@ -296,9 +302,11 @@ class Trace(Fields):
 
         Right to left, a direction ends at step 0: this is ``h_n``, and not ``output[-1]``, whose
         reverse half has read one step only.
+
+        Raises:
+            ArgumentError: there is no such layer, direction or state.
         """
-        if name not in ("h", "c"):
-            raise ArgumentError(f"name: expected 'h' or 'c', got {name!r}")
+        check_name(name, ("h", "c"))
         ends = self.h_n if name == "h" else self.c_n
         k = self.layer(layer).k
         return ends[k * self.num_directions + self.direction(direction)]
