@@ -57,7 +57,7 @@ def _opening(found: dict[str, Json]) -> str:
                 run["finished"][:10],
                 f"{run['seconds'] / 60:.1f}",
                 f"{run['machine']['machine']}; {run['machine']['isa']}; "
-                f"torch {run['machine']['torch']}, {run['machine']['torch_threads']} threads",
+                f"torch {run['machine']['torch']}, threads used: {run['machine']['torch_threads']}",
             ]
             for name, run in found.items()
         ],
