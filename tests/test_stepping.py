@@ -15,7 +15,7 @@ from test_core import ISAS, kernels
 from torch import Tensor
 
 import gatewise
-from gatewise import _core, native
+from gatewise import _core, native, ops
 
 F64 = torch.float64
 
@@ -145,6 +145,28 @@ def test_a_pass_inside_a_pass() -> None:
             total = total + torch.utils.checkpoint.checkpoint(run, part, use_reentrant=True)
         total.backward()
         found.append([x.grad, *(p.grad for p in cell.parameters())])
+    assert_close(*found)
+
+
+@pytest.mark.parametrize("gradients", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("kind", ["LSTMCell", "RNNCell"])
+def test_a_batch_of_none_goes_the_same_way(kind, gradients, monkeypatch) -> None:
+    """As in a parser's stack: not the way of a layer, many times as long."""
+    cell = getattr(gatewise, kind)(4, 9, dtype=F64)
+    x = torch.randn(3, 4, dtype=F64)
+    found = []
+    for steps in (x, x[:, None]):
+        monkeypatch.setattr(ops, "layer", ops.layer if steps.dim() == 3 else None)
+        with torch.set_grad_enabled(gradients):
+            state = None
+            for x_t in steps:
+                out = cell(x_t, state)
+                state = out
+            flat = [t.flatten() for t in (out if isinstance(out, tuple) else (out,))]
+            total = sum(t.sum() for t in flat)
+            grads = torch.autograd.grad(total, list(cell.parameters())) if gradients else ()
+        found.append([*flat, *grads])
+        monkeypatch.undo()
     assert_close(*found)
 
 

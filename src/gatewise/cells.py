@@ -71,6 +71,10 @@ class Cell(Recurrent):
         self, cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """x (B, I), h and c (B, H), or without B for one, to the next h and c."""
+        if isinstance(x, Tensor) and x.dim() == 1 and _is_one(h) and _is_one(c):
+            x, h, c = x.unsqueeze(0), _one_more_axis(h), _one_more_axis(c)
+            h, c = Cell._step(self, cell, x, h, c)  # a watch, if there is one, has been asked
+            return h.squeeze(0), c.squeeze(0)
         own = self._parameters
         try:
             weights = own["weight_ih"], own["weight_hh"], own["bias_ih"], own["bias_hh"], None, None
@@ -83,24 +87,15 @@ class Cell(Recurrent):
         w = self._weights()
         if torch.is_autocast_enabled("cpu") and w.W_ih.dtype != torch.float64:
             return self._step_autocast(cell, x, h, c, w.W_ih.dtype)
-        single = False
         if not self._all_fit(x, h, c, w.W_ih):
             if isinstance(x, Tensor) and (x.is_sparse or x.is_sparse_csr):
-                x = x.to_dense()
+                return Cell._step(self, cell, x.to_dense(), h, c)
             checks.cell_ranks(cell, x, h, c)
-            if single := x.dim() == 1:
-                x = x.unsqueeze(0)
-                h, c = (None if state is None else state.unsqueeze(0) for state in (h, c))
+            if x.dim() == 1:  # which the state does not fit
+                x, h, c = x.unsqueeze(0), _one_more_axis(h), _one_more_axis(c)
             checks.cell_fits(x, h, c, w.W_ih, self.input_size, self.hidden_size)
-        run = ops.layer(
-            cell,
-            x.unsqueeze(0),
-            None if h is None else h.unsqueeze(0),
-            None if c is None else c.unsqueeze(0),
-            (w,),
-        )
-        h, c = run.h_n.squeeze(0), run.c_n.squeeze(0)
-        return (h.squeeze(0), c.squeeze(0)) if single else (h, c)
+        run = ops.layer(cell, x.unsqueeze(0), _one_more_axis(h), _one_more_axis(c), (w,))
+        return run.h_n.squeeze(0), run.c_n.squeeze(0)
 
     def _step_autocast(
         self, cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None, dtype: torch.dtype
@@ -131,6 +126,14 @@ class Cell(Recurrent):
             and x.device == w.device
             and all(t is None or t.layout is torch.strided for t in (x, h, c))
         )
+
+
+def _is_one(state: Tensor | None) -> bool:
+    return state is None or state.dim() == 1
+
+
+def _one_more_axis(state: Tensor | None) -> Tensor | None:
+    return None if state is None else state.unsqueeze(0)
 
 
 class LSTMCell(Cell):
