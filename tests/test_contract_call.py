@@ -337,6 +337,22 @@ def test_no_grad_and_inference_mode() -> None:
         assert_close(got, expected)
 
 
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"proj_size": 2}], ids=str)
+@pytest.mark.parametrize("cls", [nn.LSTM, nn.RNN])
+def test_input_made_in_inference_mode(cls, options) -> None:
+    """As by an encoder that is not trained: autograd may not keep it, but torch copies a batch that
+    comes first."""
+    if cls is nn.RNN and "proj_size" in options:
+        return
+    with torch.inference_mode():
+        x = rand(4, 6, 3)
+    ours, theirs = twins(cls, 3, 5, 2, batch_first=True, dtype=F64, **options)
+    assert_same(ours, theirs, x)
+    for module in twins(cls, 3, 5, 2, dtype=F64, **options):
+        with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backward"):
+            module(x)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_smaller_dtypes(dtype) -> None:
     ours, theirs = twins(nn.LSTM, 13, 20, 2, bidirectional=True, dtype=dtype)

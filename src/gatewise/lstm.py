@@ -261,8 +261,12 @@ class Layers(Recurrent):
         weights = self._checked_weights(input, self._layout if rank == 3 else "(T, I)")
         if rank == 2:
             x = input.unsqueeze(1)
+        elif self.batch_first:
+            x = input.transpose(0, 1)
+            if torch.is_grad_enabled() and not torch.compiler.is_compiling() and x.is_inference():
+                x = x.clone()  # for autograd to keep; torch copies it, too, to (T, B, I)
         else:
-            x = input.transpose(0, 1) if self.batch_first else input
+            x = input
         if h0 is not None:
             self._check_states(x, h0, c0, x.shape[1])
         checks.steps(x.shape[0])
