@@ -81,8 +81,7 @@ def test_fx_takes_a_layer_for_one_node() -> None:
     ours, theirs = Holder(gatewise), Holder(nn)
     ours.load_state_dict(theirs.state_dict())
     graphs = [torch.fx.symbolic_trace(model) for model in (ours, theirs)]
-    steps = [[(node.op, node.target) for node in graph.graph.nodes] for graph in graphs]
-    assert steps[0] == steps[1]
+    assert str(graphs[0].graph) == str(graphs[1].graph)
     x, h = rand(6, 2, 3), rand(1, 2, 5)
     assert_close(graphs[0](x, h), theirs(x, h))
     with pytest.raises(ValueError, match=r"torch.fx: .*Trace torch.nn.Sequential\(layer\)"):

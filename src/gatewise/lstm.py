@@ -71,7 +71,8 @@ class Recurrent(nn.Module):
                 "torch.fx: expected a model that holds this layer, got the layer itself, which is "
                 "one node of a graph. Trace torch.nn.Sequential(layer)."
             )
-        return tracer.create_proxy("call_module", name, (input, hx), {})
+        args = (input,) if hx is None else (input, hx)
+        return tracer.create_proxy("call_module", name, args, {})
 
     def _weight(self, name: str) -> Tensor:
         """A weight as it is now."""
