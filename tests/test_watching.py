@@ -88,6 +88,16 @@ def test_a_cell_without_biases() -> None:
     assert all(map(torch.equal, seen, cell(x)))
 
 
+@pytest.mark.parametrize("kind", [gatewise.LSTMCell, gatewise.RNNCell])
+def test_a_watched_cell_takes_what_another_does(kind: type[nn.Module]) -> None:
+    cell, x = kind(I, H), torch.randn(B, I).relu().to_sparse()
+    expected = cell(x)
+    with tracing(cell) as traces:
+        seen = cell(x)
+    assert torch.equal(torch.stack([*seen]), torch.stack([*expected]))
+    assert traces[""].h.shape == (1, 1, 1, B, H)
+
+
 def test_a_run_ends_where_the_state_is_another() -> None:
     model = Loop(gatewise.LSTMCell, between=lambda h: h * 0.9)
     with tracing(model, keep=None) as traces:

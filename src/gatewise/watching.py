@@ -285,6 +285,8 @@ class CellWatch(Watch):
         if torch.is_autocast_enabled("cpu") and w.W_ih.dtype != torch.float64:
             found: tuple[Tensor, Tensor] = type(module)._step(module, cell, x, h, c)
             return found  # by way of a step without autocast, which comes here again
+        if isinstance(x, Tensor) and (x.is_sparse or x.is_sparse_csr):
+            x = x.to_dense()
         checks.cell_ranks(cell, x, h, c)
         if single := x.dim() == 1:
             x, h, c = x.unsqueeze(0), *_one_more_axis(h, c)
