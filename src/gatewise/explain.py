@@ -55,10 +55,8 @@ def text_page(path: Path, model: Tagger, text: str, beside: Tagger | None = None
     tokens = [sign or ALPHABET[k] for sign, k in zip(shown, letters, strict=True)]
     traces = [_traced(tagger, letters) for tagger in (model, beside) if tagger]
     title = f"{KINDS[model.kind]}: {shorten(model.restore(''.join(tokens)), 80)}"
-    traces[0].explore(
-        path, tokens=tokens, title=title, beside=None if len(traces) == 1 else traces[1]
-    )
-    return path
+    second = traces[1] if beside else None
+    return traces[0].explore(path, tokens=tokens, title=title, beside=second)
 
 
 def _traced(tagger: Tagger, letters: NDArray[np.int64]) -> Trace:
@@ -102,10 +100,8 @@ def series_page(
         trace.output[-1].sum().backward()
         traces.append(trace)
     tokens = series[:, 0].tolist() if series.shape[1] == 1 else None
-    traces[0].explore(
-        path, tokens=tokens, title=title, beside=None if len(traces) == 1 else traces[1]
-    )
-    return path
+    second = traces[1] if beside else None
+    return traces[0].explore(path, tokens=tokens, title=title, beside=second)
 
 
 def _characters(layer: LSTM | RNN) -> float:

@@ -113,9 +113,7 @@ def plot(
         panel.set_yticks(at, [str(unit) for unit in units[at]])
         _tidy(panel)
         _label_steps(panel, tokens, T, direction)
-        bar = panel.figure.colorbar(image, ax=panel, fraction=0.05, pad=0.02)
-        bar.ax.tick_params(labelsize=7)
-        bar.outline.set_linewidth(0.5)
+        _bar(panel, image, fraction=0.05)
     return figure
 
 
@@ -269,9 +267,7 @@ def plot_text(
     panel.set_ylim(lines, 0)
     panel.set_axis_off()
     panel.set_title(f"{TITLES[name]} of unit {unit}", fontsize=10, loc="left")
-    bar = panel.figure.colorbar(mappable, ax=panel, fraction=0.04, pad=0.02, aspect=12)
-    bar.ax.tick_params(labelsize=7)
-    bar.outline.set_linewidth(0.5)
+    _bar(panel, mappable, fraction=0.04, aspect=12)
     return figure
 
 
@@ -355,6 +351,13 @@ def _mappable(colours: dict[str, Any]) -> Any:
     from matplotlib.colors import Normalize
 
     return ScalarMappable(Normalize(colours["vmin"], colours["vmax"]), colours["cmap"])
+
+
+def _bar(panel: Axes, coloured: Any, **how: Any) -> None:
+    """What the colours mean, beside the panel."""
+    bar = panel.figure.colorbar(coloured, ax=panel, pad=0.02, **how)
+    bar.ax.tick_params(labelsize=7)
+    bar.outline.set_linewidth(0.5)
 
 
 def _axes(

@@ -132,12 +132,7 @@ def step(
             h_n, c_n = stepping.step(cell, joint, x, h, c)
         else:
             h_n, c_n, _ = native.step(cell, False, x, h, c, weights)
-    except (
-        AttributeError,
-        TypeError,
-        ValueError,
-        RuntimeError,
-    ):  # for the checks to say what it is
+    except (AttributeError, TypeError, ValueError, RuntimeError):  # the checks say what it is
         return None
     return h_n, h_n if c_n is None else c_n
 

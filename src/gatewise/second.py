@@ -354,11 +354,7 @@ class Lane:
     def add_rest(self, found: Flat) -> None:
         """Add, to what the second walk found, what it does not see. (20)"""
         d_x, _, d_h0, d_c0, *d_weights = found
-        d_w, z, order = (
-            Partial._make(native.of_direction(d_weights, self.d)),
-            self.all_d_z,
-            self.order,
-        )
+        d_w, z = Partial._make(native.of_direction(d_weights, self.d)), self.all_d_z
         if d_x is not None and self.w_dot.W_ih is not None:
             d_x.add_((z @ self.w_dot.W_ih).view(d_x.shape))
         if d_h0 is not None:
@@ -368,7 +364,7 @@ class Lane:
         if d_w.W_ih is not None and self.x_dot is not None:
             d_w.W_ih.addmm_(z.T, self.x_dot)
         if d_w.W_hh is not None:
-            d_w.W_hh.addmm_(z.T, order.before(self.h_dot, self.h0_dot))
+            d_w.W_hh.addmm_(z.T, self.order.before(self.h_dot, self.h0_dot))
         if d_w.W_hr is not None:
             d_w.W_hr.addmm_(self.d_h.T, self.m_dot)
         for gate, seen, d_p in self._peepholes(d_w.peep):
