@@ -39,12 +39,12 @@ def untouched(name: str, value: Tensor, t: int = 0) -> Tensor:
 class Weights(NamedTuple):
     """The parameters of one direction of one layer; None where the layer has none."""
 
-    W_ih: Tensor
-    W_hh: Tensor
-    b_ih: Tensor | None = None
+    W_ih: Tensor  # (G*H, I)
+    W_hh: Tensor  # (G*H, P)
+    b_ih: Tensor | None = None  # (G*H), as b_hh
     b_hh: Tensor | None = None
-    W_hr: Tensor | None = None
-    peep: Tensor | None = None
+    W_hr: Tensor | None = None  # (P, H)
+    peep: Tensor | None = None  # (3, H): i f o
 
 
 class Step(NamedTuple):

@@ -63,7 +63,8 @@ class Stream:
     def __init__(self, lstm: Layers, batch: int = 1) -> None:
         if not isinstance(lstm, Layers):
             raise ArgumentError(
-                f"lstm: expected a gatewise.LSTM or RNN, got {type(lstm).__name__}. "
+                "lstm: expected a gatewise.LSTM or RNN, got "
+                f"{type(lstm).__module__}.{type(lstm).__qualname__}. "
                 "gatewise.swap(model) replaces torch's."
             )
         if lstm.bidirectional:
@@ -136,7 +137,11 @@ class Stream:
         return StaleError(str(error)) if self._core.stale() else error
 
     def reload(self) -> None:
-        """Copy the module's weights again. The state stays, unless its shape has changed."""
+        """Copy the module's weights again. The state stays, unless its shape has changed.
+
+        Raises:
+            DTypeError: the weights are of another dtype by now, or on another device.
+        """
         states = self._states()
         self._core = self._pack()
         if [tuple(s.shape) for s in states] == [shape for _, shape in self._shapes()]:

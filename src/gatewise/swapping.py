@@ -67,7 +67,7 @@ class Swapped:
 
     Args:
         model: the model that was given: the same object.
-        replaced: the modules that are gatewise's now, or torch's.
+        replaced: the modules that are gatewise's now, or torch's: rows (name, what, why).
         left: the recurrent modules that are not, each with the reason.
     """
 

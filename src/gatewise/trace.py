@@ -429,7 +429,11 @@ class Trace(Fields):
         )
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the trace to a safetensors file, whole or not at all, with gradients if known."""
+        """Write the trace to a safetensors file, whole or not at all, with gradients if known.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         from gatewise.trace_file import save
 
         save(self, Path(path))
@@ -439,6 +443,7 @@ class Trace(Fields):
         """Read a trace that ``save`` wrote, as numpy arrays.
 
         Raises:
+            OSError: it cannot be read.
             ArgumentError: the file is of another kind.
         """
         from gatewise.trace_file import load
@@ -466,13 +471,18 @@ class Trace(Fields):
         return gradient_reach(self, name)
 
     def jacobian(self, unit: int | None = None, at: int | None = None, **lane: Any) -> np.ndarray:
-        """The exact d c_unit(at) / d c(t): (T, H), or (T, H, H) with every unit as a row."""
+        """The exact d c_unit(at) / d c(t): (T, H), or (T, H, H) with every unit as a row.
+
+        Args:
+            at: a step; None for the last that the direction reads.
+            lane: layer, direction, sequence, by default 0, "fwd", 0.
+        """
         from gatewise.analysis import jacobian
 
         return jacobian(self, unit, at, **lane)
 
     def direct_path(self, at: int | None = None, **lane: Any) -> np.ndarray:
-        """(T, H): d c(at) / d c(t) with the gates held fixed, the product of forget gates."""
+        """(T, H): d c(at) / d c(t), gates held fixed; the arguments are those of ``jacobian``."""
         from gatewise.analysis import direct_path
 
         return direct_path(self, at, **lane)
@@ -486,25 +496,30 @@ class Trace(Fields):
     # --- pictures (figures.py says what each shows) -----------------------------------------------
 
     def plot(self, names: Sequence[str] | None = None, **how: Any) -> Figure:
-        """Gates and states of one lane as maps of units over time."""
+        """Gates and states of one lane as maps of units over time.
+
+        Args:
+            names: which of i f g o c h; None for all that the cell computes.
+            how: layer, direction, sequence, order, tokens, gradient, ax: see ``figures.plot``.
+        """
         from gatewise.figures import plot
 
         return plot(self, names, **how)
 
     def plot_unit(self, unit: int, **how: Any) -> Figure:
-        """The six curves of one unit."""
+        """The six curves of one unit; ``how`` as for ``figures.plot_unit``, much as ``plot``."""
         from gatewise.figures import plot_unit
 
         return plot_unit(self, unit, **how)
 
     def plot_reach(self, name: str = "c", **how: Any) -> Figure:
-        """How far back the gradient of the loss reaches."""
+        """How far back the gradient of the loss reaches; ``how``: beside, labels, sequence, ax."""
         from gatewise.figures import plot_reach
 
         return plot_reach(self, name, **how)
 
     def plot_text(self, tokens: Sequence[str], unit: int, name: str = "c", **how: Any) -> Figure:
-        """The text, each token coloured by one unit."""
+        """The text, each token coloured by one unit; ``how``: layer, direction, sequence, width."""
         from gatewise.figures import plot_text
 
         return plot_text(self, tokens, unit, name, **how)
@@ -527,6 +542,13 @@ class Trace(Fields):
             beside: a second trace on the same sequence, such as a plain RNN's.
             batch: which sequences of the batch, one place or several; None: the first ones, at
                 most 8. ``gatewise.see.write`` says more.
+
+        Returns:
+            The path.
+
+        Raises:
+            ArgumentError: tokens, batch or beside do not fit.
+            OSError: the page cannot be written.
         """
         from gatewise import see
 
