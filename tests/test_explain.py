@@ -169,7 +169,8 @@ def test_csv(text: str, rows: list[list[float]], tmp_path: Path) -> None:
         ("1\nnan\n", "expected finite numbers, got nan at step 1, column 0"),
         ("1,inf\n", "got inf at step 0, column 1"),
         ("a;b\n1,5;2\n", "got '5;2'; write commas between numbers, and a point in them"),
-        ("1\t2\n3\t4\n", r"line 2: expected a number, got '3\\t4'; write commas"),
+        ("1\t2\n3\t4\n", r"line 1: expected a number, got '1\\t2'; write commas"),
+        ("1;2;3\n", "line 1: expected a number, got '1;2;3'; write commas"),
         ("\x00\xff", "no numbers in it|not a text file"),
     ],
 )

@@ -182,7 +182,7 @@ def _from_csv(path: Path) -> NDArray[np.generic]:
             ]
     except (csv.Error, UnicodeDecodeError):
         raise ArgumentError(f"{path}: not a text file of comma-separated numbers") from None
-    if rows and not any(_number(cell) is not None for cell in rows[0][1]):
+    if rows and not any(_number(cell) is not None or _parted(cell) for cell in rows[0][1]):
         rows = rows[1:]
     if not rows:
         raise ArgumentError(f"{path}: no numbers in it")
@@ -194,8 +194,7 @@ def _from_csv(path: Path) -> NDArray[np.generic]:
             raise ArgumentError(f"{path}, line {n}: expected {width} columns, got {len(row)}")
         if None in numbers:
             cell = row[numbers.index(None)].strip()
-            other = re.search(r"\d\s*[;\t|]", cell) is not None  # as where a comma is in a number
-            remedy = "; write commas between numbers, and a point in them" if other else ""
+            remedy = "; write commas between numbers, and a point in them" if _parted(cell) else ""
             raise ArgumentError(f"{path}, line {n}: expected a number, got {cell[:20]!r}{remedy}")
         values.append(numbers)
     return np.array(values, np.float64)
@@ -206,6 +205,11 @@ def _number(cell: str) -> float | None:
         return float(cell)
     except ValueError:
         return None
+
+
+def _parted(cell: str) -> bool:
+    """Whether something else than a comma stands between numbers, as where that is in a number."""
+    return re.search(r"\d\s*[;\t|]\s*[-+.\d]", cell) is not None
 
 
 def read_layer(path: Path, prefix: str | None = None, cell: str | None = None) -> LSTM | RNN:
