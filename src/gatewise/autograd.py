@@ -1,15 +1,15 @@
 """The eager route: the core under ``torch.autograd.Function``.
 
-Two functions, a layer and its gradient. The core computes both, and most of the gradient of a
-gradient (``second``); derivatives beyond that (a third one, forward mode, those that torch.func
-takes) come from the page. ``vmap`` is in ``batching``.
+Two functions, a layer and its gradient. The core computes both; the gradient of a gradient and
+forward mode are by hand (``second``). Derivatives beyond that (a third one, many tangents at once,
+most that torch.func takes) come from the page. ``vmap`` is in ``batching``.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +24,7 @@ from gatewise.spec import CellSpec
 W_HR = 8
 
 Gradients = tuple[Tensor | None, ...]
+Rule = Callable[..., Gradients]
 
 
 def layer(
@@ -51,10 +52,15 @@ def may_be_forward() -> bool:
 
 def _nested_forward_mode() -> bool:
     """Whether a tangent of a tangent is asked for: of a Function torch takes it to be zero."""
+    jvp = torch._C._functorch.TransformType.Jvp
+    return [level.key() for level in _levels()].count(jvp) > 1
+
+
+def _levels() -> list[Any]:
+    """The transforms of torch.func that are on, the outermost first."""
     if not torch._C._are_functorch_transforms_active():
-        return False
-    stack = torch._C._functorch.get_interpreter_stack() or []
-    return sum(level.key() == torch._C._functorch.TransformType.Jvp for level in stack) > 1
+        return []
+    return torch._C._functorch.get_interpreter_stack() or []
 
 
 def new_vmap(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
@@ -140,6 +146,33 @@ class Watch:
 _NOTHING = torch.empty(0)
 
 
+def tangent(by_hand: Rule, page: Rule, *args: Tensor | None) -> Gradients:
+    """What by_hand finds, with the derivatives of what the page finds; mapped, the page's."""
+    vmap = torch._C._functorch.TransformType.Vmap
+    if any(level.key() == vmap for level in _levels()):
+        return page(*args)
+    results: Gradients = apply(ByHand, by_hand, page, *args)
+    return results
+
+
+class ByHand(Function):
+    """args -> by_hand(*args), whose derivatives are those of page(*args)."""
+
+    @staticmethod
+    def forward(by_hand: Rule, page: Rule, *args: Tensor | None) -> Gradients:
+        return by_hand(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Gradients) -> None:
+        _, ctx.page, *args = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*args)
+
+    @staticmethod
+    def backward(ctx: Any, *d: Tensor | None) -> Gradients:
+        return None, None, *formulas.vjp(ctx.page, ctx.saved_tensors, d)
+
+
 @spare_hooks
 class Layer(Function):
     """x, batch_sizes, h0, c0, *weights -> y, h_n, c_n, tape."""
@@ -161,7 +194,7 @@ class Layer(Function):
             ctx.watch, y = Watch(y), y.data  # the same numbers, which autograd does not watch
         remember_layer(ctx, cell, reduced, flat, (y, h_n, c_n, tape))
         if may_be_forward():
-            ctx.save_for_forward(*flat)
+            ctx.save_for_forward(*flat, y, tape)
 
     @staticmethod
     @new_vmap
@@ -176,10 +209,17 @@ class Layer(Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Gradients:
-        y, h_n, c_n, tape = formulas.jvp(
-            lambda *flat: formulas.layer(ctx.cell, *flat), ctx.saved_tensors, tangents[4:]
-        )
-        return y, h_n, c_n if ctx.cell.has_cell_state else None, tape
+        cell, saved, n = ctx.cell, ctx.saved_tensors, len(tangents) - 4
+
+        def page(*both: Tensor | None) -> Gradients:
+            layer = partial(formulas.layer, cell)
+            return formulas.jvp(layer, both[:n], both[n + 2 :])
+
+        def by_hand(*both: Tensor | None) -> Gradients:
+            return tuple(second.tangent(cell, both[: n + 2], both[n + 2 :]))
+
+        y, h_n, c_n, tape = tangent(by_hand, page, *saved, *tangents[4:])
+        return y, h_n, c_n if cell.has_cell_state else None, tape
 
     @staticmethod
     def vmap(
@@ -253,8 +293,16 @@ class LayerGradient(Function):
         return *[None] * 4, *second.gradient(ctx.cell, ctx.wanted, needed, args, d_grads)
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        return formulas.jvp(_gradient(ctx), ctx.saved_tensors, tangents[4:])
+    def jvp(ctx: Any, *tangents: Any) -> Gradients:
+        cell, wanted, saved, n = ctx.cell, ctx.wanted, ctx.saved_tensors, len(tangents) - 4
+
+        def page(*both: Tensor | None) -> Gradients:
+            return formulas.jvp(_gradient(ctx), both[:n], both[n:])
+
+        def by_hand(*both: Tensor | None) -> Gradients:
+            return tuple(second.tangent_of_gradient(cell, wanted, both[:n], both[n:]))
+
+        return tangent(by_hand, page, *saved, *tangents[4:])
 
     @staticmethod
     def vmap(

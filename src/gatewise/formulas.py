@@ -1,9 +1,9 @@
 """A layer by the page's formulas, with its derivatives of any order.
 
-The kernels give a layer's value, its gradient and, by way of ``second``, the gradient of that. What
-they do not give is taken here from the page: third derivatives, those that torch.func takes, the
-forward-mode tangent, and every device and dtype that the kernels lack. All functions are flat, as
-in ``native``: x, batch_sizes, h0, c0, *weights.
+The kernels give a layer's value, its gradient and, by way of ``second``, the tangents of both and
+the gradient of the latter. What they do not give is taken here from the page: third derivatives,
+most that torch.func takes, many tangents at once, and every device and dtype that the kernels lack.
+All functions are flat, as in ``native``: x, batch_sizes, h0, c0, *weights.
 """
 
 from __future__ import annotations

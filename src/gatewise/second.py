@@ -1,4 +1,4 @@
-"""The gradient of a layer's gradient, derived by hand: equations (15) to (20) of docs/math.md.
+"""A layer's tangent and the derivatives of its gradient, by hand: (15) to (20) of docs/math.md.
 
 A gradient is J'd, where J is the Jacobian of the run. Along v it is v'J'd, which is d'Jv too. So
 its gradient by d is Jv, the tangent of the run along v: one walk over time, below. Its gradient by
@@ -7,7 +7,7 @@ arrives, so that is the core's backward pass once more, at which other things ar
 
     _dot suffix: a tangent along v   _before: of the step before   d_ prefix: a total gradient
 
-Tokens come first here, (N, ...), packed or not.
+Tokens come first here, (N, ...), packed or not. Nobody takes a derivative of what is computed here.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Named = dict[str, Tensor]
 def gradient(
     cell: CellSpec, wanted: Sequence[bool], needed: Sequence[bool], args: Flat, d_grads: Flat
 ) -> list[Tensor | None]:
-    """The gradient of ``native.backward``, for a caller of whom nobody takes a derivative.
+    """The gradient of ``native.backward``.
 
     Args:
         wanted, args: as for ``native.backward``. A tape that is rounded is made anew.
@@ -56,62 +56,103 @@ def gradient(
     Returns:
         One gradient for each of args, None where it is not needed.
     """
-    with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        *inputs, y, tape, _, _, _, _ = args
-        x, n = inputs[0], len(inputs)
+    given = iter(d_grads)
+    along = [next(given) if want else None for want in wanted]
+    with torch.autocast("cpu", enabled=False):
+        run = Run(cell, args[:-4], along)
+        by_inputs: Flat = [None] * len(along)
+        if any(needed[: len(along)]):
+            by_inputs = run.tangents_of_gradients(needed[: len(along)], args[-4:])
+        return [*by_inputs, None, None, *run.tangents(needed[-4:])]
+
+
+def tangent(cell: CellSpec, args: Flat, along: Flat) -> list[Tensor | None]:
+    """The tangents of y, h_n and, where they are there, c_n and the tape.
+
+    Args:
+        args: x, batch_sizes, h0, c0, *weights, y, tape. A tape that is rounded, or not there, is
+            made anew.
+        along: the tangents of all but y and tape; None is zero.
+    """
+    with torch.autocast("cpu", enabled=False):
+        there = args[-1] is not None and native.is_there(args[-1])
+        return Run(cell, args, along).tangents((True, True, cell.has_cell_state, there))
+
+
+def tangent_of_gradient(
+    cell: CellSpec, wanted: Sequence[bool], args: Flat, along: Flat
+) -> list[Tensor | None]:
+    """The tangents of the wanted gradients of ``native.backward``.
+
+    Args:
+        wanted, args: as for ``native.backward``.
+        along: the tangents of args; None is zero. Those of y and tape follow from the others.
+    """
+    with torch.autocast("cpu", enabled=False):
+        run = Run(cell, args[:-4], along[:-6])
+        found = run.tangents_of_gradients(wanted, args[-4:], along[-4:])
+        return [t for t, want in zip(found, wanted, strict=True) if want]
+
+
+class Run:
+    """A run of a layer, its values' tangents and those of its gradients.
+
+    Args:
+        args: x, batch_sizes, h0, c0, *weights, y, tape.
+        along: v, by each of these but y and tape; None is zero.
+    """
+
+    def __init__(self, cell: CellSpec, args: Flat, along: Flat) -> None:
+        *inputs, y, tape = args
+        x = inputs[0]
         assert x is not None
         assert y is not None
         assert tape is not None
         if not native.is_there(tape) or tape.dtype != x.dtype:
             y, *_, tape = native.tensors(native.forward(cell, x.dtype, False, *inputs))
-        given = iter(d_grads)
-        along = [next(given) if want else None for want in wanted]
-        lanes = [Lane(cell, d, inputs, along, y, values) for d, values in enumerate(tape)]
-        found: list[Tensor | None] = [None] * len(args)
-        if any(needed[:n]):
-            found[:n] = _by_inputs(cell, needed[:n], inputs, y, tape, args[-4:], lanes)
-        found[-4:] = _by_cotangents(needed[-4:], y, tape, lanes)
+        self.cell, self.x, self.y, self.tape = cell, x, y, tape
+        self.rest = *inputs[1:], y, tape
+        self.lanes = [Lane(cell, d, inputs, along, y, values) for d, values in enumerate(tape)]
+
+    def tangents(self, needed: Sequence[bool]) -> list[Tensor | None]:
+        """Of y, h_n, c_n and the tape."""
+        lanes = self.lanes
+        of_y, of_h_n, of_c_n, of_tape = needed
+        return [
+            torch.cat([lane.h_dot for lane in lanes], -1).view(self.y.shape) if of_y else None,
+            torch.stack([lane.h_dot[lane.order.last] for lane in lanes]) if of_h_n else None,
+            torch.stack([lane.dot["c"][lane.order.last] for lane in lanes]) if of_c_n else None,
+            self._tape([lane.slots(lane.dot) for lane in lanes]) if of_tape else None,
+        ]
+
+    def tangents_of_gradients(
+        self, needed: Sequence[bool], cotangents: Flat, cotangents_dot: Flat = (None,) * 4
+    ) -> Flat:
+        """Of those by x, batch_sizes, h0, c0, *weights, where y, h_n, c_n and the tape got
+        cotangents."""
+        lanes, totals = self.lanes, _Totals()
+        native.backward(
+            self.cell, False, [False] * len(needed), totals, self.x, *self.rest, *cotangents
+        )
+        for lane, d_tape, d_h in zip(lanes, totals.tape, totals.h, strict=True):
+            lane.turn(d_tape.flatten(0, -3), d_h.flatten(0, -2))
+        arriving_y, arriving_tape = None, self._tape([lane.slots(lane.arriving) for lane in lanes])
+        if any(lane.w_dot.W_hh is not None for lane in lanes):
+            arriving_y = torch.cat([lane.arriving_h for lane in lanes], -1).view(self.y.shape)
+        of_y, of_h_n, of_c_n, of_tape = cotangents_dot
+        arriving = _sum(arriving_y, of_y), of_h_n, of_c_n, _sum(arriving_tape, of_tape)
+        found = native.backward(self.cell, False, needed, None, self.x, *self.rest, *arriving)
+        for lane in lanes:
+            lane.add_rest(found)
         return found
 
-
-def _by_cotangents(
-    needed: Sequence[bool], y: Tensor, tape: Tensor, lanes: Sequence[Lane]
-) -> list[Tensor | None]:
-    """The tangents of y, h_n, c_n and the tape."""
-    of_y, of_h_n, of_c_n, of_tape = needed
-    return [
-        torch.cat([lane.h_dot for lane in lanes], -1).view(y.shape) if of_y else None,
-        torch.stack([lane.h_dot[lane.order.last] for lane in lanes]) if of_h_n else None,
-        torch.stack([lane.dot["c"][lane.order.last] for lane in lanes]) if of_c_n else None,
-        torch.stack([lane.slots(lane.dot) for lane in lanes]).view(tape.shape) if of_tape else None,
-    ]
+    def _tape(self, slots: list[Tensor]) -> Tensor:
+        return torch.stack(slots).view(self.tape.shape)
 
 
-def _by_inputs(
-    cell: CellSpec,
-    needed: Sequence[bool],
-    inputs: Flat,
-    y: Tensor,
-    tape: Tensor,
-    cotangents: Flat,
-    lanes: Sequence[Lane],
-) -> Flat:
-    """The tangents of the gradients by x, batch_sizes, h0, c0, *weights."""
-    x, *rest = inputs
-    assert x is not None
-    rest += y, tape
-    totals = _Totals()
-    native.backward(cell, False, [False] * len(needed), totals, x, *rest, *cotangents)
-    for lane, d_tape, d_h in zip(lanes, totals.tape, totals.h, strict=True):
-        lane.turn(d_tape.flatten(0, -3), d_h.flatten(0, -2))
-    d_y = None
-    if any(lane.w_dot.W_hh is not None for lane in lanes):
-        d_y = torch.cat([lane.arriving_h for lane in lanes], -1).view(y.shape)
-    d_tape = torch.stack([lane.slots(lane.arriving) for lane in lanes]).view(tape.shape)
-    found = native.backward(cell, False, needed, None, x, *rest, d_y, None, None, d_tape)
-    for lane in lanes:
-        lane.add_rest(found)
-    return found
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """None is zero."""
+    return b if a is None else a if b is None else a + b
 
 
 class _Totals:
