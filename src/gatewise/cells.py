@@ -94,8 +94,7 @@ class Cell(Recurrent):
             if x.dim() == 1:  # which the state does not fit
                 x, h, c = x.unsqueeze(0), _one_more_axis(h), _one_more_axis(c)
             checks.cell_fits(x, h, c, w.W_ih, self.input_size, self.hidden_size)
-        run = ops.layer(cell, x.unsqueeze(0), _one_more_axis(h), _one_more_axis(c), (w,))
-        return run.h_n.squeeze(0), run.c_n.squeeze(0)
+        return ops.any_step(cell, x, h, c, w)
 
     def _step_autocast(
         self, cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None, dtype: torch.dtype

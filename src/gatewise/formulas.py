@@ -52,6 +52,15 @@ def layer(
     return y, h_n, c_n if cell.has_cell_state else x.new_empty(0), tape
 
 
+def step(
+    cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None, w: Weights
+) -> tuple[Tensor, Tensor]:
+    """One step: x (B, I), h and c (B, H) or None for zeros, to the next h and c."""
+    zeros = x.new_zeros(x.shape[0], w.W_hh.shape[1])
+    now = reference.step(cell, x, zeros if h is None else h, zeros if c is None else c, w)
+    return now.h, now.c
+
+
 def gradient(cell: CellSpec, wanted: Sequence[bool], *args: Tensor | None) -> list[Tensor]:
     """What ``native.backward`` computes, without what is not wanted.
 

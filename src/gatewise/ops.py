@@ -8,6 +8,7 @@
     checkpointing  the gradient alone, in little memory         another
     native         nobody does                                  the core at once
     formulas       a device, dtype or cell without a kernel     the page; says so once
+                   a compiled step                              the page, which is compiled
 
 each in the module of its name. All but the last run the native core.
 """
@@ -135,6 +136,19 @@ def step(
     except (AttributeError, TypeError, ValueError, RuntimeError):  # the checks say what it is
         return None
     return h_n, h_n if c_n is None else c_n
+
+
+def any_step(
+    cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None, w: Weights
+) -> tuple[Tensor, Tensor]:
+    """One step, as ``step``, of whatever ``layer`` takes; the compiler gets the page to compile: it
+    fuses a step with what surrounds it, where an operator a step takes twice the time."""
+    compiling = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+    if compiling and x.dtype in native.DTYPES:
+        return formulas.step(cell, x, h, c, w)
+    h, c = (None if state is None else state.unsqueeze(0) for state in (h, c))
+    run = layer(cell, x.unsqueeze(0), h, c, (w,))
+    return run.h_n.squeeze(0), run.c_n.squeeze(0)
 
 
 def _any_requires_grad(flat: Flat) -> bool:
