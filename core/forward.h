@@ -22,6 +22,7 @@ inline constexpr i64 INPUT_TOKENS = 48;  // tokens whose W_ih x is computed at o
 inline constexpr i64 PASS_TOKENS = 192;  // the same, for a panel of W_ih that is used by many rows
 inline constexpr i64 LARGE_WEIGHTS = i64(3) << 19;  // bytes that a worker's L2 does not hold
 inline constexpr i64 LARGE_TAPE = i64(8) << 20;     // bytes that drive everything else out of it
+inline constexpr i64 SHARED_PANELS = 4;             // fewest of a worker: fewer are unfair shares
 
 // Whether the weights are read as they lie (dots.h): adding up the lanes of a dot product, of x and
 // of h, costs each token as much as packing 16 numbers of each weight row.
@@ -94,7 +95,7 @@ struct Forward {
         cell(pointwise_of<T, E, K>(call_.cell)),
         ws(call_, call_.direction[d].w.W_hr, carver),
         u(ws.units),
-        split(team, {0, 1, dims.B}, !seq.batch_sizes, weight_bytes() > LARGE_WEIGHTS),
+        split(team, {0, 1, dims.B}, !seq.batch_sizes, weights_are_shared()),
         own(split.rows),
         panels(split.panels(team, u.J)),
         dealer(split.dealer(team, ws.taken)),
@@ -104,6 +105,14 @@ struct Forward {
              weight_bytes() > LARGE_WEIGHTS && tape_bytes() >= LARGE_TAPE) {}
 
   i64 weight_bytes() const { return u.K * operand_bytes<E>(dims.I + dims.P); }
+
+  // Whether each worker had better read a part of the weights, though workers then wait for each
+  // other at every step: the whole is more than the second-level cache of this machine.
+  bool weights_are_shared() const {
+    const i64 bytes = weight_bytes();
+    return bytes > LARGE_WEIGHTS ||
+           (bytes > second_level_bytes() && u.J >= SHARED_PANELS * team.count);
+  }
 
   // The weights that a worker reads; of the largest share, since all who meet must decide alike.
   i64 share_bytes() const {

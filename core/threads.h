@@ -18,6 +18,9 @@ struct alignas(64) Barrier {
 // As many as the application's OpenMP library would use, torch.get_num_threads(); 1 without one.
 int usual_threads();
 
+// What the second-level cache of a core holds; 2 MB where the system does not say.
+int64_t second_level_bytes();
+
 enum class Sharing { always, where_it_pays };
 
 // Runs task(context, id, count) for id = 0 .. count-1 and returns when all have ended. The caller
