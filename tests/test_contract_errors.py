@@ -258,6 +258,9 @@ def test_unknown_row_lists_the_rows() -> None:
         gatewise.LSTM(3, 4, cell="gru")
     with pytest.raises(ValueError, match="Unknown cell"):
         gatewise.RNN(3, 4, cell="gru")
+    for no_name in (["lstm"], gatewise.CELLS["lstm"]):
+        with pytest.raises(ValueError, match=r"cell: expected a name, got \w+\. Select from lstm"):
+            gatewise.LSTM(3, 4, cell=no_name)  # type: ignore[arg-type]
 
 
 def test_unknown_nonlinearity_of_a_cell() -> None:

@@ -419,6 +419,8 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
             Trace.load(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         Trace.load(tmp_path / "absent")
+    with pytest.raises(IsADirectoryError, match=tmp_path.name):
+        Trace.load(tmp_path)
 
 
 def test_numpy_has_the_same_numbers_and_does_not_follow_later_changes() -> None:

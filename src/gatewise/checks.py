@@ -15,9 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.errors import ArgumentError, DTypeError, ShapeError
-from gatewise.spec import CellSpec
+from gatewise.spec import CELLS, CellSpec
 
 Shape = tuple[int, ...]
+
+
+def cell_name(cell: object) -> None:
+    """The name of a row of CELLS."""
+    names = f"Select from {', '.join(CELLS)}."
+    if not isinstance(cell, str):
+        raise ArgumentError(f"cell: expected a name, got {type(cell).__name__}. {names}")
+    if cell not in CELLS:
+        raise ArgumentError(f"Unknown cell {cell!r}. {names}")
 
 
 def settings(

@@ -118,8 +118,7 @@ class Layers(Recurrent):
         checkpoint: bool | int | None,
     ) -> None:
         super().__init__()
-        if cell not in CELLS:
-            raise ArgumentError(f"Unknown cell {cell!r}. Select from {', '.join(CELLS)}.")
+        checks.cell_name(cell)
         checks.settings(input_size, hidden_size, num_layers, bias, batch_first, dropout, proj_size)
         checks.checkpoint(checkpoint)
         self.cell = CELLS[cell]

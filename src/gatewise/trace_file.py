@@ -10,7 +10,9 @@ batch_sizes  unsorted              the layout of packed input
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
+from errno import EISDIR
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,8 @@ def load(path: Path) -> Trace:
     """Read what ``save`` wrote; the arrays are numpy's."""
     from safetensors import SafetensorError, safe_open
 
+    if path.is_dir():  # of which safetensors says "no such device", and not which
+        raise IsADirectoryError(EISDIR, os.strerror(EISDIR), str(path))
     try:
         with safe_open(path, framework="np") as file:
             about = json.loads((file.metadata() or {})[KEY])
