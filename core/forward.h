@@ -111,7 +111,7 @@ struct Forward {
   bool weights_are_shared() const {
     const i64 bytes = weight_bytes();
     return bytes > LARGE_WEIGHTS ||
-           (bytes > second_level_bytes() && u.J >= SHARED_PANELS * team.count);
+           (bytes > second_level_bytes && u.J >= SHARED_PANELS * team.count);
   }
 
   // The weights that a worker reads; of the largest share, since all who meet must decide alike.

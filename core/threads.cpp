@@ -322,16 +322,13 @@ void Barrier::wait(int32_t count) {
 
 int usual_threads() { return openmp().most ? openmp().most() : 1; }
 
-int64_t second_level_bytes() {
-  static const int64_t bytes = [] {  // asking is slow on a virtual machine
-    int64_t found = 0;
+const int64_t second_level_bytes = [] {
+  int64_t found = 0;
 #ifdef _SC_LEVEL2_CACHE_SIZE
-    found = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  found = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #endif
-    return found > 0 ? found : int64_t(2) << 20;
-  }();
-  return bytes;
-}
+  return found > 0 ? found : int64_t(2) << 20;
+}();
 
 void parallel(int threads, void (*task)(void* context, int id, int count), void* context,
               Sharing sharing) {

@@ -18,8 +18,9 @@ struct alignas(64) Barrier {
 // As many as the application's OpenMP library would use, torch.get_num_threads(); 1 without one.
 int usual_threads();
 
-// What the second-level cache of a core holds; 2 MB where the system does not say.
-int64_t second_level_bytes();
+// What the second-level cache of a core holds; 2 MB where the system does not say. (No function: an
+// emulated kernel calls none of this processor's.)
+extern const int64_t second_level_bytes;
 
 enum class Sharing { always, where_it_pays };
 
