@@ -30,11 +30,10 @@ namespace {
 
 // --- whether a weight is as it was --------------------------------------------------------------
 
-// One tensor and the place in its module that held it. What may have changed is seen in two ways. A
-// look finds another tensor in the place, other memory in the tensor, and compares a block of 64
-// bytes, the next at each look: so it also finds, in time, what changes the numbers behind torch's
-// back (.data, a numpy view, another process). A count is torch's own, of changes in place; it is
-// exact, and costs more than all looks together.
+// One tensor and the place in its module that held it. That the place holds another tensor is cheap
+// to see. A look costs more: whether the tensor lies in other memory, what torch counts of changes
+// in place, and, since not everybody has torch count (.data, a numpy view, another process), 64
+// bytes of its numbers, the next at each look.
 class Watched {
  public:
   Watched(nb::dict holder, nb::str name, nb::object tensor)
@@ -46,19 +45,18 @@ class Watched {
     for (i64 k = 0; k < blocks(); k++) sums_.push_back(sum(k));
   }
 
-  // Both: what has changed; null: nothing that can be seen.
+  bool replaced() const {
+    return PyDict_GetItemWithError(holder_.ptr(), name_.ptr()) != tensor_.ptr();
+  }
+  // What has changed; null: nothing that can be seen.
   const char* look() {
-    if (PyDict_GetItemWithError(holder_.ptr(), name_.ptr()) != tensor_.ptr()) return "was replaced";
     i64 bytes = 0;
     if (read(&bytes) != data_ || bytes != bytes_) return "was moved to other memory";
+    if (version_ != kUncounted && version() != version_) return "was changed in place";
     if (sums_.empty()) return nullptr;
     if (sum(next_) != sums_[std::size_t(next_)]) return "was changed in place";
     if (++next_ == blocks()) next_ = 0;
-    __builtin_prefetch(data_ + next_ * kBlock);
     return nullptr;
-  }
-  const char* count() const {
-    return version_ != kUncounted && version() != version_ ? "was changed in place" : nullptr;
   }
   const char* name() const { return PyUnicode_AsUTF8(name_.ptr()); }
 
@@ -290,17 +288,20 @@ class StreamCore {
     layers_.index() == 0 ? f(*std::get_if<0>(&layers_)) : f(*std::get_if<1>(&layers_));
   }
 
-  // Whether the weights are those that were packed: a look at each of them, a count of one in turn.
+  // Whether the weights are those that were packed: all are where they were, and the one whose turn
+  // it is stands a look.
   void watch() {
     if (stale_) fail_stale();
-    if (++turn_ >= watched_.size()) turn_ = 0;
-    for (std::size_t k = 0; k < watched_.size(); k++) {
-      const char* change = watched_[k].look();
-      if (!change && k == turn_) change = watched_[k].count();
-      if (!change) continue;
-      stale_ = std::string(watched_[k].name()) + " " + change;
-      fail_stale();
-    }
+    for (const Watched& weight : watched_)
+      if (weight.replaced()) refuse_stale(weight, "was replaced");
+    if (watched_.empty()) return;
+    Watched& weight = watched_[turn_];
+    if (++turn_ == watched_.size()) turn_ = 0;
+    if (const char* change = weight.look()) refuse_stale(weight, change);
+  }
+  [[noreturn]] void refuse_stale(const Watched& weight, const char* change) {
+    stale_ = std::string(weight.name()) + " " + change;
+    fail_stale();
   }
 
   // Tensors that are more than their numbers: one that wants a gradient would silently get none.
@@ -362,7 +363,7 @@ class StreamCore {
 
   Either layers_;
   std::vector<Watched> watched_;
-  std::size_t turn_ = 0;  // who is counted next
+  std::size_t turn_ = 0;  // who is looked at next
   std::optional<std::string> stale_;
   nb::object is_recording_, numpy_empty_, numpy_dtype_;
   std::string dtype_;

@@ -369,11 +369,13 @@ def fill_behind(lstm: Any) -> None:
 
 
 def fill_by_numpy(lstm: Any) -> None:
-    lstm.weight_ih_l0.detach().numpy()[:] = 0.25
+    for p in lstm.parameters():
+        p.detach().numpy()[:] = 0.25
 
 
 def new_data(lstm: Any) -> None:
-    lstm.bias_hh_l1.data = lstm.bias_hh_l1.data.clone()
+    for p in lstm.parameters():
+        p.data = p.data.clone()
 
 
 def optimize(lstm: Any, **how: bool) -> None:
@@ -428,24 +430,35 @@ def test_changed_weights_raise_at_the_next_step(change) -> None:
     torch.testing.assert_close(stream.step(x.to(dtype)), want)
 
 
+def steps_until_stale(stream: Stream, x: Tensor, most: int) -> None:
+    for _ in range(most):
+        try:
+            stream.step(x)
+        except StaleError:
+            return
+    pytest.fail(f"not found in {most} steps")
+
+
+ONE_CHANGED = {  # what is done to a parameter, and how many looks at it find it
+    "counted": (lambda p: p.detach().view(-1)[-1].add_(1), lambda p: 1),
+    "moved": (lambda p: setattr(p, "data", p.data.clone()), lambda p: 1),
+    "all of it behind": (lambda p: p.data.add_(1), lambda p: 1),
+    "one number behind": (lambda p: p.data.view(-1)[-1].add_(1), lambda p: -(-p.numel() // 16)),
+}
+
+
 @pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l1", "bias_hh_l0"])
-def test_one_changed_number_is_found(name) -> None:
-    """By torch's counter within as many steps as there are parameters; else block by block."""
+@pytest.mark.parametrize(("change", "looks"), ONE_CHANGED.values(), ids=ONE_CHANGED.keys())
+def test_one_changed_parameter_is_found_in_turn(name, change, looks) -> None:
+    """One of the parameters is looked at in a step, and 64 bytes of it."""
     lstm, x = gatewise.LSTM(3, 20, 2), torch.randn(1, 3)
-    p = getattr(lstm, name)
-    for edit, most in (
-        (lambda: p.detach().view(-1)[-1].add_(1), 8),
-        (lambda: p.data.view(-1)[-1].add_(1), -(-p.numel() * 4 // 64)),
-    ):
+    p, count = getattr(lstm, name), len(list(lstm.parameters()))
+    for before in range(count):  # whoever's turn it is
         stream = Stream(lstm)
-        edit()
-        for _ in range(most):
-            try:
-                stream.step(x)
-            except StaleError:
-                break
-        else:
-            pytest.fail(f"not found in {most} steps")
+        for _ in range(before):
+            stream.step(x)
+        change(p)
+        steps_until_stale(stream, x, count * looks(p))
 
 
 def test_a_parametrized_module() -> None:
@@ -457,6 +470,7 @@ def test_a_parametrized_module() -> None:
     assert torch.equal(torch.stack([stream.step(x_t) for x_t in x]), want)
     with torch.no_grad():
         lstm.parametrizations.weight_hh_l0.original0.mul_(2)
+    steps_until_stale(stream, x[0], len(list(lstm.parameters())))
     with pytest.raises(StaleError, match="original0"):
         stream.step(x[0])
 

@@ -25,12 +25,13 @@ class Stream:
 
     A Stream holds its own copy of the weights, packed once, when it is made. When the weights of
     the module change afterwards the next step raises ``StaleError``; ``reload()`` copies them anew.
-    A step sees at once that a parameter was replaced or lies in other memory, and it compares 64
-    bytes of every parameter, the next 64 at each step. So a training step, ``load_state_dict`` and
-    whatever else changes most numbers raise at the next step, by whatever door they came: torch,
-    ``.data``, a numpy view, another process. torch's version counters are read in turn, one a step:
-    a change of a few numbers raises after at most as many steps as there are parameters, and one
-    that torch does not count either after at most as many as a parameter has blocks.
+    A step sees at once that a parameter was replaced, and looks at one of the parameters in turn:
+    whether it lies in other memory, torch's count of its changes, and 64 of its bytes, the next at
+    each look. So a training step, ``load_state_dict`` and whatever else changes most numbers of all
+    parameters raise at the next step, by whatever door they came: torch, ``.data``, a numpy view,
+    another process. What changes one parameter raises after at most as many steps as there are
+    parameters; what changes a few numbers of it, and torch does not count, when their bytes have
+    had their turn.
 
     Every step gives the bits that the module gives for the sequence as a whole, in evaluation mode
     (no dropout); of one so short that the module does not pack its weights, 16*T*B <= I + P, it
