@@ -72,7 +72,7 @@ class Cell(Recurrent):
     ) -> tuple[Tensor, Tensor]:
         """x (B, I), h and c (B, H), or without B for one, to the next h and c."""
         if isinstance(x, Tensor) and x.dim() == 1 and _is_one(h) and _is_one(c):
-            x, h, c = x.unsqueeze(0), _one_more_axis(h), _one_more_axis(c)
+            x, h, c = ops.as_first(x, h, c)
             h, c = Cell._step(self, cell, x, h, c)  # a watch, if there is one, has been asked
             return h.squeeze(0), c.squeeze(0)
         own = self._parameters
@@ -88,13 +88,20 @@ class Cell(Recurrent):
         if torch.is_autocast_enabled("cpu") and w.W_ih.dtype != torch.float64:
             return self._step_autocast(cell, x, h, c, w.W_ih.dtype)
         if not self._all_fit(x, h, c, w.W_ih):
-            if isinstance(x, Tensor) and (x.is_sparse or x.is_sparse_csr):
-                return Cell._step(self, cell, x.to_dense(), h, c)
-            checks.cell_ranks(cell, x, h, c)
-            if x.dim() == 1:  # which the state does not fit
-                x, h, c = x.unsqueeze(0), _one_more_axis(h), _one_more_axis(c)
-            checks.cell_fits(x, h, c, w.W_ih, self.input_size, self.hidden_size)
+            x, h, c = self._checked(cell, x, h, c, w.W_ih)
         return ops.any_step(cell, x, h, c, w)
+
+    def _checked(
+        self, cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None, w: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """x, h and c as a dense batch that fits the weights."""
+        if isinstance(x, Tensor) and (x.is_sparse or x.is_sparse_csr):
+            x = x.to_dense()
+        checks.cell_ranks(cell, x, h, c)
+        if x.dim() == 1:
+            x, h, c = ops.as_first(x, h, c)
+        checks.cell_fits(x, h, c, w, self.input_size, self.hidden_size)
+        return x, h, c
 
     def _step_autocast(
         self, cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None, dtype: torch.dtype
@@ -129,10 +136,6 @@ class Cell(Recurrent):
 
 def _is_one(state: Tensor | None) -> bool:
     return state is None or state.dim() == 1
-
-
-def _one_more_axis(state: Tensor | None) -> Tensor | None:
-    return None if state is None else state.unsqueeze(0)
 
 
 class LSTMCell(Cell):

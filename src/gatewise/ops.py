@@ -146,9 +146,20 @@ def any_step(
     compiling = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
     if compiling and x.dtype in native.DTYPES:
         return formulas.step(cell, x, h, c, w)
-    h, c = (None if state is None else state.unsqueeze(0) for state in (h, c))
-    run = layer(cell, x.unsqueeze(0), h, c, (w,))
+    x, h, c = as_first(x, h, c)
+    run = layer(cell, x, h, c, (w,))
     return run.h_n.squeeze(0), run.c_n.squeeze(0)
+
+
+def as_first(
+    x: Tensor, h: Tensor | None, c: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """One as the first of its kind: an axis more in front, for the batch, or for time and D."""
+    return (
+        x.unsqueeze(0),
+        None if h is None else h.unsqueeze(0),
+        None if c is None else c.unsqueeze(0),
+    )
 
 
 def _any_requires_grad(flat: Flat) -> bool:

@@ -7,7 +7,7 @@ takes that place, and goes when the last who needs it leaves.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from gatewise import checks, ops
+from gatewise import ops
 from gatewise.cells import Cell
 from gatewise.errors import ShapeError
 from gatewise.fields import DIRECTIONS, Packing
@@ -285,18 +285,14 @@ class CellWatch(Watch):
         if torch.is_autocast_enabled("cpu") and w.W_ih.dtype != torch.float64:
             found: tuple[Tensor, Tensor] = type(module)._step(module, cell, x, h, c)
             return found  # by way of a step without autocast, which comes here again
-        if isinstance(x, Tensor) and (x.is_sparse or x.is_sparse_csr):
-            x = x.to_dense()
-        checks.cell_ranks(cell, x, h, c)
-        if single := x.dim() == 1:
-            x, h, c = x.unsqueeze(0), *_one_more_axis(h, c)
-        checks.cell_fits(x, h, c, w.W_ih, module.input_size, module.hidden_size)
+        given = x
+        x, h, c = module._checked(cell, x, h, c, w.W_ih)
         recorders = self.recorders
         runs = [one.traces._run_after(one.name, h, c) for one in recorders]
         for name, traces, _, _ in recorders:
             traces._check_room(name, _coming(cell, x, (w,)))
 
-        x, h, c = x.unsqueeze(0), *_one_more_axis(h, c)
+        x, h, c = ops.as_first(x, h, c)
         sink = GradSink()
         result = ops.layer(
             cell, x, h, c, (w,), keep_tape=True, sink=sink if torch.is_grad_enabled() else None
@@ -307,11 +303,7 @@ class CellWatch(Watch):
         for run, one in zip(runs, recorders, strict=True):
             one.traces._add_step(one.name, run, cell, record)
         h, c = result.h_n.squeeze(0), result.c_n.squeeze(0)
-        return (h.squeeze(0), c.squeeze(0)) if single else (h, c)
-
-
-def _one_more_axis(*states: Tensor | None) -> Iterator[Tensor | None]:
-    return (None if state is None else state.unsqueeze(0) for state in states)
+        return (h.squeeze(0), c.squeeze(0)) if given.dim() == 1 else (h, c)
 
 
 class CellRun:
