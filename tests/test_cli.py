@@ -20,8 +20,8 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 import gatewise
-from gatewise import cli, studies
-from gatewise.corpus import read
+from gatewise import cli, corpus, studies
+from gatewise.corpus import Corpus, read
 from gatewise.training import Settings, Training
 
 TINY = ("--hidden-size", "4", "--letters", "3000", "--epochs", "1")
@@ -160,10 +160,28 @@ def refused(result: Result, *said: str) -> None:
         assert each in result.stderr
 
 
-def test_demo_refuses(here: Path) -> None:
-    refused(ask("demo", "--text", "123"), "gatewise demo: text: expected at least one letter")
-    refused(ask("demo", "--hidden-size", "0"), "hidden_size: expected at least 1, got 0")
-    refused(ask("demo", "--seed", "-1"), "seed: expected 0 to 2**63 - 1, got -1")
+def test_demo_refuses(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for option, value, expected in (
+        ("--text", "123", "at least one letter a to z, got '123'"),
+        ("--hidden-size", "0", "1 to 1,000,000, got 0"),
+        ("--hidden-size", "-1", "1 to 1,000,000, got -1"),
+        ("--hidden-size", str(10**20), f"1 to 1,000,000, got {10**20}"),
+        ("--epochs", "0", "1 to 1,000, got 0"),
+        ("--epochs", str(10**20), f"1 to 1,000, got {10**20}"),
+        ("--letters", "-1", "0 (all) or more, got -1"),
+        ("--seed", "-1", "0 to 2**63 - 1, got -1"),
+    ):
+        refused(ask("demo", option, value), f"gatewise demo: {option}: expected {expected}\n")
+    for text in ("abc", "nan", "inf", "1.5", "1e3"):
+        result = ask("demo", "--hidden-size", text)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "'--hidden-size'" in result.stderr
+    english = Corpus(read("a text to learn."), read("and another."))
+    with monkeypatch.context() as patched:
+        patched.setattr(corpus, "load", lambda: english)
+        too_large = ask("demo", "--hidden-size", "1000000")  # 16 TB
+    assert (too_large.exit_code, too_large.stderr.count("\n")) == (2, 1)
+    assert too_large.stderr.startswith("gatewise demo: not enough memory (")
     assert list(here.iterdir()) == []
     (here / "file").write_text("mine")
     elsewhere = "; choose another place with --out"
@@ -205,7 +223,7 @@ def test_explain_refuses(here: Path) -> None:
     refused(ask("explain", "--input", "a.npy"), "expected --model FILE")
     refused(ask("explain", "--input", "no.csv", "--model", "a.pt"), "no.csv: No such file")
     refused(ask("explain", "--input", "a.csv", "--model", "a.pt"), "line 2", "got 'oops'")
-    refused(ask("explain", "--input", "wide.npy", "--model", "a.pt"), "I = 2 columns")
+    refused(ask("explain", "--input", "wide.npy", "--model", "a.pt"), "--input: expected I = 2 c")
     refused(ask("explain", "--input", "a.npy", "--model", "a.csv"), "expected a state_dict")
     for out in ("no/page.html", "."):
         refused(ask("explain", "--input", "a.npy", "--model", "a.pt", "--out", out))
@@ -319,12 +337,13 @@ def test_bench_shows_all_its_options(capfd: pytest.CaptureFixture[str]) -> None:
     assert all(option in said for option in ("--quick", "--only GROUP", "--threads", "--out"))
 
 
-@pytest.mark.parametrize("args", [("info",), ("demo", *TINY)])
+@pytest.mark.parametrize("args", [("info",), ("demo", *TINY), ("study", "price", "--quick")])
 def test_an_unknown_instruction_set_is_one_line(args: tuple[str, ...], tmp_path: Path) -> None:
     status, out, err = finished(command(*args, cwd=tmp_path, GATEWISE_ISA="nosuch"))
     assert (status, out.strip()) == (2, "")
     assert err.startswith(f"gatewise {args[0]}: GATEWISE_ISA: expected one of ")
     assert err.endswith("got 'nosuch'. Leave it unset for the best of them.\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("args", [["info"], ["study"], ["--help"]])

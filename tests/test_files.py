@@ -73,8 +73,31 @@ def test_without_permission_the_place_is_named(
         whole(tmp_path / "page.html"),
     ):
         raise AssertionError("begun")
-    with pytest.raises(PermissionError, match=r"denied: '.*/place'"):
-        directory(tmp_path / "place")
+    with (
+        pytest.raises(PermissionError, match=r"denied: '.*/place'"),
+        directory(tmp_path / "place"),
+    ):
+        raise AssertionError("begun")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_for_nothing_goes_again(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+
+    def fail(path: Path, name: str = "") -> None:
+        with directory(path):
+            assert path.is_dir()
+            if name:
+                (path / name).touch()
+            raise KeyboardInterrupt
+
+    for path in (tmp_path / "there", tmp_path / "there" / "new" / "deep"):
+        with pytest.raises(KeyboardInterrupt):
+            fail(path)
+    assert [*tmp_path.rglob("*")] == [tmp_path / "there"]  # which was not made here
+    with pytest.raises(KeyboardInterrupt):
+        fail(tmp_path / "kept", "begun")
+    assert (tmp_path / "kept" / "begun").is_file()
 
 
 def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import Annotated
@@ -85,8 +86,21 @@ def _said(command: str, out: Path | None = None) -> Iterator[None]:
         _say(command, named)
         raise typer.Exit(2) from None
     except GatewiseError as wrong:
-        _say(command, str(wrong))
+        _say(command, _as_typed(command, str(wrong)))
         raise typer.Exit(2) from None
+    except (MemoryError, RuntimeError) as wrong:
+        if not isinstance(wrong, MemoryError) and "can't allocate memory" not in str(wrong):
+            raise
+        _say(command, f"not enough memory ({str(wrong).rpartition(': ')[2]})")
+        raise typer.Exit(2) from None
+
+
+def _as_typed(command: str, message: str) -> str:
+    """A message that begins with the name of an argument, with the option's in its place."""
+    name, colon, rest = message.partition(":")
+    if name not in signature(globals()[command]).parameters:
+        return message
+    return f"--{name.replace('_', '-')}{colon}{rest}"
 
 
 def _say(command: str, message: str) -> None:

@@ -98,11 +98,11 @@ def run(
     console = console or Console()
     for asked in texts:
         letters_of(asked)  # says what is wrong before anything is trained
-    directory(out)
-    english = _first(corpus.load(), settings.letters)
-    trainings, interrupted = train(out, settings, english, fresh, console)
-    if not trainings:  # Ctrl-C came before the first of them: there is nothing to show
-        raise KeyboardInterrupt
+    with directory(out):
+        english = _first(corpus.load(), settings.letters)
+        trainings, interrupted = train(out, settings, english, fresh, console)
+        if not trainings:  # Ctrl-C came before the first of them: there is nothing to show
+            raise KeyboardInterrupt
     results = results_of(trainings, english)
     results["interrupted"] = interrupted
     models = {kind: training.model.eval() for kind, training in trainings.items() if training.score}

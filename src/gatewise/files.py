@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
-def directory(path: Path) -> None:
+@contextmanager
+def directory(path: Path) -> Iterator[None]:
     """Make a directory for files; one that refuses them is refused now, not after hours of work.
+
+    What is made here goes again if the block fails before anything is in it.
 
     Raises:
         OSError: it cannot be made, or nothing can be written there.
@@ -18,12 +21,20 @@ def directory(path: Path) -> None:
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "new" / "place"
-        >>> directory(path)
-        >>> path.is_dir()
+        >>> with directory(path):
+        ...     path.is_dir()
         True
     """
-    path.mkdir(parents=True, exist_ok=True)
-    _may_write(path, path)
+    new = [each for each in (path, *path.parents) if not each.exists()]  # the deepest first
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        _may_write(path, path)
+        yield
+    except BaseException:
+        with suppress(OSError):  # it is not empty, or was never made
+            for each in new:
+                each.rmdir()
+        raise
 
 
 def place(path: Path) -> Path:

@@ -57,9 +57,10 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "embedding_size", "epochs", "batch"):
-            if getattr(self, name) < 1:
-                raise ArgumentError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        most = {"hidden_size": 10**6, "embedding_size": 10**6, "epochs": 1000, "batch": 10**6}
+        for name, highest in most.items():
+            if not 1 <= getattr(self, name) <= highest:
+                raise ArgumentError(f"{name}: expected 1 to {highest:,}, got {getattr(self, name)}")
         if self.letters < 0:
             raise ArgumentError(f"letters: expected 0 (all) or more, got {self.letters}")
         if not 0 <= self.seed < 2**63:

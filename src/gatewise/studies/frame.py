@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gatewise.errors import ArgumentError
-from gatewise.files import whole
+from gatewise.files import directory, whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -141,8 +141,7 @@ def carry_out(
             f"out: {folder / 'result.json'} is a {finished['mode']} run, which a {mode} one does "
             "not replace; choose another folder"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    with _threads(study.threads):
+    with directory(folder), _threads(study.threads):
         mark = _mark(study.name, study.revision, machine())
         if fresh or finished.get("mark") != mark:
             finished = {}
