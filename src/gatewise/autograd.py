@@ -143,7 +143,7 @@ class Watch:
         return self.counter._version != self.before
 
 
-_NOTHING = torch.empty(0)
+_NOTHING = torch.empty(0, device="cpu")  # whatever the default is at the first use
 
 
 def tangent(by_hand: Rule, page: Rule, *args: Tensor | None) -> Gradients:
@@ -190,7 +190,7 @@ class Layer(Function):
         ctx.watch = None
         if torch._C._are_functorch_transforms_active():
             y = y.clone()  # what the caller has may be changed
-        else:
+        elif not y.is_inference():  # of which no change is counted, and no gradient taken
             ctx.watch, y = Watch(y), y.data  # the same numbers, which autograd does not watch
         remember_layer(ctx, cell, reduced, flat, (y, h_n, c_n, tape))
         if may_be_forward():

@@ -135,8 +135,8 @@ class Turned(Straight):
         """Where the tokens of the run stand in what is packed."""
         assert s.sizes is not None
         begin, end = int(self.first[s.begin]), int(self.first[s.end])
-        step = torch.arange(s.begin, s.end).repeat_interleave(s.sizes)
-        row = torch.arange(begin, end) - self.first[step]
+        step = torch.arange(s.begin, s.end, device="cpu").repeat_interleave(s.sizes)
+        row = torch.arange(begin, end, device="cpu") - self.first[step]
         found: Tensor = self.first[self.lengths[row] - 1 - step] + row
         return found
 

@@ -371,8 +371,8 @@ class Layers(Recurrent):
 
         Returns:
             Trace: i f g o c (L, D, T, B, H) and h (L, D, T, B, P), by name and as attributes, with
-            their graph; ``output``, ``h_n`` and ``c_n`` as a call gives them; after a backward
-            pass the gradients at all of them, ``.grad``.
+            their graph; ``output`` (T, B, D*P), ``h_n`` and ``c_n``, whatever the layout of x;
+            after a backward pass the gradients at all of them, ``.grad``.
 
         Raises: what a call raises.
 

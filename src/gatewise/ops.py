@@ -128,7 +128,7 @@ def step(
     ):
         return None
     try:
-        joint = memo.of(weights) if torch.is_grad_enabled() else None
+        joint = memo.of(weights) if records_gradients() else None
         if joint and (joint.stand_in is not None or _any_requires_grad((x, h, c))):
             h_n, c_n = stepping.step(cell, joint, x, h, c)
         else:
@@ -243,7 +243,14 @@ def _recorded(flat: Flat) -> bool:
 
 
 def _wants_grad(flat: Flat) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in flat)
+    return records_gradients() and any(t is not None and t.requires_grad for t in flat)
+
+
+def records_gradients() -> bool:
+    """In inference mode nothing is recorded, not even where gradients are switched on within it."""
+    if torch.compiler.is_compiling():  # which knows no inference mode
+        return torch.is_grad_enabled()
+    return torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
 
 
 def _wants_derivative(flat: Flat) -> bool:

@@ -264,7 +264,8 @@ def put(
     def patch(now: Tensor, where: Where) -> Tensor:
         if steps is not None and where.t not in steps:
             return now
-        columns = torch.arange(now.shape[-1]) if units is None else torch.as_tensor(units)
+        chosen = range(now.shape[-1]) if units is None else units
+        columns = torch.as_tensor(chosen, device=now.device)
         new = torch.as_tensor(value, dtype=now.dtype, device=now.device)
         return now.index_copy(-1, columns, new.expand(now.shape[0], len(columns)))
 

@@ -176,7 +176,7 @@ class Order:
         self.last: Tensor | slice = slice(self.B) if reverse else slice(self.N - self.B, None)
         if sizes[-1] == sizes[0]:
             return
-        rows = torch.arange(self.N + self.B)
+        rows = torch.arange(self.N + self.B, device="cpu")
         steps, first = rows[: self.N].split(sizes), rows[self.N :]
         pairs = list(zip(steps, [*steps[1:], first[:0]], strict=True))  # and the step to the right
         if reverse:

@@ -233,7 +233,7 @@ class Watch:
         sink = GradSink()
         result: LayerResult = type(self.module)._run_layer(
             self.module, k, x, h0, c0, weights, batch_sizes,
-            keep_tape=True, sink=sink if torch.is_grad_enabled() else None, taps=taps,
+            keep_tape=True, sink=sink if ops.records_gradients() else None, taps=taps,
         )  # fmt: skip
         records.append(_record(x, h0, c0, weights, result, sink))
         return result
@@ -243,9 +243,9 @@ class Watch:
             fn = group.get((k, d, name))
             if fn is None:
                 continue
-            rows = torch.arange(len(value))
+            rows = torch.arange(len(value), device="cpu")
             if self.call.packing is not None:  # longest first
-                rows = torch.as_tensor(self.call.packing.unsorted).argsort()[: len(value)]
+                rows = torch.from_numpy(self.call.packing.unsorted).argsort()[: len(value)]
             new = fn(value, Where(name, t, rows))
             if new.shape != value.shape:
                 raise ShapeError(
@@ -295,7 +295,7 @@ class CellWatch(Watch):
         x, h, c = ops.as_first(x, h, c)
         sink = GradSink()
         result = ops.layer(
-            cell, x, h, c, (w,), keep_tape=True, sink=sink if torch.is_grad_enabled() else None
+            cell, x, h, c, (w,), keep_tape=True, sink=sink if ops.records_gradients() else None
         )
         record = _record(x, h, c, (w,), result, sink)
         if any(one.z for one in recorders):
@@ -376,7 +376,8 @@ def _packing(given: Any) -> Packing | None:
     if not isinstance(given, PackedSequence) or not len(given.batch_sizes):
         return None
     unsorted = given.unsorted_indices
-    columns = torch.arange(int(given.batch_sizes[0])) if unsorted is None else unsorted
+    B = int(given.batch_sizes[0])
+    columns = torch.arange(B, device="cpu") if unsorted is None else unsorted
     return Packing(given.batch_sizes.numpy(), columns.cpu().numpy())
 
 
