@@ -323,6 +323,28 @@ def test_on_paper_no_canvas_wipes_out_the_one_below_it(opened) -> None:
     assert tab.evaluate("window.cleared") == 0
 
 
+@pytest.mark.parametrize("width", [360, 718, 1280])
+@pytest.mark.parametrize("H", [4, 128, 600])
+def test_what_lanes_are_called_stands_whole(opened, H: int, width: int) -> None:
+    trace = traced(gatewise.LSTM(4, H, bidirectional=True))
+    tab = opened(trace, tokens=CHARACTERS, viewport=(width, 900))
+    cut = """() => { window.cut = []; window.said = [];
+        const all = CanvasRenderingContext2D.prototype, write = all.fillText;
+        all.fillText = function (text, x, y) {
+          if (this.canvas.closest("#lanes") && this.textAlign === "right") {
+            window.said.push(text);
+            if (x < this.measureText(text).width) window.cut.push(text);
+          }
+          return write.call(this, text, x, y); }; }"""
+    bring(tab, "#lanes")
+    tab.evaluate(cut)
+    tab.keyboard.press("ArrowLeft")
+    settle(tab)
+    assert tab.evaluate("window.cut") == []
+    name = f"{H}:{2 * H}" if H > 4 or width < 620 else f"output[t, {H}:{2 * H}]"
+    assert name in tab.evaluate("window.said")
+
+
 def test_names_of_curves_stand_whole_on_a_phone(opened) -> None:
     both = {"bidirectional": True}
     x = torch.randn(10, 1, 4)

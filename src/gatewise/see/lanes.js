@@ -213,6 +213,10 @@ export function lanes(host, app) {
     }
 
     // the join
+    context.font = style.monoSmall;
+    const whole = `output[t, ${size.P * (size.D - 1)}:${size.P * size.D}]`; // the longest
+    const room = context.measureText(whole).width < gutter - 8;
+    const slice = (from, to) => (room ? `output[t, ${from}:${to}]` : `${from}:${to}`);
     const both = [Math.max(0, T - clock), Math.min(T, clock)];
     const ready = size.D === 1 ? [0, clock] : both;
     for (let d = 0; d < size.D; d++) {
@@ -220,32 +224,11 @@ export function lanes(host, app) {
       frame(gutter, out + d * half, width, half);
       const ink = d === 0 ? style.forward : style.reverse;
       const [from, to] = [d * size.P, (d + 1) * size.P];
-      if (narrow)
-        label(
-          `${from}:${to}`,
-          gutter - 8,
-          out + d * half + half / 2 + 4,
-          "right",
-          style.monoSmall,
-          ink,
-        );
-      else {
-        label(
-          `output[t, ${from}:${to}]`,
-          gutter - 10,
-          out + d * half + half / 2 + 4,
-          "right",
-          style.monoSmall,
-          ink,
-        );
-        label(
-          d === 0 ? "forward h" : "reverse h",
-          gutter + width + 10,
-          out + d * half + half / 2 + 4,
-          "left",
-          style.small,
-          ink,
-        );
+      const middle = out + d * half + half / 2 + 4;
+      label(slice(from, to), gutter - 8, middle, "right", style.monoSmall, ink);
+      if (!narrow) {
+        const words = d === 0 ? "forward h" : "reverse h";
+        label(words, gutter + width + 10, middle, "left", style.small, ink);
       }
     }
     const x = xOf(s.t + 0.5);
