@@ -19,6 +19,7 @@ from gatewise.studies import (
     clock,
     cost_of_seeing,
     frame,
+    gate_by_gate,
     same_loss,
     stats,
     tasks,
@@ -311,6 +312,29 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     torch.set_num_threads(1)
     yield tmp_path_factory.mktemp("studies")
     torch.set_num_threads(threads)
+
+
+def test_the_answer_of_gate_by_gate() -> None:
+    def measured(task: str, cell: str, error: float) -> Json:
+        there = {"error": error, "half": 0.01, "errors": [error]}
+        return {"task": task, "cell": cell, **there, "one_rate": there}
+
+    study, cells = studies.load("gate-by-gate"), gate_by_gate.CELLS_SHOWN
+    rows = [measured(task, cell, 0.1) for task in ("adding", "embedded_reber") for cell in cells]
+    summary = {"rows": rows, "tasks": ["adding", "embedded_reber"], "one_rate": 0.01, "tuning": []}
+    begin = (
+        "Parts of the LSTM that are missed when they are taken out, over 2 tasks (the error rises "
+        "beyond the intervals)."
+    )
+    assert study.answer(summary) == f"{begin} All at 0.01: none."
+    for row in rows:
+        if row["cell"] == "no_forget_gate":
+            row["error"] = 0.2
+    summary["tuning"] = [{}]
+    assert study.answer(summary) == (
+        f"{begin} Each at its own best learning rate: the forget gate (adding: 0.2 ± 0.01 without, "
+        "0.1 ± 0.01 with; embedded Reber: 0.2 ± 0.01 without, 0.1 ± 0.01 with). All at 0.01: none."
+    )
 
 
 @pytest.mark.slow

@@ -138,27 +138,32 @@ def missed_on(rows: Sequence[Json], cell: str) -> list[str]:
 
 
 def answer(summary: Json) -> str:
-    rows, one_rate = summary["rows"], summary["one_rate"]
-    tuned = f"{_worse(rows)}, {tuning.said(summary['tuning'])}; " if summary["tuning"] else ""
-    return (
-        f"Worse than the LSTM beyond the intervals, over {len(summary['tasks'])} tasks: {tuned}"
-        f"{_worse(at_one_rate(rows))}, all at {one_rate:g}."
+    found = [(f"all at {summary['one_rate']:g}", at_one_rate(summary["rows"]))]
+    if summary["tuning"]:
+        found.insert(0, (tuning.said(summary["tuning"]), summary["rows"]))
+    return " ".join(
+        (
+            "Parts of the LSTM that are missed when they are taken out, over "
+            f"{len(summary['tasks'])} tasks (the error rises beyond the intervals).",
+            *(f"{how.capitalize()}: {_missed(rows)}." for how, rows in found),
+        )
     )
 
 
-def _worse(rows: Sequence[Json]) -> str:
+def _missed(rows: Sequence[Json]) -> str:
     """The removed parts that are missed, those missed on most tasks first, and where."""
-    missed = {cell: missed_on(rows, cell) for cell in _REMOVED}
+    where = {cell: missed_on(rows, cell) for cell in _REMOVED}
     return ", ".join(
-        f"{CELLS_SHOWN[cell]} ({', '.join(_said(rows, task, cell) for task in missed[cell])})"
-        for cell in sorted(_REMOVED, key=lambda cell: len(missed[cell]), reverse=True)
-        if missed[cell]
-    ) or "no part that was taken out"  # fmt: skip
+        f"{CELLS_SHOWN[cell].replace('no', 'the', 1)} "
+        f"({'; '.join(_said(rows, task, cell) for task in where[cell])})"
+        for cell in sorted(_REMOVED, key=lambda cell: len(where[cell]), reverse=True)
+        if where[cell]
+    ) or "none"  # fmt: skip
 
 
 def _said(rows: Sequence[Json], task: str, cell: str) -> str:
     ours, lstm = row(rows, task, cell), row(rows, task, "lstm")
-    return f"{wording.task(task)} {wording.error(ours)} for {wording.error(lstm)}"
+    return f"{wording.task(task)}: {wording.error(ours)} without, {wording.error(lstm)} with"
 
 
 #: Errors below this stand at the left edge of the figure.
