@@ -91,6 +91,16 @@ struct Array {
   }
 };
 
+// A part of a conjugate is a view with a mark: its numbers in memory have the other sign. To say
+// whether there is a mark torch gives Python's lock away, at the price of a change of threads where
+// another waits for it. So it is asked only where there may be one: numbers of a conjugate lie two
+// apart.
+inline bool may_be_marked(const Array& a) {
+  for (int k = 0; k < a.ndim; k++)
+    if (a.shape[k] > 1 && a.stride[k] % 2) return false;
+  return !a.empty();
+}
+
 [[noreturn]] inline void fail(const std::string& what) { throw nb::value_error(what.c_str()); }
 [[noreturn]] inline void fail_type(const std::string& what) { throw nb::type_error(what.c_str()); }
 
@@ -184,6 +194,14 @@ class Arrays {
       throw nb::python_error();
     }
     fill(t, name, a);
+    if (may_be_marked(a)) refuse_marked(object, name);
+  }
+  static void refuse_marked(nb::handle tensor, const char* name) {
+    static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
+    const nb::object marked = nb::steal(PyObject_CallMethodNoArgs(tensor.ptr(), is_neg));
+    if (!marked.is_valid()) throw nb::python_error();
+    if (marked.ptr() == Py_True)
+      fail(std::string(name) + ": a lazy negative; call .resolve_neg() first");
   }
 
   void from_buffer(nb::handle object, const char* name, Array& a) {
@@ -234,15 +252,6 @@ class Arrays {
     capsules_.push_back(std::move(array));
   }
 };
-
-// A part of a conjugate is a view with a mark: its numbers in memory have the other sign.
-inline void refuse_lazy(nb::handle tensor) {
-  static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
-  if (tensor.is_none()) return;
-  const nb::object marked = nb::steal(PyObject_CallMethodNoArgs(tensor.ptr(), is_neg));
-  if (!marked.is_valid()) throw nb::python_error();
-  if (marked.ptr() == Py_True) fail("expected no lazy negative");
-}
 
 // A fresh torch tensor on memory of ours, through torch's exchange table: half the price of
 // torch.empty. What torch does not do to memory of others, it does not do to it: resize_.

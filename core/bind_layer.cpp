@@ -10,6 +10,7 @@
 #include "cell.h"
 #include "dispatch.h"
 #include "kernel.h"
+#include "lock.h"
 #include "workers.h"
 #include "workspace.h"
 
@@ -137,8 +138,9 @@ template <class Call>
 void execute(Call& call, i64 (*bytes)(const Call&, int), void (*kernel)(Call&, int, int),
              int threads, double passes) {
   if (call.dims.N == 0) return;
-  threads = workers(call.dims, CELLS[call.cell].cell.gates(), threads, passes);
-  nb::gil_scoped_release release;
+  const int G = CELLS[call.cell].cell.gates();
+  threads = workers(call.dims, G, threads, passes);
+  const OthersMayGoOn others(passes * products(call.dims, G));
   Workspace space(bytes(call, threads));
   call.workspace = space.data();
   run(call, kernel, threads);
@@ -309,16 +311,9 @@ struct Maker {
   }
 };
 
-void refuse_lazy_ones(std::initializer_list<nb::handle> tensors, const nb::tuple& weights) {
-  for (nb::handle tensor : tensors) refuse_lazy(tensor);
-  for (nb::handle direction : weights)
-    for (nb::handle w : nb::cast<nb::tuple>(direction)) refuse_lazy(w);
-}
-
 nb::tuple layer(const std::string& cell, nb::handle x, nb::handle batch_sizes, nb::handle h0,
                 nb::handle c0, nb::tuple weights, bool keep_tape, bool rounded, bool reduced,
                 int threads) {
-  refuse_lazy_ones({x, h0, c0}, weights);
   Layer layer(cell, x, batch_sizes, weights, threads);
   const Maker make(x, layer);
   const auto [_, B, I, H, P, D, N] = layer.p.dims;
@@ -336,7 +331,6 @@ nb::tuple layer_gradient(const std::string& cell, nb::tuple wanted, nb::handle x
                          nb::handle batch_sizes, nb::handle h0, nb::handle c0, nb::tuple weights,
                          nb::handle y, nb::handle tape, nb::handle d_y, nb::handle d_h_n,
                          nb::handle d_c_n, nb::handle d_tape, int threads) {
-  refuse_lazy_ones({x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape}, weights);
   Layer layer(cell, x, batch_sizes, weights, threads);
   const Maker make(x, layer);
   const std::size_t D = weights.size();

@@ -6,13 +6,13 @@
 
 #include <cstring>
 #include <memory>
-#include <optional>
 #include <string>
 
 #include "arrays.h"
 #include "cell.h"
 #include "dispatch.h"
 #include "kernel.h"
+#include "lock.h"
 #include "workers.h"
 #include "workspace.h"
 
@@ -30,9 +30,6 @@ bool is_plain(nb::handle tensor) {
   return cls == classes[0] || cls == classes[1];
 }
 
-// A gradient gets the x, h and c that its step has seen: asking them again is half a microsecond.
-enum class Inputs { kNew, kSeen };
-
 // The arrays of a step: x (B, I), h and c (B, H), six weights, the last two None but for peepholes.
 struct Step {
   const int cell;
@@ -42,22 +39,19 @@ struct Step {
   Array x;
   Dims dims{};
 
-  Step(const std::string& name, nb::handle object, const nb::tuple& weights, Inputs inputs)
+  Step(const std::string& name, nb::handle object, const nb::tuple& weights)
       : cell(cell_index(name)), row(CELLS[cell].cell) {
     for (nb::handle w : weights) refuse_subclass(w);
     refuse_subclass(object);
     table = Arrays::exchange(Py_TYPE(object.ptr()));
     if (!table || !table->to_python) fail_type("x: expected a torch tensor");
     x = arrays.read(object, "x");
-    if (inputs == Inputs::kNew) refuse_lazy(object);
     const Array W_hh = weights.size() == 6 ? arrays.read(weights[1], "W_hh") : Array{};
     if (x.ndim != 2 || W_hh.ndim != 2) fail("expected x (B, I) and W_hh (G*H, H)");
     const i64 B = x.shape[0], I = x.shape[1], H = W_hh.shape[1];
     if (B == 0 || I == 0 || H == 0) fail("expected B > 0, I > 0, H > 0");
     if (I > 1 && x.stride[1] != 1) fail("x: expected the last axis to be contiguous");
     if (x.code != kFloat || (x.bytes != 4 && x.bytes != 8)) fail_type("x: float32 or float64");
-    if (I == 1 || H == 1)  // a lazy one of more columns has gaps
-      for (nb::handle w : weights) refuse_lazy(w);
     dims = {1, B, I, H, H, 1, B};
   }
 
@@ -68,20 +62,14 @@ struct Step {
 
   int threads(double passes) const { return workers(dims, row.gates(), usual_threads(), passes); }
 
-  // Others may take Python's lock meanwhile, where that is worth its price of a tenth of a
-  // microsecond: the arithmetic takes some hundred.
   template <class Call, class Kernel>
-  void run(Call& call, Kernel kernel, int threads) const {
-    const double work =
-        2.0 * double(dims.B) * row.gates() * double(dims.H) * double(dims.I + dims.H);
-    std::optional<nb::gil_scoped_release> others_may_go_on;
-    if (work > kLargeStep) others_may_go_on.emplace();
+  void run(Call& call, Kernel kernel, int threads, double passes) const {
+    const OthersMayGoOn others(passes * products(dims, row.gates()));
     gatewise::run(call, kernel, threads);
   }
-  static constexpr double kLargeStep = 1e7;  // floating-point operations
 
   template <class T, template <class> class Call>
-  Call<T> call(Reader<T>& r, nb::handle h, nb::handle c, nb::handle weights, Inputs inputs) const {
+  Call<T> call(Reader<T>& r, nb::handle h, nb::handle c, nb::handle weights) const {
     Call<T> call{};
     call.dims = dims;
     call.sequence = {nullptr, nullptr, 1, dims.B};
@@ -91,10 +79,7 @@ struct Step {
     auto& dir = call.direction[0];
     dir.w = read_weights(r, weights, dims, cell);
     if (dir.w.W_hr) fail("W_hr: expected None");
-    for (nb::handle state : {h, c}) {
-      refuse_subclass(state);
-      if (inputs == Inputs::kNew) refuse_lazy(state);
-    }
+    for (nb::handle state : {h, c}) refuse_subclass(state);
     dir.h0 = r.input(h, "h", {B, H});
     dir.c0 = r.input(c, "c", {B, H});
     return call;
@@ -131,7 +116,7 @@ template <class T>
 nb::tuple forward(Step& s, nb::handle h, nb::handle c, nb::handle weights, bool keep_tape) {
   if (keep_tape) s.refuse_peepholes();
   Reader<T> r(s.arrays);
-  auto call = s.call<T, ForwardCall>(r, h, c, weights, Inputs::kNew);
+  auto call = s.call<T, ForwardCall>(r, h, c, weights);
   const auto [_, B, I, H, P, D, N] = s.dims;
   constexpr int bytes = sizeof(T);
   Result h_n(true, bytes, B, H), c_n(s.row.has_cell_state(), bytes, B, H),
@@ -145,7 +130,7 @@ nb::tuple forward(Step& s, nb::handle h, nb::handle c, nb::handle weights, bool 
   dir.c_n = c_n.as<T>();
   dir.tape = tape.as<T>();
   call.workspace = space.data() + state;
-  s.run(call, kernels<T>().forward, threads);
+  s.run(call, kernels<T>().forward, threads, 1);
   space.check();
   return nb::make_tuple(h_n.give(s), c_n.give(s), tape.give(s));
 }
@@ -248,8 +233,8 @@ class TokenSums {
     Workspace space(kernels<T>().sums_bytes(call));
     call.workspace = space.data();
     const Dims dims{1, larger(1, held_), I_, H_, H_, 1, larger(1, held_)};
-    const int threads = workers(dims, int(R_ / H_), usual_threads(), 1);
-    const nb::gil_scoped_release others_may_go_on;
+    const int G = int(R_ / H_), threads = workers(dims, G, usual_threads(), 1);
+    const OthersMayGoOn others(products(dims, G));
     run(call, kernels<T>().sums, threads);
     space.check();
   }
@@ -261,13 +246,12 @@ nb::tuple backward(Step& s, nb::tuple wanted, nb::handle h, nb::handle c, nb::ha
                    nb::handle tape, nb::handle d_h_n, nb::handle d_c_n, TokenSums* sums) {
   s.refuse_peepholes();
   Reader<T> r(s.arrays);
-  auto call = s.call<T, BackwardCall>(r, h, c, weights, Inputs::kSeen);
+  auto call = s.call<T, BackwardCall>(r, h, c, weights);
   const auto [_, B, I, H, P, D, N] = s.dims;
   const i64 S = s.row.slots();
   constexpr int bytes = sizeof(T);
   auto& dir = call.direction[0];
   dir.tape = r.input(tape, "tape", {{"B", B}, {"S", S}, {"H", H}}, true);
-  for (nb::handle d : {d_h_n, d_c_n}) refuse_lazy(d);
   dir.d_h_n = r.input(d_h_n, "d_h_n", {{"B", B}, {"H", H}});
   dir.d_c_n = r.input(d_c_n, "d_c_n", {{"B", B}, {"H", H}});
   if (wanted.size() != 3) fail("wanted: expected three");
@@ -280,7 +264,7 @@ nb::tuple backward(Step& s, nb::tuple wanted, nb::handle h, nb::handle c, nb::ha
   const int threads = s.threads(2);
   Workspace space(kernels<T>().backward_bytes(call, threads));
   call.workspace = space.data();
-  s.run(call, kernels<T>().backward, threads);
+  s.run(call, kernels<T>().backward, threads, 2);
   space.check();
   if (sums) sums->keep<T>(B, {call.x.data, call.x.row}, dir.h0);
   return nb::make_tuple(d_x.give(s), d_h.give(s), d_c.give(s));
@@ -288,7 +272,7 @@ nb::tuple backward(Step& s, nb::tuple wanted, nb::handle h, nb::handle c, nb::ha
 
 nb::tuple step(const std::string& cell, nb::handle x, nb::handle h, nb::handle c, nb::tuple weights,
                bool keep_tape) {
-  Step s(cell, x, weights, Inputs::kNew);
+  Step s(cell, x, weights);
   return s.x.bytes == 4 ? forward<float>(s, h, c, weights, keep_tape)
                         : forward<double>(s, h, c, weights, keep_tape);
 }
@@ -296,7 +280,7 @@ nb::tuple step(const std::string& cell, nb::handle x, nb::handle h, nb::handle c
 nb::tuple step_gradient(const std::string& cell, nb::tuple wanted, nb::handle x, nb::handle h,
                         nb::handle c, nb::tuple weights, nb::handle tape, nb::handle d_h_n,
                         nb::handle d_c_n, TokenSums* sums) {
-  Step s(cell, x, weights, Inputs::kSeen);
+  Step s(cell, x, weights);
   return s.x.bytes == 4 ? backward<float>(s, wanted, h, c, weights, tape, d_h_n, d_c_n, sums)
                         : backward<double>(s, wanted, h, c, weights, tape, d_h_n, d_c_n, sums);
 }

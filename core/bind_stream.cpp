@@ -21,6 +21,7 @@
 #include "cell.h"
 #include "dispatch.h"
 #include "kernel.h"
+#include "lock.h"
 #include "workspace.h"
 
 using namespace nb::literals;
@@ -141,12 +142,12 @@ class Layers {
             r.input(w[1], "W_hh", {rows, {"P", P}}, true), r.input(w[2], "b_ih", {rows}),
             r.input(w[3], "b_hh", {rows}), r.input(w[4], "W_hr", {{"P", P}, {"H", H}}),
             r.input(w[5], "peep", {{"3", 3}, {"H", H}}, row.peephole)}});
-      work += W_ih.shape[0] * (I + P);
+      work += 2.0 * double(W_ih.shape[0] * (I + P));
     }
     if (layers.empty()) fail("weights: expected at least one layer");
     plan.layer = layers.data();
     I = layers[0].I, H = layers[0].H, P = layers.back().P, B = batch, L = plan.count;
-    work *= B;
+    work *= double(B);
     memory_.emplace(kernels_.stream_bytes(plan));
     kernels_.stream_pack(plan, memory_->data());
     reset();
@@ -194,7 +195,7 @@ class Layers {
   }
 
   i64 I = 0, H = 0, P = 0, B = 0, L = 0;
-  i64 work = 0;  // multiply-adds of a step
+  double work = 0;  // of a step, in floating-point operations
 
  private:
   static void move(T* mine, T* theirs, i64 n, bool load) {
@@ -205,9 +206,6 @@ class Layers {
   std::optional<Workspace> memory_;
   bool gated_ = true;
 };
-
-// Releasing Python's lock costs 0.1 us; below this work (about 100 us) nobody would gain.
-constexpr i64 kHoldLock = i64(5) << 20;
 
 class StreamCore {
  public:
@@ -309,12 +307,6 @@ class StreamCore {
     static PyObject* const attribute = PyUnicode_InternFromString("requires_grad");
     const nb::object wanted = nb::steal(PyObject_GetAttr(x.ptr(), attribute));
     if (!wanted.is_valid()) throw nb::python_error();
-    // A part of a conjugate is a view with a mark: its numbers in memory have the other sign. It
-    // has gaps where there is more than one, which x has not.
-    if (I_ == 1) {
-      const nb::object negative = x.attr("is_neg")();
-      if (negative.ptr() == Py_True) fail("x: a lazy negative; call .resolve_neg() first");
-    }
     if (wanted.ptr() != Py_True || !nb::cast<bool>(is_recording_())) return;
     PyErr_SetString(PyExc_PermissionError,
                     "x: expected no gradient to be wanted, since none passes through a Stream. "
@@ -339,13 +331,9 @@ class StreamCore {
 
   void run(const char* x, i64 row, char* y) {
     refuse_while_busy();
-    if (work_ < kHoldLock) {
-      with([&](auto& layers) { layers.step(x, row, y); });
-      return;
-    }
     busy_ = true;
     {
-      nb::gil_scoped_release release;
+      const OthersMayGoOn others(work_);
       with([&](auto& layers) { layers.step(x, row, y); });
     }
     busy_ = false;
@@ -368,7 +356,8 @@ class StreamCore {
   nb::object is_recording_, numpy_empty_, numpy_dtype_;
   std::string dtype_;
   nb::tuple shapes_[2];
-  i64 I_ = 0, H_ = 0, P_ = 0, B_ = 0, L_ = 0, work_ = 0;
+  i64 I_ = 0, H_ = 0, P_ = 0, B_ = 0, L_ = 0;
+  double work_ = 0;
   Code code_;
   int bytes_;
   bool busy_ = false;

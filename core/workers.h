@@ -18,12 +18,17 @@ inline constexpr double kStepPart = 0.05;
 // A weight must be fetched and packed once, which takes as long as so many operations.
 inline constexpr double kWeight = 8;
 
+inline double weights_of(const Dims& d, int G) {
+  return double(d.D) * G * double(d.H) * double(d.I + d.P);
+}
+// The operations of a forward run's products.
+inline double products(const Dims& d, int G) { return 2.0 * double(d.N) * weights_of(d, G); }
+
 // passes: over the weights, 1 forward and 2 backward.
 inline int workers(const Dims& d, int G, int threads, double passes) {
-  const double weights = double(d.D) * G * double(d.H) * double(d.I + d.P),
-               step = 2.0 * double(d.B) * weights;
+  const double weights = weights_of(d, G), step = 2.0 * double(d.B) * weights;
   const double least = work_per_thread.load(std::memory_order_relaxed);
-  const double useful = passes * (step * double(d.N) / double(d.B) + kWeight * weights) / least;
+  const double useful = passes * (products(d, G) + kWeight * weights) / least;
   threads = useful < threads ? (useful < 1 ? 1 : int(useful)) : threads;
   const bool rows_are_few = d.T > 1 && d.B * d.D < 2 * threads;
   return rows_are_few && step < kStepPart * least * threads ? int(smaller(threads, d.D)) : threads;

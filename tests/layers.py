@@ -104,6 +104,13 @@ def random_layer(
     )
 
 
+def lazily_negated(t: Tensor) -> Tensor:
+    """-t, as the part of a conjugate: the numbers in memory have the other sign, and are marked."""
+    found = torch.complex(torch.zeros_like(t), t).conj().imag
+    assert found.is_neg()
+    return found
+
+
 def assert_same(found: Any, expected: Any, **bounds: float) -> None:
     """Close, in nested tuples too; a NaN is never close."""
     torch.testing.assert_close(found, expected, equal_nan=False, **bounds)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from layers import lazily_negated
 from torch import Tensor
 
 import gatewise
@@ -158,27 +159,26 @@ def test_what_is_not_plain_goes_the_other_way(thin) -> None:
     [("x", 4, 6), ("state", 4, 6), ("gradient", 4, 6), ("x", 1, 6), ("state", 4, 1),
      ("weights", 1, 1)],
 )  # fmt: skip
-def test_a_lazy_negative_in_one_piece(cls, marked, I, H) -> None:
-    negative = torch._neg_view
+def test_a_lazy_lazily_negated(cls, marked, I, H) -> None:
     ours = getattr(gatewise, cls)(I, H, dtype=F64)
     theirs = getattr(torch.nn, cls)(I, H, dtype=F64)
     theirs.load_state_dict(ours.state_dict())
     x, *state = torch.randn(2, I, dtype=F64), *torch.randn(2, 2, H, dtype=F64)
     x.requires_grad_()
     if marked == "state":
-        state = [negative(t) for t in state]
+        state = [lazily_negated(t) for t in state]
     found = []
     for cell in (ours, theirs):
         if marked == "weights":
             for name, w in list(cell.named_parameters()):
-                setattr(cell, name, torch.nn.Parameter(negative(w.detach())))
-        given = negative(x) if marked == "x" else x
+                setattr(cell, name, torch.nn.Parameter(lazily_negated(w.detach())))
+        given = lazily_negated(x) if marked == "x" else x
         result = cell(given, tuple(state) if cls == "LSTMCell" else state[0])
         results = result if cls == "LSTMCell" else (result,)
         with torch.no_grad():
             without = cell(given, tuple(state) if cls == "LSTMCell" else state[0])
         d = [torch.linspace(1, 2, t.numel(), dtype=F64).view_as(t) for t in results]
-        d = [negative(t) for t in d] if marked == "gradient" else d
+        d = [lazily_negated(t) for t in d] if marked == "gradient" else d
         grads = torch.autograd.grad(results, [x, *cell.parameters()], d)
         found.append((*results, *(without if cls == "LSTMCell" else (without,)), *grads))
     for got, expected in zip(*found, strict=True):

@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 import torch
-from layers import RandomLayer, assert_same, random_layer
+from layers import RandomLayer, assert_same, lazily_negated, random_layer
 
 from gatewise import formulas, ops
 from gatewise.reference import Weights
@@ -74,7 +74,7 @@ def _views(x: torch.Tensor) -> dict[str, torch.Tensor]:
         "batch first": x.transpose(0, 1).contiguous().transpose(0, 1),
         "last axis apart": x.permute(2, 0, 1).contiguous().permute(1, 2, 0),
         "inside a wider one": wide[..., 1 : 1 + I],
-        "negative": torch._neg_view(-x),
+        "negative": lazily_negated(-x),
         "flipped twice": x.flip(0).flip(0),
     }
 

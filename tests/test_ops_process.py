@@ -36,6 +36,47 @@ def test_one_layer_shared_by_threads() -> None:
             assert_same(found, expected, atol=0, rtol=0)
 
 
+def test_short_work_keeps_pythons_lock() -> None:
+    """Else a thread that waits for the lock may have it for 5 ms, at each of many short calls."""
+    _run("""
+        import gc, sys, threading, time, torch, gatewise
+
+        gc.disable()
+        torch.set_num_threads(1)
+        torch.set_grad_enabled(False)
+        sys.setswitchinterval(100)  # seconds: others go on where the lock is given away, or never
+        turns, ended = 0, False
+
+        def other():
+            global turns
+            while not ended:
+                turns += 1
+                time.sleep(0)
+
+        waiting = threading.Thread(target=other)
+        waiting.start()
+
+        def turns_during(call, calls):
+            kept = [call()]  # torch gives the lock away when a tensor is freed
+            before = turns
+            kept += [call() for _ in range(calls)]
+            return turns - before
+
+        try:
+            for H, short in ((32, True), (1500, False)):
+                x = torch.randn(4, 1, H)
+                lstm, cell = gatewise.LSTM(H, H), gatewise.LSTMCell(H, H)
+                stream = gatewise.Stream(lstm)
+                step = (x[0], torch.empty(1, H))
+                for call in (lambda: lstm(x), lambda: cell(step[0]), lambda: stream.step(*step)):
+                    found = turns_during(call, 50)
+                    assert (found == 0) == short, (H, found)
+        finally:
+            ended = True
+            waiting.join()
+    """)
+
+
 _SETUP = """
     import os, sys, torch
     from gatewise import ops

@@ -231,7 +231,9 @@ def forbidden_includes(name: str, source: str) -> set[str]:
     found = set()
     for header in includes(source)[0]:
         if header.startswith("nanobind/") or header == "Python.h":
-            allowed = name == "arrays.h" or (name.startswith("bind") and name.endswith(".cpp"))
+            allowed = name in ("arrays.h", "lock.h") or (
+                name.startswith("bind") and name.endswith(".cpp")
+            )
         elif header == "cpuid.h":
             allowed = name == "dispatch.cpp"
         elif INTRINSICS.match(header):

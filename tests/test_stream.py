@@ -152,10 +152,11 @@ def test_what_does_not_fit() -> None:
 
 
 def test_a_lazy_negative_is_refused() -> None:
-    x = torch.randn(1, 1, dtype=torch.complex64).conj().imag
-    assert x.is_neg()
-    with pytest.raises(ShapeError, match="resolve_neg"):
-        Stream(gatewise.LSTM(1, 5)).step(x)
+    part = torch.randn(2, dtype=torch.complex64).conj().imag
+    for x in (part.unsqueeze(-1), part.reshape(2, 1)):
+        assert x.is_neg()
+        with pytest.raises(ShapeError, match="resolve_neg"):
+            Stream(gatewise.LSTM(1, 5), batch=2).step(x)
 
 
 def test_a_gradient_is_refused() -> None:

@@ -346,7 +346,7 @@ class Layers(Recurrent):
         L, D = len(weights), len(weights[0])
         h_n, c_n = [], []
         for k in range(L):
-            h, c = (None if s is None else s[k * D : (k + 1) * D] for s in (h0, c0))
+            h, c = (s if s is None or L == 1 else s[k * D : (k + 1) * D] for s in (h0, c0))
             run = self._run_layer(k, x, h, c, weights[k], batch_sizes)
             x = run.output
             if self.training and self.dropout and k + 1 < L:
