@@ -164,13 +164,16 @@ def test_csv(text: str, rows: list[list[float]], tmp_path: Path) -> None:
         ("", "no numbers in it"),
         ("price\n", "no numbers in it"),
         ("1,2\n3\n", "line 2: expected 2 columns, got 1"),
-        ("a,b\n1,2\n3,x\n", "line 3: expected a number, got 'x'"),
-        ("1,2\n\n3,\n", "line 3: expected a number, got ''"),
-        ("1\nnan\n", "expected finite numbers, got nan at step 1, column 0"),
-        ("1,inf\n", "got inf at step 0, column 1"),
-        ("a;b\n1,5;2\n", "got '5;2'; write commas between numbers, and a point in them"),
-        ("1\t2\n3\t4\n", r"line 1: expected a number, got '1\\t2'; write commas"),
-        ("1;2;3\n", "line 1: expected a number, got '1;2;3'; write commas"),
+        ("a,b\n1,2\n3,x\n", r"line 3, column 2 \(b\): expected a finite number, got 'x'; fill it"),
+        ("day,b\n1999-12-31,2\n", r"line 2, column 1 \(day\): .* '1999-12-31'; .* or the column"),
+        ("a,b\nC,hPa\n1,2\n", r"line 2, column 1 \(a\): .* got 'C'; .*leave out the row or"),
+        ("1,2\n\n3, \n", "line 3, column 2: expected a finite number, got ''; fill it in"),
+        ("1\nnan\n", "line 2, column 1: expected a finite number, got 'nan'"),
+        ("a,\n1,inf\n", "line 2, column 2: expected a finite number, got 'inf'"),
+        ("1\n1e39\n", r"expected finite numbers \(float32\), got inf at step 1, column 0"),
+        ("a;b\n1,5;2\n", "line 2: .* got '1,5;2'; write commas between numbers, and a point in"),
+        ("1\t2\n3\t4\n", r"line 1: expected numbers, got '1\\t2'; write commas"),
+        ("1;2;3\n", "line 1: expected numbers, got '1;2;3'; write commas"),
         ("\x00\xff", "no numbers in it|not a text file"),
     ],
 )
@@ -196,9 +199,10 @@ def test_a_series_that_no_browser_would_open(tmp_path: Path) -> None:
 
 def test_a_csv_that_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_bytes(b"\xff\xfe1\x000")
-    with pytest.raises(ArgumentError, match="not a text file"):
-        read_series(path)
+    for text in (b"\xff\xfe1\x000", "größe\n1\n".encode("latin-1"), "a\n1\n".encode("utf-16")):
+        path.write_bytes(text)
+        with pytest.raises(ArgumentError, match="not a text file in UTF-8; save it as that"):
+            read_series(path)
 
 
 @pytest.mark.parametrize("shape", [(5,), (5, 1), (5, 3), (5, 1, 3)])
@@ -234,7 +238,7 @@ def test_npy_refused(tmp_path: Path) -> None:
         (np.zeros(3, complex), "one array of real numbers"),
         (np.array(["a"]), "one array of real numbers"),
         (np.array([1, None]), "not an array of numbers"),
-        (np.array([1e300]), "expected finite numbers, got inf"),
+        (np.array([1e300]), r"float32\), got inf"),
     ):
         np.save(path, array, allow_pickle=True)
         with pytest.raises(ArgumentError, match=wrong):

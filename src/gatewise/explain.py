@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -146,7 +147,7 @@ def read_series(path: Path, batch: int | None = None) -> NDArray[np.float32]:
     if len(bad):
         t, k = bad[0]
         raise ArgumentError(
-            f"{path}: expected finite numbers, got {values[t, k]} at step {t}, column {k}"
+            f"{path}: expected finite numbers (float32), got {values[t, k]} at step {t}, column {k}"
         )
     return values
 
@@ -180,22 +181,34 @@ def _from_csv(path: Path) -> NDArray[np.generic]:
             rows = [
                 (n, row) for n, row in enumerate(csv.reader(file), 1) if any(map(str.strip, row))
             ]
-    except (csv.Error, UnicodeDecodeError):
+    except UnicodeDecodeError:
+        raise ArgumentError(f"{path}: not a text file in UTF-8; save it as that") from None
+    except csv.Error:
         raise ArgumentError(f"{path}: not a text file of comma-separated numbers") from None
+    names: list[str] = []
     if rows and not any(_number(cell) is not None or _parted(cell) for cell in rows[0][1]):
-        rows = rows[1:]
+        names, rows = rows[0][1], rows[1:]
     if not rows:
         raise ArgumentError(f"{path}: no numbers in it")
     width = len(rows[0][1])
     values = []
     for n, row in rows:
         numbers = [_number(cell) for cell in row]
+        if any(map(_parted, row)):
+            raise ArgumentError(
+                f"{path}, line {n}: expected numbers, got {','.join(row)[:40]!r}; write commas "
+                "between numbers, and a point in them"
+            )
         if len(row) != width:
             raise ArgumentError(f"{path}, line {n}: expected {width} columns, got {len(row)}")
-        if None in numbers:
-            cell = row[numbers.index(None)].strip()
-            remedy = "; write commas between numbers, and a point in them" if _parted(cell) else ""
-            raise ArgumentError(f"{path}, line {n}: expected a number, got {cell[:20]!r}{remedy}")
+        for k, number in enumerate(numbers):
+            if number is None or not math.isfinite(number):
+                name = names[k].strip()[:20] if k < len(names) else ""
+                raise ArgumentError(
+                    f"{path}, line {n}, column {k + 1}{name and f' ({name})'}: expected a finite "
+                    f"number, got {row[k].strip()[:20]!r}; fill it in, or leave out the row or the "
+                    "column"
+                )
         values.append(numbers)
     return np.array(values, np.float64)
 
