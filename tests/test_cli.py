@@ -222,7 +222,7 @@ def test_explain_refuses(here: Path) -> None:
     refused(ask("explain", "--text", "a", "--model", bilstm, "--batch", "1"), "--input only")
     refused(ask("explain", "--input", "a.npy"), "expected --model FILE")
     refused(ask("explain", "--input", "no.csv", "--model", "a.pt"), "no.csv: No such file")
-    refused(ask("explain", "--input", "a.csv", "--model", "a.pt"), "line 2", "got 'oops'")
+    refused(ask("explain", "--input", "a.csv", "--model", "a.pt"), "line 2, column 2", "got 'oops'")
     refused(ask("explain", "--input", "wide.npy", "--model", "a.pt"), "--input: expected I = 2 c")
     refused(ask("explain", "--input", "a.npy", "--model", "a.csv"), "expected a state_dict")
     for out in ("no/page.html", "."):
@@ -300,8 +300,10 @@ def test_study(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(studies, "run", run)
     names = studies.names()
-    for name, line in zip(names, ask("study").output.splitlines(), strict=True):
+    *questions, _, how = ask("study").output.splitlines()
+    for name, line in zip(names, questions, strict=True):
         assert line.split(maxsplit=1) == [name, studies.load(name).question]
+    assert how.startswith("gatewise study NAME ")
     assert ran == []
     result = ask("study", names[1], "--quick", "--out", "there")
     assert result.exit_code == 0

@@ -210,7 +210,8 @@ def explain(
 @app.command()
 def study(
     name: Annotated[
-        str | None, typer.Argument(help="Which; without it, what there is to ask.")
+        str | None,
+        typer.Argument(metavar="NAME", help="Which; without it, what there is to ask."),
     ] = None,
     all_: Annotated[
         bool, typer.Option("--all", help="Every study; as --quick or --full without a NAME.")
@@ -243,6 +244,7 @@ def study(
         if name is None and not (all_ or quick or full):
             for each in names:
                 print(f"{each:<18}{studies.load(each).question}")
+            print("\ngatewise study NAME measures the answer; with --quick, a first look at it.")
             return
         mode: studies.Mode = "quick" if quick else "full" if full else "default"
         for each in names if name is None else [name]:
