@@ -276,16 +276,26 @@ struct Fresh {
     return make(bytes, shape.begin(), int(shape.size()), code);
   }
   static Fresh* make(int bytes, const int64_t* shape, int ndim, Code code = kFloat) {
-    int64_t size = bytes;
-    for (int k = 0; k < ndim; k++) size *= shape[k];
-    size += sizeof(Fresh) + kAlign;
+    const int64_t size = room(bytes, shape, ndim);
     // malloc and not aligned_alloc, which is three times slower for small blocks.
     void* const memory = size < kLarge ? std::malloc(std::size_t(size)) : fresh_block(size).data;
+    if (!memory) throw std::bad_alloc();
+    return at(
+        memory, bytes, shape, ndim, code, [](OwnedTensor* self) { std::free(self); }, nullptr);
+  }
+  // What it takes, numbers and all.
+  static int64_t room(int bytes, const int64_t* shape, int ndim) {
+    int64_t size = bytes;
+    for (int k = 0; k < ndim; k++) size *= shape[k];
+    return size + int64_t(sizeof(Fresh) + kAlign);
+  }
+  // In this memory, which free(the beginning of it) takes back.
+  static Fresh* at(void* memory, int bytes, const int64_t* shape, int ndim, Code code,
+                   void (*free)(OwnedTensor*), void* context) {
     auto* fresh = static_cast<Fresh*>(memory);
-    if (!fresh) throw std::bad_alloc();
     for (int64_t k = ndim, step = 1; k-- > 0; step *= shape[k])
       fresh->shape[k] = shape[k], fresh->strides[k] = step;
-    fresh->owned = {1, 0, nullptr, [](OwnedTensor* self) { std::free(self); }, 0, {}};
+    fresh->owned = {1, 0, context, free, 0, {}};
     fresh->owned.tensor = {fresh->numbers(), kCpu,           0, ndim, code, uint8_t(8 * bytes), 1,
                            fresh->shape,     fresh->strides, 0};
     return fresh;

@@ -55,6 +55,44 @@ nb::dict info() {
   return d;
 }
 
+// Tensors whose memory goes back to the workspaces with the last of them.
+struct Scratch {
+  std::atomic<std::size_t> holders;
+  Block block;
+
+  static void let_go(Scratch* scratch, std::size_t count = 1) {
+    if (scratch->holders.fetch_sub(count) == count) give_back(Block(scratch->block));
+  }
+};
+
+nb::tuple scratch(nb::handle like, const std::vector<std::vector<i64>>& shapes) {
+  const ExchangeTable* table = Arrays::exchange(Py_TYPE(like.ptr()));
+  if (!table || !table->to_python) fail_type("like: expected a torch tensor");
+  constexpr int bytes = sizeof(float);
+  const auto room = [](const std::vector<i64>& shape) {
+    if (shape.size() > Array::kAxes) fail("shapes: expected at most 5 axes");
+    return round_up(Fresh::room(bytes, shape.data(), int(shape.size())), i64(Fresh::kAlign));
+  };
+  i64 size = round_up(i64(sizeof(Scratch)), i64(Fresh::kAlign)), at = size;
+  for (const auto& shape : shapes) size += room(shape);
+  const Block block = take_block(size);
+  auto* const all = new (block.data) Scratch{shapes.size() + 1, block};  // one is this call
+  nb::list tensors;
+  for (std::size_t k = 0; k < shapes.size(); at += room(shapes[k++])) {
+    Fresh* fresh = Fresh::at(
+        block.data + at, bytes, shapes[k].data(), int(shapes[k].size()), kFloat,
+        [](OwnedTensor* self) { Scratch::let_go(static_cast<Scratch*>(self->context)); }, all);
+    try {
+      tensors.append(fresh->give(*table));
+    } catch (...) {
+      Scratch::let_go(all, shapes.size() + 1 - k);
+      throw;
+    }
+  }
+  Scratch::let_go(all);
+  return nb::tuple(tensors);
+}
+
 void activations(nb::handle x, nb::handle sigmoid, nb::handle tanh) {
   Arrays arrays;
   const Array in = arrays.read(x, "x");
@@ -120,6 +158,9 @@ NB_MODULE(_core, m) {
   bind_stream(m);
   m.doc() =
       "The native kernels. gatewise.ops is the door that checks, differentiates and dispatches.";
+  m.def("scratch", scratch, "like"_a, "shapes"_a,
+        "Tensors of these shapes in float32, of the kind of like, in memory that is kept for reuse"
+        " like that of a call. Their numbers are undefined.");
   m.def("activations", activations, "x"_a, "sigmoid"_a, "tanh"_a,
         "The kernels' own sigmoid and tanh of a vector.");
   m.def("probe", probe_any, "dtype"_a, "threads"_a, "seconds"_a,

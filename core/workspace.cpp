@@ -49,16 +49,7 @@ Block fresh_block(int64_t bytes) {
   return {static_cast<unsigned char*>(data), size};
 }
 
-Workspace::Workspace(int64_t bytes) : guard_(nullptr) {
-  bytes = bytes < 64 ? 64 : bytes;
-  if (guarded.load(std::memory_order_relaxed)) {
-    const Block block = fresh_block(bytes + kGuard);
-    data_ = block.data;
-    size_ = block.size;
-    guard_ = data_ + bytes;
-    std::memset(data_, kNaN, std::size_t(bytes + kGuard));
-    return;
-  }
+Block take_block(int64_t bytes) {
   Block found{nullptr, 0};
   {
     const std::lock_guard lock(shelf.mutex);
@@ -74,15 +65,43 @@ Workspace::Workspace(int64_t bytes) : guard_(nullptr) {
       shelf.blocks.erase(shelf.blocks.begin() + std::ptrdiff_t(best));
     }
   }
-  if (found.size >= bytes) {
-    data_ = found.data;
-    size_ = found.size;
-    return;
-  }
+  if (found.size >= bytes) return found;
   std::free(found.data);
-  const Block block = fresh_block(bytes);
+  return fresh_block(bytes);
+}
+
+void give_back(Block block) {
+  unsigned char* surplus = block.data;
+  {
+    const std::lock_guard lock(shelf.mutex);
+    int64_t held = block.size;
+    for (const Block& other : shelf.blocks) held += other.size;
+    if (held <= kBound && shelf.blocks.capacity() == 0) shelf.blocks.reserve(kKept);
+    if (held <= kBound && shelf.blocks.size() < kKept) {
+      shelf.blocks.push_back(block);
+      surplus = nullptr;
+    } else if (held <= kBound) {  // full: the smallest makes room
+      std::size_t smallest = 0;
+      for (std::size_t k = 1; k < shelf.blocks.size(); k++)
+        if (shelf.blocks[k].size < shelf.blocks[smallest].size) smallest = k;
+      if (shelf.blocks[smallest].size < block.size) {
+        surplus = shelf.blocks[smallest].data;
+        shelf.blocks[smallest] = block;
+      }
+    }
+  }
+  std::free(surplus);
+}
+
+Workspace::Workspace(int64_t bytes) : guard_(nullptr) {
+  bytes = bytes < 64 ? 64 : bytes;
+  const bool guard = guarded.load(std::memory_order_relaxed);
+  const Block block = guard ? fresh_block(bytes + kGuard) : take_block(bytes);
   data_ = block.data;
   size_ = block.size;
+  if (!guard) return;
+  guard_ = data_ + bytes;
+  std::memset(data_, kNaN, std::size_t(bytes + kGuard));
 }
 
 void Workspace::check() const {
@@ -91,32 +110,7 @@ void Workspace::check() const {
     throw std::logic_error("workspace: written behind its end");
 }
 
-Workspace::~Workspace() {
-  if (guard_) {
-    std::free(data_);
-    return;
-  }
-  unsigned char* surplus = data_;
-  {
-    const std::lock_guard lock(shelf.mutex);
-    int64_t held = size_;
-    for (const Block& block : shelf.blocks) held += block.size;
-    if (held <= kBound && shelf.blocks.capacity() == 0) shelf.blocks.reserve(kKept);
-    if (held <= kBound && shelf.blocks.size() < kKept) {
-      shelf.blocks.push_back({data_, size_});
-      surplus = nullptr;
-    } else if (held <= kBound) {  // full: the smallest makes room
-      std::size_t smallest = 0;
-      for (std::size_t k = 1; k < shelf.blocks.size(); k++)
-        if (shelf.blocks[k].size < shelf.blocks[smallest].size) smallest = k;
-      if (shelf.blocks[smallest].size < size_) {
-        surplus = shelf.blocks[smallest].data;
-        shelf.blocks[smallest] = {data_, size_};
-      }
-    }
-  }
-  std::free(surplus);
-}
+Workspace::~Workspace() { guard_ ? std::free(data_) : give_back({data_, size_}); }
 
 bool guard_workspaces(bool on) { return guarded.exchange(on); }
 

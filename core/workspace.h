@@ -25,16 +25,20 @@ class Workspace {
   unsigned char* guard_;  // the first byte behind the end; null where there are none
 };
 
+// The same for what outlives a call: a block of at least `bytes`, to be given back by any thread.
+struct Block {
+  unsigned char* data;
+  int64_t size;
+};
+Block take_block(int64_t bytes);
+void give_back(Block block);
+
 // For tests: from now on a workspace is full of NaN at first, and what lies behind its end is
 // watched. Returns whether it was so.
 bool guard_workspaces(bool on);
 
 // Memory for std::free, 64-byte aligned; from a huge page on in huge pages, of which the first
 // touch is cheap. Throws std::bad_alloc.
-struct Block {
-  unsigned char* data;
-  int64_t size;  // at least what was asked for
-};
 Block fresh_block(int64_t bytes);
 
 int64_t workspace_held();   // bytes kept for reuse now

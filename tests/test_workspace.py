@@ -124,3 +124,46 @@ def test_what_would_pass_the_bound_does_not_stay() -> None:
     bytes_a_row = held_after(rows) / rows  # reserved for other calls: this one does not touch it
     assert held_after(int(0.9 * 2**30 / bytes_a_row)) > 0.8 * 2**30
     assert held_after(int(1.1 * 2**30 / bytes_a_row)) == 0
+
+
+def test_scratch_goes_back_with_its_last_tensor() -> None:
+    a, b = _core.scratch(torch.empty(0), [(3, 5), (70000,)])
+    assert (a.shape, b.shape, a.dtype) == ((3, 5), (70000,), torch.float32)
+    assert held() == 0
+    a.fill_(1)
+    b.fill_(2)
+    assert (a == 1).all()
+    view, place = b[:10], b.data_ptr()
+    del a, b
+    assert held() == 0
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(view.mul_, 2).result()
+    assert (view == 4).all()
+    del view
+    assert held() > 4 * 70000
+    again = _core.scratch(torch.empty(0), [(3, 5), (70000,)])
+    assert again[1].data_ptr() == place
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_few_bits_are_widened_in_it(dtype: torch.dtype) -> None:
+    """Fresh memory for them at every call would be touched page by page, 2 us each."""
+    lstm, x = gatewise.LSTM(8, 64, dtype=dtype), torch.randn(3, 2, 8, dtype=dtype)
+    wide = gatewise.LSTM(8, 64)
+    wide.load_state_dict(lstm.state_dict())
+    widened = sum(4 * p.numel() for p in wide.parameters())
+    with torch.no_grad():
+        want = wide(x.float())[0]
+        alone = held()
+        torch.testing.assert_close(lstm(x)[0], want.to(dtype))
+    assert held() >= alone + widened
+    y = lstm(x)[0]
+    gatewise.release_workspaces()
+    torch.autograd.grad(y.float().sum(), lstm.weight_ih_l0, retain_graph=True)
+    alone = held()
+    y.float().sum().backward()
+    del y
+    assert held() >= alone + widened  # for backward they were kept
+    wide(x.float())[0].sum().backward()
+    for p, q in zip(lstm.parameters(), wide.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad.to(dtype), rtol=0.02, atol=0.02)

@@ -84,6 +84,11 @@ class Stream:
     def stale(self) -> str | None:
         """What is wrong with the weights, once a step has seen it."""
 
+def scratch(like: object, shapes: Sequence[Sequence[int]]) -> tuple[Any, ...]:
+    """
+    Tensors of these shapes in float32, of the kind of like, in memory that is kept for reuse like that of a call. Their numbers are undefined.
+    """
+
 def activations(x: object, sigmoid: object, tanh: object) -> None:
     """The kernels' own sigmoid and tanh of a vector."""
 

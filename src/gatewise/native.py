@@ -87,6 +87,16 @@ def sizes(cell: CellSpec, x: Any, batch_sizes: Any, h0: Any, weights: Flat) -> t
     return len(weights) // FIELDS, B, rows // _GATES[cell.name], P
 
 
+def scratch(shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
+    """Tensors in float32, of undefined numbers, in memory that goes back to the core's workspaces
+    with the last of them."""
+    found: tuple[Tensor, ...] = _core.scratch(_LIKE, [tuple(shape) for shape in shapes])
+    return found
+
+
+_LIKE = torch.empty(0)  # torch's kind of tensor
+
+
 def may_reduce(x: Tensor, batch_sizes: Tensor | None) -> bool:
     """Whether a run may be reduced: where the kernels have the products for it. A step alone is
     not worth the packing."""

@@ -182,18 +182,34 @@ def _autocast(x: Tensor) -> bool:
 
 def _widened(flat: Flat, dtype: torch.dtype) -> list[Tensor | None]:
     """All numbers in float32; outside autocast all must have come in one dtype."""
-    wide: list[Tensor | None] = []
-    for t in flat:
+    narrow: dict[int, Tensor] = {}
+    for k, t in enumerate(flat):
         if t is None or not t.is_floating_point():
-            wide.append(t)
-        elif t.dtype == dtype or (t.dtype != torch.float64 and _autocast(t)):
-            wide.append(t.float())
-        else:
+            continue
+        if t.dtype != dtype and (t.dtype == torch.float64 or not _autocast(t)):
             raise DTypeError(
                 f"layer: expected every tensor in the dtype of x, {dtype}, got {t.dtype}; "
                 "convert it with .to(x)"
             )
+        if t.dtype != torch.float32:
+            narrow[k] = t
+    wide = list(flat)
+    for k, t in zip(narrow, _in_float32(list(narrow.values()), flat), strict=True):
+        wide[k] = t
     return wide
+
+
+def _in_float32(narrow: list[Tensor], flat: Flat) -> Sequence[Tensor]:
+    """Copies, in memory that is used again: large weights, widened at every call, would have it
+    fresh from the system, and the first touch of it costs more than a step."""
+    eager = not (_recorded(flat) or autograd.may_be_forward())
+    if not narrow or not eager or not all(t.is_cpu for t in narrow):
+        return [t.float() for t in narrow]
+    room = native.scratch([t.shape for t in narrow])
+    if not _wants_grad(narrow):
+        torch._foreach_copy_(room, narrow)
+        return room
+    return [wide.copy_(t) for wide, t in zip(room, narrow, strict=True)]
 
 
 def _run(
