@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -263,6 +264,19 @@ def test_explain_writes(here: Path) -> None:
     result = ask("explain", "--input", "a.npy", *options)
     assert (result.exit_code, result.output) == (0, "page.html\n")
     assert "a.pt reads a.npy" in (here / "page.html").read_text()
+
+
+def test_a_warning_is_one_line(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(nn.LSTM(2, 3).state_dict(), here / "a.pt")
+    np.save(here / "a.npy", np.zeros((4, 2)))
+    monkeypatch.setattr("gatewise.see.numbers.LARGE_BYTES", 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        result = ask("explain", "--input", "a.npy", "--model", "a.pt")
+    assert result.exit_code == 0
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("gatewise explain: the page holds 0 MB of numbers and will ")
+    assert result.stderr.endswith("; give it a shorter input\n")
 
 
 def test_what_is_not_installed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

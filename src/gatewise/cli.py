@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import signature
@@ -61,11 +62,15 @@ def _main(
 def _said(command: str, out: Path | None = None) -> Iterator[None]:
     """What is wrong with the input in one line and exit status 2; Ctrl-C ends with 130.
 
+    A warning is one line, too.
+
     Args:
         out: where the command writes; what fails there is told how to write elsewhere.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda warning, *_: _say(command, str(warning))
+            yield
         sys.stdout.flush()  # a reader that left is met here
     except BrokenPipeError:
         raise  # click ends in silence, with 1

@@ -75,9 +75,10 @@ def gather(
     blocks = Blocks()
     models = [_model(t, chosen, lengths[0], blocks) for t in traces]
     if blocks.size > LARGE_BYTES:
+        fewer = ", or choose sequences with batch=[0]" if len(chosen) > 1 else ""
         warnings.warn(
             f"the page holds {blocks.size / 1e6:.0f} MB of numbers and will open slowly; "
-            "trace a shorter input, or choose sequences with batch=[0]",
+            f"give it a shorter input{fewer}",
             UserWarning,
             stacklevel=4,
         )
