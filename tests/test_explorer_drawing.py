@@ -366,6 +366,16 @@ def right_edge(tab) -> int:
     return max(edge)
 
 
+@pytest.mark.parametrize(("t", "T"), [(0, 1), (0, 3), (2, 3)])
+def test_what_the_caption_of_the_lanes_says_at_their_ends(opened, t: int, T: int) -> None:
+    tab = opened(traced(gatewise.LSTM(4, 3, bidirectional=True), T=T), at=f"#t={t}")
+    bring(tab, "#lanes")
+    caption = tab.locator("#directions .caption").text_content()
+    assert f"has read {'steps 0 to 2' if t else 'step 0 alone'}, with" in caption
+    assert ("steps 2 down to 0. " if t < T - 1 else f"step {t} alone. ") in caption
+    assert ("So output[-1] is not h_n" in caption) == (T > 1)
+
+
 def test_a_number_of_a_series_is_written_as_numbers_are(opened) -> None:
     tab = opened(traced(gatewise.LSTM(1, 3), T=4), tokens=[0.5, -1.25, 2.0, -3.0], at="#t=1")
     assert tab.locator("#diagram .token").text_content() == "−1.25"

@@ -264,29 +264,35 @@ export function lanes(host, app) {
     const code = (text) => el("code", {}, text);
     const k = s.layer * size.D;
     const top1 = s.layer === size.L - 1;
+    const steps = (a, to, b) => (a === b ? `step ${a} alone` : `steps ${a}${to}${b}`);
     const name = top1 ? "output" : "what the layer above reads";
     if (size.D === 2) {
       caption.replaceChildren(
         code(`output[${s.t}]`),
         top1 ? "" : ` (of this layer: ${name})`,
-        ` joins the forward h at step ${s.t}, which has read steps 0 to ${s.t}, with the reverse h at step ${s.t}, which has read steps ${T - 1} down to ${s.t}. `,
+        ` joins the forward h at step ${s.t}, which has read ${steps(0, " to ", s.t)}, with the reverse h at step ${s.t}, which has read ${steps(T - 1, " down to ", s.t)}. `,
         code(`h_n[${k}]`),
         " is the forward lane’s last column and ",
         code(`h_n[${k + 1}]`),
         " the reverse lane’s ",
         el("em", {}, "first"),
-        " column, because that lane ends there. So ",
-        code("output[-1]"),
-        " is not ",
-        code("h_n"),
-        ": its reverse half has read one step only.",
+        " column, because that lane ends there.",
+        ...(T > 1
+          ? [
+              " So ",
+              code("output[-1]"),
+              " is not ",
+              code("h_n"),
+              ": its reverse half has read one step only.",
+            ]
+          : []),
       );
       canvas.ariaLabel = `Two lanes over ${T} steps: forward left to right, reverse right to left. At each step both hidden states are joined into the output, forward half first. h_n ${k} ends at the right, h_n ${k + 1} at the left.`;
     } else {
       caption.replaceChildren(
         code(`output[${s.t}]`),
         top1 ? "" : ` (of this layer: ${name})`,
-        ` is h at step ${s.t}, which has read steps 0 to ${s.t}. `,
+        ` is h at step ${s.t}, which has read ${steps(0, " to ", s.t)}. `,
         code(`h_n[${k}]`),
         " is the last column",
         ...(model(app.page, s).cell.has_cell_state
