@@ -119,18 +119,17 @@ GATEWISE_INLINE Vec<T> activate(Vec<T> z) {
     return z;
 }
 
-// d a / d z, from the activated value a.
+// d loss / d z from d = d loss / d a and the activated value a.
 template <class T, Act A>
-GATEWISE_INLINE Vec<T> slope(Vec<T> a) {
-  const Vec<T> one = set1(T(1));
+GATEWISE_INLINE Vec<T> through(Vec<T> d, Vec<T> a) {
   if constexpr (A == Act::sigmoid)
-    return fma(-a, a, a);
+    return d * fma(-a, a, a);
   else if constexpr (A == Act::tanh)
-    return fma(-a, a, one);
+    return d * fma(-a, a, set1(T(1)));
   else if constexpr (A == Act::relu)
-    return a > set1(T(0)) ? one : set1(T(0));
+    return a <= set1(T(0)) ? set1(T(0)) : d;  // as torch: NaN lets d pass, 0 stops even NaN
   else
-    return one;
+    return d;
 }
 
 }  // namespace gatewise::GATEWISE_ISA

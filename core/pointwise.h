@@ -155,35 +155,35 @@ void backward_group(const Units<T>& u, const BackwardRows<T, E> p, int q, int n)
     Vec<T> d_c = d_h;
     if constexpr (cell.slot_o() >= 0) {
       const Vec<T> o = kept(cell.slot_o());
-      const Vec<T> d_zo = total(cell.slot_o(), d_h * a) * slope<T, cell.o>(o);
+      const Vec<T> d_zo = through<T, cell.o>(total(cell.slot_o(), d_h * a), o);
       emit(cell.slot_o(), d_zo);
-      d_c = d_h * o * slope<T, cell.out>(a);
+      d_c = through<T, cell.out>(d_h * o, a);
       if constexpr (cell.peephole) d_c = fma(d_zo, peep[2], d_c);
     } else {
-      d_c = d_h * slope<T, cell.out>(a);
+      d_c = through<T, cell.out>(d_h, a);
     }
     if constexpr (!cell.has_cell_state()) {
-      emit(cell.slot_g(), total(cell.slot_g(), d_c) * slope<T, cell.g>(c));
+      emit(cell.slot_g(), through<T, cell.g>(total(cell.slot_g(), d_c), c));
     } else {
       d_c = total(cell.slot_c(), d_c + get(p.d_c[r] + at));
       const Vec<T> g = kept(cell.slot_g()), i = kept(cell.slot_i());
       const Vec<T> before = p.c_before.data ? get(p.c_before[r] + at) : Vec<T>{};
-      emit(cell.slot_g(), total(cell.slot_g(), d_c * i) * slope<T, cell.g>(g));
+      emit(cell.slot_g(), through<T, cell.g>(total(cell.slot_g(), d_c * i), g));
       Vec<T> towards = {};  // d loss / d c(t-1)
       if constexpr (cell.coupled) {
-        const Vec<T> d_zi = total(cell.slot_i(), d_c * (g - before)) * slope<T, cell.i>(i);
+        const Vec<T> d_zi = through<T, cell.i>(total(cell.slot_i(), d_c * (g - before)), i);
         emit(cell.slot_i(), d_zi);
         towards = d_c * (one - i);
         if constexpr (cell.peephole) towards = fma(d_zi, peep[0], towards);
       } else {
         if constexpr (cell.slot_i() >= 0) {
-          const Vec<T> d_zi = total(cell.slot_i(), d_c * g) * slope<T, cell.i>(i);
+          const Vec<T> d_zi = through<T, cell.i>(total(cell.slot_i(), d_c * g), i);
           emit(cell.slot_i(), d_zi);
           if constexpr (cell.peephole) towards = d_zi * peep[0];
         }
         if constexpr (cell.slot_f() >= 0) {
           const Vec<T> f = kept(cell.slot_f());
-          const Vec<T> d_zf = total(cell.slot_f(), d_c * before) * slope<T, cell.f>(f);
+          const Vec<T> d_zf = through<T, cell.f>(total(cell.slot_f(), d_c * before), f);
           emit(cell.slot_f(), d_zf);
           if constexpr (cell.peephole) towards = fma(d_zf, peep[1], towards);
           towards = fma(d_c, f, towards);

@@ -492,6 +492,22 @@ def test_gradients_of_infinite_input(isa: str, dtype: torch.dtype) -> None:
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
+@pytest.mark.parametrize("where", ["x", "weight_hh_l0", "bias_ih_l0", "the gradient"])
+def test_gradients_of_a_relu_that_is_no_number(isa: str, where: str) -> None:
+    """Its gradient passes, as on the page and in torch; a relu at 0 stops even one that is none."""
+    ours, torchs = (cls(5, 7, nonlinearity="relu") for cls in (gatewise.RNN, torch.nn.RNN))
+    x, d_y = torch.randn(4, 3, 5), torch.randn(4, 3, 7)
+    given = {"x": x, "the gradient": d_y, **dict(torchs.named_parameters())}
+    given[where].detach().view(-1)[3] = float("nan")
+    ours.load_state_dict(torchs.state_dict())
+    both = [
+        torch.autograd.grad(m(x)[0], list(m.parameters()), d_y)
+        for m in (ours, torchs)
+    ]
+    for got, want in zip(*both, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
 def _gradients(m: torch.nn.Module, x: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad(m(x)[0].nan_to_num().sum(), list(m.parameters()))
 
