@@ -500,10 +500,7 @@ def test_gradients_of_a_relu_that_is_no_number(isa: str, where: str) -> None:
     given = {"x": x, "the gradient": d_y, **dict(torchs.named_parameters())}
     given[where].detach().view(-1)[3] = float("nan")
     ours.load_state_dict(torchs.state_dict())
-    both = [
-        torch.autograd.grad(m(x)[0], list(m.parameters()), d_y)
-        for m in (ours, torchs)
-    ]
+    both = [torch.autograd.grad(m(x)[0], list(m.parameters()), d_y) for m in (ours, torchs)]
     for got, want in zip(*both, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5, equal_nan=True)
 
