@@ -73,11 +73,6 @@ T widened(T v) {
   return v;
 }
 
-#if defined(GATEWISE_PAIRS)
-inline float widened(Bf16 v) { return __builtin_bit_cast(float, uint32_t(v) << 16); }
-
-GATEWISE_INLINE IntV set1(Pair s) { return IntV{} + int32_t(s); }
-
 GATEWISE_INLINE FloatV widened(ShortV v) {
   return (FloatV)(__builtin_convertvector(v, BitsV) << 16);
 }
@@ -88,6 +83,10 @@ GATEWISE_INLINE ShortV load_short(const Bf16* p) {
 }
 GATEWISE_INLINE FloatV load(const Bf16* p) { return widened(load_short(p)); }
 GATEWISE_INLINE FloatV load(const Bf16* p, int n) { return widened(load_short(p, n)); }
+
+#if defined(GATEWISE_PAIRS)
+GATEWISE_INLINE IntV set1(Pair s) { return IntV{} + int32_t(s); }
+
 GATEWISE_INLINE void store(Bf16* p, FloatV v) {
   const ShortV s = shortened(v);
   __builtin_memcpy(p, &s, sizeof s);

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "arrays.h"
 #include "cell.h"
@@ -51,9 +52,12 @@ struct Step {
     const i64 B = x.shape[0], I = x.shape[1], H = W_hh.shape[1];
     if (B == 0 || I == 0 || H == 0) fail("expected B > 0, I > 0, H > 0");
     if (I > 1 && x.stride[1] != 1) fail("x: expected the last axis to be contiguous");
-    if (x.code != kFloat || (x.bytes != 4 && x.bytes != 8)) fail_type("x: float32 or float64");
+    if (!is_brief() && (x.code != kFloat || (x.bytes != 4 && x.bytes != 8)))
+      fail_type("x: float32, float64 or bfloat16");
     dims = {1, B, I, H, H, 1, B};
   }
+
+  bool is_brief() const { return x.code == kBfloat; }
 
   // The core knows no sum of their gradients.
   void refuse_peepholes() const {
@@ -79,10 +83,14 @@ struct Step {
     auto& dir = call.direction[0];
     dir.w = read_weights(r, weights, dims, cell);
     if (dir.w.W_hr) fail("W_hr: expected None");
-    for (nb::handle state : {h, c}) refuse_subclass(state);
+    refuse_subclasses(h, c);
     dir.h0 = r.input(h, "h", {B, H});
     dir.c0 = r.input(c, "c", {B, H});
     return call;
+  }
+
+  static void refuse_subclasses(nb::handle h, nb::handle c) {
+    for (nb::handle state : {h, c}) refuse_subclass(state);
   }
 
  private:
@@ -134,6 +142,81 @@ nb::tuple forward(Step& s, nb::handle h, nb::handle c, nb::handle weights, bool 
   space.check();
   return nb::make_tuple(h_n.give(s), c_n.give(s), tape.give(s));
 }
+
+// A step in bfloat16. To widen the large weights would take longer than to multiply by them: they
+// are read as they lie. All the rest is widened, and the results, which are float32, shortened.
+class BriefStep {
+ public:
+  BriefStep(Step& s, nb::handle h, nb::handle c, const nb::tuple& weights)
+      : s_(s), r_(s.arrays), B_(s.dims.B), I_(s.dims.I), H_(s.dims.H), rows_(s.row.gates() * H_) {
+    if (B_ > kRows) fail("x: expected few rows");
+    s.refuse_subclasses(h, c);
+    const Axis rows{"G*H", rows_}, B{"B", B_}, H{"H", H_};
+    W_ih_ = r_.input(weights[0], "W_ih", {rows, {"I", I_}}, true);
+    W_hh_ = r_.input(weights[1], "W_hh", {rows, {"H", H_}}, true);
+    if (!weights[4].is_none()) fail("W_hr: expected None");
+    from_[0] = {r_.input(weights[2], "b_ih", {rows}), rows_};
+    from_[1] = {r_.input(weights[3], "b_hh", {rows}), rows_};
+    from_[2] = {r_.input(weights[5], "peep", {{"3", 3}, H}, s.row.peephole), 3 * H_};
+    from_[3] = {r_.input(h, "h", {B, H}), B_ * H_};
+    from_[4] = {r_.input(c, "c", {B, H}), B_ * H_};
+  }
+
+  nb::tuple run() {
+    const int threads = s_.threads(1);
+    ForwardCall<float> call{};
+    call.dims = s_.dims;
+    call.sequence = {nullptr, nullptr, 1, B_};
+    call.cell = s_.cell;
+    i64 numbers = B_ * I_ + 3 * B_ * H_;
+    for (const Given& given : from_) numbers += given.data ? given.count : 0;
+    const i64 wide = round_up(numbers * i64(sizeof(float)), 64);
+    Workspace space(wide + kernels<float>().forward_bytes(call, threads));
+    call.workspace = space.data() + wide;
+    float* at = reinterpret_cast<float*>(space.data());
+    const auto widen = [&](const Bf16* from, i64 n) -> const float* {
+      if (!from) return nullptr;
+      for (i64 k = 0; k < n; k++) at[k] = widened(from[k]);
+      return std::exchange(at, at + n);
+    };
+    const Bf16* x = s_.x.as<const Bf16>();
+    call.x = {at, 0, I_};
+    for (i64 b = 0; b < B_; b++) widen(x + b * s_.x.stride[0], I_);
+    const float* of[kGiven];
+    for (int k = 0; k < kGiven; k++) of[k] = widen(from_[k].data, from_[k].count);
+    auto& dir = call.direction[0];
+    dir.w = {nullptr, nullptr, of[0], of[1], nullptr, of[2]};
+    dir.brief_W_ih = W_ih_, dir.brief_W_hh = W_hh_;
+    dir.h0 = of[3], dir.c0 = of[4];
+    const auto result = [&] { return std::exchange(at, at + B_ * H_); };
+    float *y = result(), *c_n = s_.row.has_cell_state() ? result() : nullptr;
+    dir.y = {y, 0, H_};
+    dir.h_n = result();
+    dir.c_n = c_n;
+    s_.run(call, kernels<float>().forward, threads, 1);
+    space.check();
+    return nb::make_tuple(shortened(y), c_n ? shortened(c_n) : nb::none(), nb::none());
+  }
+
+ private:
+  static constexpr i64 kRows = 16;  // of more, the widened weights are worth their price
+  static constexpr int kGiven = 5;
+  struct Given {
+    const Bf16* data;
+    i64 count;
+  };
+  Step& s_;
+  Reader<Bf16> r_;
+  const i64 B_, I_, H_, rows_;
+  const Bf16 *W_ih_, *W_hh_;
+  Given from_[kGiven];
+
+  nb::object shortened(const float* from) const {
+    Fresh* fresh = Fresh::make(sizeof(Bf16), {B_, H_}, kBfloat);
+    for (i64 k = 0; k < B_ * H_; k++) fresh->as<Bf16>()[k] = Bf16(rounded(from[k]) >> 16);
+    return fresh->give(*s_.table);
+  }
+};
 
 // The weight gradients of many steps. Those of one step are little work and much memory to add to,
 // so the tokens are kept, d_z, x and h of each, until there are enough of them to be added at once.
@@ -273,6 +356,10 @@ nb::tuple backward(Step& s, nb::tuple wanted, nb::handle h, nb::handle c, nb::ha
 nb::tuple step(const std::string& cell, nb::handle x, nb::handle h, nb::handle c, nb::tuple weights,
                bool keep_tape) {
   Step s(cell, x, weights);
+  if (s.is_brief()) {
+    if (keep_tape) fail_type("x: expected float32 or float64 with a tape");
+    return BriefStep(s, h, c, weights).run();
+  }
   return s.x.bytes == 4 ? forward<float>(s, h, c, weights, keep_tape)
                         : forward<double>(s, h, c, weights, keep_tape);
 }
@@ -281,6 +368,7 @@ nb::tuple step_gradient(const std::string& cell, nb::tuple wanted, nb::handle x,
                         nb::handle c, nb::tuple weights, nb::handle tape, nb::handle d_h_n,
                         nb::handle d_c_n, TokenSums* sums) {
   Step s(cell, x, weights);
+  if (s.is_brief()) fail_type("x: expected float32 or float64");
   return s.x.bytes == 4 ? backward<float>(s, wanted, h, c, weights, tape, d_h_n, d_c_n, sums)
                         : backward<double>(s, wanted, h, c, weights, tape, d_h_n, d_c_n, sums);
 }

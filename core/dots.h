@@ -1,6 +1,7 @@
-// Products of a few rows with the rows of a matrix as they lie in memory: nothing is packed,
-// nothing is turned. Each result is a dot product, summed in L lanes that are added up at the end;
-// so its last bits are not those of tile.h, which adds one product after the other.
+// Products of a few rows with the rows of a matrix as they lie in memory, in numbers of the rows'
+// kind or in bfloat16: nothing is packed, nothing is turned. Each result is a dot product, summed
+// in L lanes that are added up at the end; so its last bits are not those of tile.h, which adds one
+// product after the other.
 #pragma once
 #include "pack.h"
 #include "tile.h"
@@ -8,9 +9,10 @@
 namespace gatewise::GATEWISE_ISA {
 
 // A part of a dot product: `length` numbers of each row, and of each row of the matrix.
-template <class T>
+template <class T, class M = T>
 struct DotStretch {
-  Lines<const T> rows, matrix;
+  Lines<const T> rows;
+  Lines<const M> matrix;
   i64 length;
 };
 
@@ -58,36 +60,36 @@ constexpr int lines_at_once(int rows) {
 }
 
 // out[r] = in[r] + the dot products of row r with L rows of the matrix, of which `lines` exist.
-template <class T, int rows>
-__attribute__((noinline)) void dots_tile(int stretches, const DotStretch<T>* stretch, int lines,
+template <class T, class M, int rows>
+__attribute__((noinline)) void dots_tile(int stretches, const DotStretch<T, M>* stretch, int lines,
                                          Lines<const T> in, Lines<T> out) {
-  constexpr int L = LANES<T>, M = lines_at_once<T>(rows), passes = L / M;
+  constexpr int L = LANES<T>, N = lines_at_once<T>(rows), passes = L / N;
   Vec<T> part[rows][passes];
   for (int first = 0; first < passes; first++) {
-    Vec<T> acc[rows][M];
+    Vec<T> acc[rows][N];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 16
-      for (int m = 0; m < M; m++) acc[r][m] = set1(T(0));
+      for (int m = 0; m < N; m++) acc[r][m] = set1(T(0));
     for (int s = 0; s < stretches; s++) {
-      const DotStretch<T>& of = stretch[s];
-      const T* w[M];
+      const DotStretch<T, M>& of = stretch[s];
+      const M* w[N];
 #pragma GCC unroll 16
-      for (int m = 0; m < M; m++) w[m] = of.matrix[smaller(first + m * passes, lines - 1)];
+      for (int m = 0; m < N; m++) w[m] = of.matrix[smaller(first + m * passes, lines - 1)];
       const auto add = [&](auto get) __attribute__((always_inline)) {
         Vec<T> x[rows];
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) x[r] = get(of.rows[r]);
 #pragma GCC unroll 16
-        for (int m = 0; m < M; m++) {
+        for (int m = 0; m < N; m++) {
           const Vec<T> line = get(w[m]);
 #pragma GCC unroll 8
           for (int r = 0; r < rows; r++) acc[r][m] = fma(x[r], line, acc[r][m]);
         }
       };
       i64 k = 0;
-      for (; k + L <= of.length; k += L) add([k](const T* p) { return load(p + k); });
-      if (k < of.length) add([k, n = int(of.length - k)](const T* p) { return load(p + k, n); });
+      for (; k + L <= of.length; k += L) add([k](const auto* p) { return load(p + k); });
+      if (k < of.length) add([k, n = int(of.length - k)](const auto* p) { return load(p + k, n); });
     }
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) part[r][first] = sums_of_lanes<T, L / 2>(acc[r]);
@@ -99,31 +101,31 @@ __attribute__((noinline)) void dots_tile(int stretches, const DotStretch<T>* str
   }
 }
 
-template <class T>
-inline constexpr void (*DOTS_TILES[6])(int, const DotStretch<T>*, int, Lines<const T>, Lines<T>) = {
-    dots_tile<T, 1>,
-    dots_tile<T, 2>,
-    dots_tile<T, 3>,
-    dots_tile<T, smaller(4, MR)>,
-    dots_tile<T, smaller(5, MR)>,
-    dots_tile<T, MR>};
+template <class T, class M>
+inline constexpr void (*DOTS_TILES[6])(int, const DotStretch<T, M>*, int, Lines<const T>,
+                                       Lines<T>) = {dots_tile<T, M, 1>,
+                                                    dots_tile<T, M, 2>,
+                                                    dots_tile<T, M, 3>,
+                                                    dots_tile<T, M, smaller(4, MR)>,
+                                                    dots_tile<T, M, smaller(5, MR)>,
+                                                    dots_tile<T, M, MR>};
 
 // z of panel j (pack.h): the products of any number of rows with the gates' rows of the matrices,
 // in balanced tiles as in tile.h; on top of `in`, whose data are null for zero.
-template <class T, int stretches>
-void dots(const Units<T>& u, i64 j, i64 rows, const DotStretch<T> (&given)[stretches],
+template <class T, class M = T, int stretches>
+void dots(const Units<T>& u, i64 j, i64 rows, const DotStretch<T, M> (&given)[stretches],
           Lines<const T> in, Lines<T> out) {
   for (int q = 0; q < u.groups; q++)
     for (int gate = 0; gate < u.G && u.lanes(j, q); gate++) {
       const i64 line = gate * u.H + j * u.U + q * LANES<T>, at = (q * u.G + gate) * LANES<T>;
-      DotStretch<T> of[stretches];
+      DotStretch<T, M> of[stretches];
       i64 first = 0;
       for (i64 left = ceil_div(rows, MR); left > 0; left--) {
         const i64 count = ceil_div(rows - first, left);
         for (int s = 0; s < stretches; s++)
           of[s] = {given[s].rows.from(first), given[s].matrix.from(line), given[s].length};
-        DOTS_TILES<T>[count - 1](stretches, of, u.lanes(j, q), in.from(first).right(at),
-                                 out.from(first).right(at));
+        DOTS_TILES<T, M>[count - 1](stretches, of, u.lanes(j, q), in.from(first).right(at),
+                                    out.from(first).right(at));
         first += count;
       }
     }

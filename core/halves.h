@@ -150,12 +150,6 @@ struct HalvedPanels {
   }
 };
 
-// bfloat16: the upper half of these bits, rounded to nearest even.
-inline uint32_t rounded(float value) {
-  const uint32_t bits = __builtin_bit_cast(uint32_t, value);
-  const uint32_t nearest = bits + 0x7fff + (bits >> 16 & 1), quiet = bits | 0x400000;
-  return value == value ? nearest : quiet;
-}
 template <class T>
 void widen(const uint16_t* from, i64 n, T* to) {
   for (i64 k = 0; k < n; k++) to[k] = T(__builtin_bit_cast(float, uint32_t(from[k]) << 16));

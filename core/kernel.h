@@ -29,12 +29,13 @@ struct ForwardCall {
   View<const T> x;  // read, I numbers a token
   struct Direction {
     Weights<T> w;
-    View<T> y;    // written, P numbers a token
-    const T* h0;  // read, (B, P); null: zeros
-    const T* c0;  // read, (B, H); null: zeros
-    T* h_n;       // written, (B, P)
-    T* c_n;       // written, (B, H); the running cell state. Null is allowed for cells without one
-    T* tape;      // written, (N, S, H); null: nothing is kept
+    const Bf16 *brief_W_ih, *brief_W_hh;  // of a single step, read in their place; else null
+    View<T> y;                            // written, P numbers a token
+    const T* h0;                          // read, (B, P); null: zeros
+    const T* c0;                          // read, (B, H); null: zeros
+    T* h_n;                               // written, (B, P)
+    T* c_n;   // written, (B, H); the running cell state. Null is allowed for cells without one
+    T* tape;  // written, (N, S, H); null: nothing is kept
     Bf16* rounded_tape;  // written in its place, if the call is reduced and this is not null
   } direction[2];
   unsigned char*

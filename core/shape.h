@@ -15,6 +15,12 @@ namespace gatewise {
 using i64 = int64_t;
 
 enum class Bf16 : uint16_t {};  // bfloat16: the upper half of a float
+constexpr float widened(Bf16 v) { return __builtin_bit_cast(float, uint32_t(v) << 16); }
+// In the upper half the bfloat16 nearest to v, of two the even one; a NaN stays one.
+constexpr uint32_t rounded(float v) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, v);
+  return v == v ? bits + 0x7fff + (bits >> 16 & 1) : bits | 0x400000;
+}
 
 constexpr i64 ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
 constexpr i64 round_up(i64 a, i64 b) { return ceil_div(a, b) * b; }

@@ -310,7 +310,14 @@ GATEWISE_INLINE ShortV load_short(const void* p, int n) {
 GATEWISE_INLINE void store_short(void* p, ShortV v, int n) {
   _mm256_mask_storeu_epi16(p, (__mmask16)((1u << n) - 1), (__m256i)v);
 }
-#elif defined(GATEWISE_WIDE)
+#else
+GATEWISE_INLINE ShortV load_short(const void* p, int n) {
+  ShortV v = {};
+  __builtin_memcpy(&v, p, size_t(n) * 2);
+  return v;
+}
+#endif
+#if defined(GATEWISE_WIDE)
 GATEWISE_INLINE ShortV shortened(FloatV v) {
   const BitsV bits = (BitsV)v, quiet = (bits >> 16) | 0x40;
   const BitsV rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
@@ -320,11 +327,6 @@ GATEWISE_INLINE FloatV fma(IntV a, IntV b, FloatV sum) {
   const IntV high = IntV{} + int32_t(0xffff0000);
   sum = sum + (FloatV)(a & high) * (FloatV)(b & high);  // a product of two is exact
   return sum + (FloatV)(a << 16) * (FloatV)(b << 16);
-}
-GATEWISE_INLINE ShortV load_short(const void* p, int n) {
-  ShortV v = {};
-  __builtin_memcpy(&v, p, size_t(n) * 2);
-  return v;
 }
 GATEWISE_INLINE void store_short(void* p, ShortV v, int n) {
   __builtin_memcpy(p, &v, size_t(n) * 2);

@@ -48,7 +48,9 @@ struct SingleForward {
     const i64 unit = j * u.U, units = smaller(u.U, H - unit), I = call.dims.I;
     const Lines<const T> x{call.x.at(call.sequence, 0, 0), call.x.row},
         h = dir.h0 ? Lines<const T>{dir.h0, H} : Lines<const T>{zeros, 0};
-    if (rows_are_few())
+    if (dir.brief_W_ih)
+      brief(j, x, h, {z, u.W});
+    else if (rows_are_few())
       dots<T>(u, j, B, {{x, {dir.w.W_ih, I}, I}, {h, {dir.w.W_hh, H}, H}}, {}, {z, u.W});
     else
       by_panels(j, x, h, {z, u.W});
@@ -72,6 +74,12 @@ struct SingleForward {
   // and each further tile of rows reads the weights again, from wherever in a cache line they
   // begin.
   bool rows_are_few() const { return 4 * B <= call.dims.I + H && B <= DOT_ROWS; }
+
+  void brief(i64 j, Lines<const T> x, Lines<const T> h, Lines<T> z) const {
+    const i64 I = call.dims.I;
+    if constexpr (sizeof(T) == 4)
+      dots<T, Bf16>(u, j, B, {{x, {dir.brief_W_ih, I}, I}, {h, {dir.brief_W_hh, H}, H}}, {}, z);
+  }
 
   // z of panel j in the order of forward.h: a part of the panel is packed, used while it is in the
   // first-level cache, and given up for the next.

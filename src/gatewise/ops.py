@@ -89,6 +89,11 @@ def layer(
     for w in weights:
         flat += w
     dtype = _dtype(x)
+    if dtype == x.dtype == torch.bfloat16 and len(weights) == 1 and x.dim() == 3 and len(x) == 1:
+        watched = keep_tape or sink is not None or taps is not None
+        one = None if watched else _brief_step(cell, x, h0, c0, flat)
+        if one is not None:
+            return one
     if dtype in REDUCED:
         flat = _widened(flat, dtype)
     y, h_n, c_n, tape = _run(cell, keep_tape, sink, taps, checkpoint, flat, dtype == torch.bfloat16)
@@ -136,6 +141,22 @@ def step(
     except (AttributeError, TypeError, ValueError, RuntimeError):  # the checks say what it is
         return None
     return h_n, h_n if c_n is None else c_n
+
+
+def _brief_step(
+    cell: CellSpec, x: Tensor, h0: Tensor | None, c0: Tensor | None, flat: Flat
+) -> LayerResult | None:
+    """A single step in bfloat16, for which to widen the weights would be most of the work; None
+    where it has to be done all the same."""
+    if _recorded(flat) or _wants_derivative(flat) or not native.covers(cell):
+        return None
+    h, c = (None if s is None else s[0] for s in (h0, c0))
+    try:
+        y, c_n, _ = native.step(cell, False, x[0], h, c, tuple(flat[4:]))
+    except (TypeError, ValueError, RuntimeError):  # the checks say what it is
+        return None
+    h_n = y.clone()  # what the caller does to the one does not change the other
+    return LayerResult(y[None], h_n[None], (h_n if c_n is None else c_n)[None], None)
 
 
 def any_step(
