@@ -10,7 +10,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <initializer_list>
-#include <new>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -279,7 +278,7 @@ struct Fresh {
     const int64_t size = room(bytes, shape, ndim);
     // malloc and not aligned_alloc, which is three times slower for small blocks.
     void* const memory = size < kLarge ? std::malloc(std::size_t(size)) : fresh_block(size).data;
-    if (!memory) throw std::bad_alloc();
+    if (!memory) out_of_memory(size);
     return at(
         memory, bytes, shape, ndim, code, [](OwnedTensor* self) { std::free(self); }, nullptr);
   }

@@ -10,8 +10,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
-#include <new>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 namespace gatewise {
@@ -38,11 +38,16 @@ Shelf& shelf = *new Shelf;
 
 }  // namespace
 
+void out_of_memory(int64_t bytes) {
+  throw std::runtime_error("DefaultCPUAllocator: can't allocate memory: you tried to allocate " +
+                           std::to_string(bytes) + " bytes");
+}
+
 Block fresh_block(int64_t bytes) {
   const int64_t align = bytes >= kHugePage ? kHugePage : 64;
   const int64_t size = (bytes + align - 1) / align * align;
   void* data = std::aligned_alloc(std::size_t(align), std::size_t(size));
-  if (!data) throw std::bad_alloc();
+  if (!data) out_of_memory(bytes);
 #if defined(__linux__)
   if (align == kHugePage) madvise(data, std::size_t(size), MADV_HUGEPAGE);
 #endif

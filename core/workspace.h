@@ -7,8 +7,11 @@
 
 namespace gatewise {
 
-// A block of at least `bytes`, 64-byte aligned, until the object dies. Any thread. Throws
-// std::bad_alloc.
+// Throws std::runtime_error in the words of torch, whose callers look for them.
+[[noreturn]] void out_of_memory(int64_t bytes);
+
+// A block of at least `bytes`, 64-byte aligned, until the object dies. Any thread. May run
+// out_of_memory.
 class Workspace {
  public:
   explicit Workspace(int64_t bytes);
@@ -38,7 +41,7 @@ void give_back(Block block);
 bool guard_workspaces(bool on);
 
 // Memory for std::free, 64-byte aligned; from a huge page on in huge pages, of which the first
-// touch is cheap. Throws std::bad_alloc.
+// touch is cheap. May run out_of_memory.
 Block fresh_block(int64_t bytes);
 
 int64_t workspace_held();   // bytes kept for reuse now

@@ -167,3 +167,26 @@ def test_weights_of_few_bits_are_widened_in_it(dtype: torch.dtype) -> None:
     wide(x.float())[0].sum().backward()
     for p, q in zip(lstm.parameters(), wide.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad.to(dtype), rtol=0.02, atol=0.02)
+
+
+OUT_OF_MEMORY = """
+import resource
+import pytest
+import torch
+import gatewise
+
+lstm, x = gatewise.LSTM(8, 64), torch.randn(5, 3, 8)
+want = lstm(x)[0].detach()
+pages = int(open("/proc/self/statm").read().split()[0])
+most = pages * resource.getpagesize() + (1 << 30)
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+gates = torch.zeros(1, 1, 8).expand(1000, 2000, 8)  # 2.6 GB of them
+for call in (lambda: lstm(gates), lambda: gatewise._core.scratch(x, [(1 << 30,)])):
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator: can't allocate memory: you tried"):
+        call()
+assert torch.equal(lstm(x)[0], want)
+"""
+
+
+def test_out_of_memory_is_torchs_error() -> None:
+    subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], check=True, timeout=60)
