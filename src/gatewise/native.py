@@ -318,7 +318,8 @@ def step(
     c: Tensor | None,
     weights: tuple[Tensor | None, ...],
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Run one step of a layer: x (B, I) to h (B, H), c (B, H), tape (B, S, H).
+    """Run one step of a layer: x (B, I) to h (B, H), c (B, H), tape (B, S, H). In bfloat16 there is
+    no tape, and B is at most 16.
 
     Raises:
         ValueError, TypeError: what does not fit or does not lie in one piece.
