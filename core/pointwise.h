@@ -39,10 +39,13 @@ struct BackwardRows {
 };
 
 // Group q of the panel, n of its lanes; `whole` where that is all of them. p and H are copies: what
-// lies in the caller's memory would have to be read again after every store.
+// lies in the caller's memory would have to be read again after every store. They are made here, a
+// field at a time: an argument by value is copied as vectors, which would wait for all stores
+// before them, those of the product and of the group before among them.
 template <class T, class E, class K, Cell cell, bool whole>
-void forward_group(const Units<T>& u, const ForwardRows<T, E, K> p, int q, int n) {
+void forward_group(const Units<T>& u, const ForwardRows<T, E, K>& given, int q, int n) {
   constexpr int L = LANES<T>, G = cell.gates();
+  const ForwardRows<T, E, K> p = given;
   const i64 H = u.H;
   const i64 at = i64(q) * L;  // the group's first unit, counted in the panel
   const auto get = [n](const T* from) { return whole ? load(from) : load(from, n); };
@@ -125,8 +128,9 @@ void forward_units(const Units<T>& u, const ForwardRows<T, E, K>& p) {
 
 // watched: some gradient arrives at the slots, or the gradients of the slots are wanted.
 template <class T, class E, Cell cell, bool watched, bool whole>
-void backward_group(const Units<T>& u, const BackwardRows<T, E> p, int q, int n) {
+void backward_group(const Units<T>& u, const BackwardRows<T, E>& given, int q, int n) {
   constexpr int L = LANES<T>, G = cell.gates();
+  const BackwardRows<T, E> p = given;
   const i64 H = u.H;
   const Vec<T> one = set1(T(1));
   const i64 at = i64(q) * L;
