@@ -39,6 +39,8 @@ class Watched {
  public:
   Watched(nb::dict holder, nb::str name, nb::object tensor)
       : holder_(std::move(holder)), name_(std::move(name)), tensor_(std::move(tensor)) {
+    Py_ssize_t next = 0;
+    while (!is_at(next) && PyDict_Next(holder_.ptr(), &next, nullptr, nullptr)) at_ = next;
     table_ = Arrays::exchange(Py_TYPE(tensor_.ptr()));
     version_ = version();
     data_ = read(&bytes_);
@@ -46,8 +48,9 @@ class Watched {
     for (i64 k = 0; k < blocks(); k++) sums_.push_back(sum(k));
   }
 
+  // Where it still is the dict's item of so many, that is seen without a search.
   bool replaced() const {
-    return PyDict_GetItemWithError(holder_.ptr(), name_.ptr()) != tensor_.ptr();
+    return !is_at(at_) && PyDict_GetItemWithError(holder_.ptr(), name_.ptr()) != tensor_.ptr();
   }
   // What has changed; null: nothing that can be seen.
   const char* look() {
@@ -64,6 +67,13 @@ class Watched {
  private:
   static constexpr i64 kBlock = 64;
   static constexpr i64 kUncounted = -1;  // made in inference mode
+
+  // Whether it is what iteration over the dict comes to from there.
+  bool is_at(Py_ssize_t place) const {
+    PyObject *key, *value;
+    return PyDict_Next(holder_.ptr(), &place, &key, &value) && key == name_.ptr() &&
+           value == tensor_.ptr();
+  }
   i64 blocks() const { return (bytes_ + kBlock - 1) / kBlock; }
 
   i64 version() const {
@@ -105,6 +115,7 @@ class Watched {
   nb::dict holder_;
   nb::str name_;
   nb::object tensor_;
+  Py_ssize_t at_ = 0;
   const ExchangeTable* table_;
   i64 version_ = 0, bytes_ = 0, next_ = 0;
   const char* data_ = nullptr;
