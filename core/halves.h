@@ -74,11 +74,15 @@ inline constexpr HalvesTile HALVES_TILES[NV] = {
     tile_of_halves<rows, 1, panels>, tile_of_halves<rows, 2, panels>,
     tile_of_halves<rows, 3, panels>, tile_of_halves<rows, 4, panels>};
 
-// How a stream keeps its weights, and what it does with them: as they are, or as bfloat16.
+// How a stream keeps its weights, and what it does with them: as they are, or as bfloat16 (pairs.h:
+// or those where the processor multiplies pairs). rows(): what is multiplied with the panels, made
+// of `count` rows of K numbers in room() numbers of memory for each of them.
 template <class T>
 struct WholePanels {
   using Number = T;
   static i64 lines(i64 K) { return K; }
+  static i64 room(i64) { return 0; }
+  static Lines<const T> rows(Lines<const T> from, i64, i64, bool, Number*) { return from; }
   static void pack(const T* weight, i64 K, const Units<T>& u, T* panels, i64 j) {
     pack_gates(weight, K, u, panels, j);
   }
@@ -99,6 +103,8 @@ struct WholePanels {
 struct HalvedPanels {
   using Number = int32_t;
   static i64 lines(i64 K) { return ceil_div(K, 2); }
+  static i64 room(i64) { return 0; }
+  static Lines<const float> rows(Lines<const float> from, i64, i64, bool, Number*) { return from; }
 
   static void pack(const float* weight, i64 K, const Units<float>& u, int32_t* panels, i64 j) {
     constexpr int L = LANES<float>;

@@ -2,10 +2,10 @@
 //
 // The products, their order and the cell are those of forward.h, so a sequence fed step by step
 // gives the bits of the sequence fed whole. A brief stream takes and gives bfloat16, and keeps its
-// weights so; states and all arithmetic are float.
+// weights so; states and all sums are float.
 #pragma once
-#include "halves.h"
 #include "pack.h"
+#include "pairs.h"
 #include "pointwise.h"
 #include "team.h"
 
@@ -19,12 +19,13 @@ struct StreamLayer {
   Units<T> u;
   Axis<T> out;  // the projection's output
   i64 I, P;
-  Number *Wx, *Wh;  // gate panels [J][I][W], [J][P][W]
-  Number* Wr;       // [panels][H][width]; null without a projection
-  T* bias;          // [J][W]
-  T* peep;          // [3][H]; null without peepholes
-  T *h, *c;         // (B, P), (B, H): after the last step
-  T* hidden;        // (B, H): h before the projection; h is read until all of it is there
+  Number *Wx, *Wh;      // gate panels [J][I][W], [J][P][W]
+  Number* Wr;           // [panels][H][width]; null without a projection
+  T* bias;              // [J][W]
+  T* peep;              // [3][H]; null without peepholes
+  T *h, *c;             // (B, P), (B, H): after the last step
+  T* hidden;            // (B, H): h before the projection; h is read until all of it is there
+  Number *of_x, *of_h;  // scratch: see Panels::rows
 
   StreamLayer(const StreamPlan<T>& plan, const typename StreamPlan<T>::Layer& layer, Carver& carver)
       : u(layer.H, CELLS[plan.cell].cell.gates()), out(layer.P), I(layer.I), P(layer.P) {
@@ -36,6 +37,9 @@ struct StreamLayer {
     h = carver.take<T>(plan.B * P);
     c = carver.take<T>(plan.B * u.H);
     hidden = carver.take<T>(plan.B * u.H);
+    const i64 rows = smaller(plan.B, STREAM_ROWS);
+    of_x = carver.take<Number>(rows * Panels::room(I));
+    of_h = carver.take<Number>(rows * Panels::room(larger(P, u.H)));
   }
 
   void pack(const Weights<T>& w) const {
@@ -60,14 +64,15 @@ struct StreamLayer {
   void step(const Pointwise<T>& cell, Lines<const T> x, i64 first, i64 rows, bool down) const {
     alignas(64) T z[STREAM_ROWS * NV * LANES<T>];
     const Lines<T> of_z{z, u.W}, of_c{c + first * u.H, u.H}, of_hidden{hidden + first * u.H, u.H};
-    const Lines<const T> before{h + first * P, P};
+    const auto input = Panels::rows(x, rows, I, true, of_x);
+    const auto before = Panels::rows({h + first * P, P}, rows, P, false, of_h);
     const i64 most = rows == 1 ? 2 : 1;  // one row: two panels at once
     const i64 visits = ceil_div(u.J, most);
     for (i64 visit = 0; visit < visits; visit++) {
       const i64 at = most * (down ? visits - 1 - visit : visit);
       const i64 panels = smaller(most, u.J - at);
       Panels::product(rows, int(panels), u.vectors,
-                      {Panels::stretch(x, Wx + at * Panels::lines(I) * u.W, I, u.W),
+                      {Panels::stretch(input, Wx + at * Panels::lines(I) * u.W, I, u.W),
                        Panels::stretch(before, Wh + at * Panels::lines(P) * u.W, P, u.W)},
                       of_z);
       for (i64 p = 0; p < panels; p++) {
@@ -86,9 +91,10 @@ struct StreamLayer {
       copy(hidden + first * P, h + first * P, rows * P);
       return;
     }
+    const auto output = Panels::rows(of_hidden, rows, u.H, false, of_h);
     for (i64 p = 0; p < out.panels; p++) {  // h = hidden W_hr^T
       const i64 n = out.first(p), W = i64(out.width(p)) * LANES<T>;
-      Panels::product(rows, 1, out.width(p), {Panels::stretch(of_hidden, projection(p), u.H, W)},
+      Panels::product(rows, 1, out.width(p), {Panels::stretch(output, projection(p), u.H, W)},
                       {z, W});
       for (i64 r = 0; r < rows; r++) copy(z + r * W, h + (first + r) * P + n, smaller(W, P - n));
     }
@@ -114,7 +120,7 @@ struct Stream : StreamKind {
 template <class T, class F>
 auto as_stream(bool brief, F f) {
   if constexpr (sizeof(T) == 4)
-    if (brief) return f(static_cast<Stream<T, HalvedPanels>*>(nullptr));
+    if (brief) return f(static_cast<Stream<T, BriefPanels>*>(nullptr));
   return f(static_cast<Stream<T, WholePanels<T>>*>(nullptr));
 }
 

@@ -285,6 +285,36 @@ def test_what_is_between_steps_is_not_rounded(isa) -> None:
         stream.reload()
 
 
+@pytest.mark.parametrize("cell", list(CELLS))
+def test_h_of_bfloat16_is_multiplied_whole(isa, cell) -> None:
+    """Where it goes into products of pairs, too: with 17 bits of it, not 8."""
+    for B, I, H, P in (
+        (1, 32, 32, 0),
+        (1, 7, 45, 0),
+        (2, 5, 19, 6),
+        (5, 3, 70, 33),
+        (50, 4, 17, 0),
+    ):
+        lstm = gatewise.LSTM(I, H, proj_size=P, cell=cell, dtype=torch.bfloat16)
+        wide, x = copy.deepcopy(lstm).float(), torch.randn(4, B, I).bfloat16()
+        brief, exact = Stream(lstm, B), Stream(wide, B)
+        for x_t in x:
+            brief.step(x_t)
+            exact.step(x_t.float())
+        for got, want in zip(brief._states(), exact._states(), strict=True):
+            assert (got - want).abs().max() < 2e-5 * want.abs().max(), (B, I, H, P)
+
+
+def test_an_infinite_h_in_bfloat16(isa) -> None:
+    """And one beyond bfloat16. Neither leaves a part that would cancel it."""
+    rnn = gatewise.RNN(1, 1, nonlinearity="relu", bias=False, dtype=torch.bfloat16)
+    torch.nn.init.ones_(rnn.weight_hh_l0)
+    stream = Stream(rnn)
+    for h in (float("inf"), 3.4e38):
+        stream._core.exchange(torch.tensor([[[h]]]), None, True)
+        assert stream.step(torch.zeros(1, 1, dtype=torch.bfloat16)).item() == float("inf")
+
+
 # --- state ---------------------------------------------------------------------------------------
 
 
