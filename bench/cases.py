@@ -17,7 +17,7 @@ What = Literal["layer", "step", "cells", "trace", "model", "contention", "memory
 
 OURS, TORCH, STREAM = "gatewise.LSTM", "torch.nn.LSTM", "gatewise.Stream"
 PAIR = (OURS, TORCH)
-CHECKPOINT = OURS + " checkpoint"  # keeps states every ceil(sqrt(T)) steps instead of the gates
+CHECKPOINT = OURS + " checkpoint"  # a state every ceil(sqrt(T)) steps or more, and no gates
 BF16 = " bf16"  # behind an entrant's name: under bfloat16 autocast; of a step, a module in bfloat16
 
 GROUPS = {

@@ -223,9 +223,9 @@ struct Backward {
     const i64 columns = dims.I + dims.P + 1;
     for (i64 j = mine.begin; ws.group[0].d_W && j < mine.end; j++) {
       const T* lines = sum_of(&GroupSpace<T, E>::d_W, j * columns * u.W, columns * u.W);
-      if (dir.d_W_ih) unpack_gates(lines, dims.I, u, dir.d_W_ih, j);
-      if (dir.d_W_hh) unpack_gates(lines + dims.I * u.W, dims.P, u, dir.d_W_hh, j);
-      if (dir.d_b) unpack_gates(lines + (dims.I + dims.P) * u.W, 1, u, dir.d_b, j);
+      if (dir.d_W_ih) unpack_gates(lines, dims.I, u, dir.d_W_ih, j, call.adds);
+      if (dir.d_W_hh) unpack_gates(lines + dims.I * u.W, dims.P, u, dir.d_W_hh, j, call.adds);
+      if (dir.d_b) unpack_gates(lines + (dims.I + dims.P) * u.W, 1, u, dir.d_b, j, call.adds);
     }
     for (i64 p = 0; dir.d_W_hr && p < ws.hidden.panels; p++) {
       const Share rows = team.of(dims.P);
@@ -233,7 +233,7 @@ struct Backward {
       const T* lines = sum_of(&GroupSpace<T, E>::d_Wr, first * dims.P + rows.begin * W,
                               (rows.end - rows.begin) * W);
       for (i64 k = rows.begin; k < rows.end; k++, lines += W)
-        copy(lines, dir.d_W_hr + k * dims.H + first, smaller(W, dims.H - first));
+        put(lines, dir.d_W_hr + k * dims.H + first, smaller(W, dims.H - first));
     }
     const Share rows = team.of(dims.B);
     for (i64 b = rows.begin; b < rows.end; b++) {
@@ -241,7 +241,12 @@ struct Backward {
       if (dir.d_c0) copy(ws.d_c + b * dims.H, dir.d_c0 + b * dims.H, dims.H);
     }
     if (dir.d_peep && team.id == 0)
-      copy(sum_of(&GroupSpace<T, E>::d_peep, 0, 3 * dims.H), dir.d_peep, 3 * dims.H);
+      put(sum_of(&GroupSpace<T, E>::d_peep, 0, 3 * dims.H), dir.d_peep, 3 * dims.H);
+  }
+
+  // n sums into the caller's array, or added to it.
+  void put(const T* sums, T* to, i64 n) const {
+    for (i64 k = 0; k < n; k++) to[k] = call.adds ? to[k] + sums[k] : sums[k];
   }
 
   // n sums from `at` on, those of the other groups added to the first group's.

@@ -187,6 +187,7 @@ void forward(Layer& layer, nb::handle x, nb::handle h0, nb::handle c0, const nb:
 struct BackwardArrays {
   nb::handle x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape, d_x, d_h0, d_c0, g_tape, g_h;
   nb::tuple weights, d_weights;
+  bool adds = false;
 };
 
 template <class T>
@@ -205,6 +206,7 @@ void backward(Layer& layer, const BackwardArrays& a) {
   call.dims = d;
   call.sequence = p.sequence;
   call.cell = cell;
+  call.adds = a.adds;
   call.x = r.template tokens<const T>(a.x, "x", d, p.packed, I, true);
   call.d_x = r.template tokens<T>(a.d_x, "d_x", d, p.packed, I, false);
   const Axis DP{"D*P", d.D * d.P};
@@ -245,7 +247,7 @@ void backward(Layer& layer, const BackwardArrays& a) {
     dir.tape = part(tape, k, slots), dir.rounded_tape = part(short_tape, k, slots);
     dir.d_tape = part(d_tape, k, slots);
     dir.g_tape = part(g_tape, k, slots), dir.g_h = part(g_h, k, d.N * d.P);
-    if (d.N == 0) {  // a sum over no tokens
+    if (d.N == 0 && !a.adds) {  // a sum over no tokens
       clear(dir.d_W_ih, p.G * d.H * d.I), clear(dir.d_W_hh, p.G * d.H * d.P),
           clear(dir.d_b, p.G * d.H);
       clear(dir.d_W_hr, d.P * d.H), clear(dir.d_peep, 3 * d.H);
@@ -267,11 +269,11 @@ void backward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes,
                   nb::handle c0, nb::tuple weights, nb::handle y, nb::handle tape, nb::handle d_y,
                   nb::handle d_h_n, nb::handle d_c_n, nb::handle d_tape, nb::handle d_x,
                   nb::handle d_h0, nb::handle d_c0, nb::tuple d_weights, nb::handle g_tape,
-                  nb::handle g_h, int threads) {
+                  nb::handle g_h, int threads, bool adds) {
   Layer layer(cell, x, batch_sizes, weights, threads);
   by_dtype(layer.x, [&]<class T>(T) {
     backward<T>(layer, {x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape, d_x, d_h0, d_c0, g_tape, g_h,
-                        weights, d_weights});
+                        weights, d_weights, adds});
   });
 }
 
@@ -380,8 +382,9 @@ void bind_layer(nb::module_& m) {
   m.def("backward", backward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(),
         "c0"_a.none(), "weights"_a, "y"_a, "tape"_a, "d_y"_a.none(), "d_h_n"_a.none(),
         "d_c_n"_a.none(), "d_tape"_a.none(), "d_x"_a.none(), "d_h0"_a.none(), "d_c0"_a.none(),
-        "d_weights"_a, "g_tape"_a.none(), "g_h"_a.none(), "threads"_a,
+        "d_weights"_a, "g_tape"_a.none(), "g_h"_a.none(), "threads"_a, "adds"_a = false,
         "Run the layer's gradient; fills every output that is not None, and changes no input. "
+        "Adds: those of the weights to what is there. "
         "Of a tape in bfloat16: with products that round what they multiply to it.");
   m.def("layer", layer, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(), "c0"_a.none(),
         "weights"_a, "keep_tape"_a, "rounded"_a, "reduced"_a, "threads"_a,

@@ -52,7 +52,7 @@ struct FewSpace {
     h = d.T > 1 ? carver.take<T>(d.N * d.H) : nullptr;
     zeros = carver.take<T>(d.H);
     other_d_x = k == 1 && call.d_x.data ? carver.take<T>(d.N * d.I) : nullptr;
-    Tokens<T> tokens{d.N, R, d.I, d.H, false};
+    Tokens<T> tokens{d.N, R, d.I, d.H, call.adds};
     tokens.d_z = {d_z, R};
     tokens.x = x ? Lines<const T>{x, d.I} : Lines<const T>{call.x.data, call.x.row};
     tokens.h = {h ? h : dir.h0 ? dir.h0 : zeros, h || dir.h0 ? d.H : 0};
@@ -122,7 +122,7 @@ struct FewBackward {
         ws.d_h[b * ws.padded + n] = dir.d_h_n && n < H ? dir.d_h_n[b * H + n] : T(0);
         if (n < H) ws.d_c[b * H + n] = dir.d_c_n ? dir.d_c_n[b * H + n] : T(0);
       }
-    for (int k = 0; k < 3 && dir.d_peep; k++)
+    for (int k = 0; k < 3 && dir.d_peep && !call.adds; k++)
       for (i64 n = begin; n < smaller(H, end); n++) dir.d_peep[k * H + n] = T(0);
     for (i64 n = 0; team.id == 0 && n < H; n++) ws.zeros[n] = T(0);
     for (i64 t = team.id; t < dims.T; t += team.count)

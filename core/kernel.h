@@ -43,12 +43,14 @@ struct ForwardCall {
   Barrier barrier[3];  // for all workers, and one a direction
 };
 
-// Everything overwrites its output. Null outputs are not wanted, null input gradients are zeros.
+// Everything overwrites its output, but what is added to. Null outputs are not wanted, null input
+// gradients are zeros.
 template <class T>
 struct BackwardCall {
   Dims dims;
   Sequence sequence;
   int cell;
+  bool adds;  // the weights' gradients to what is there: the call is a part of a longer run
   View<const T> x;
   View<T> d_x;  // written; data null: not wanted
   struct Direction {

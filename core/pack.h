@@ -139,10 +139,9 @@ void pack_rows(const T* matrix, i64 K, const Axis<T>& axis, E* panels, i64 p) {
   }
 }
 
-// The reverse way for a gradient: lines [K][W] of panel j, `lines` apart from panel to panel, into
-// d_W.
+// The reverse way for a gradient: lines [K][W] of panel j into d_W, or added to it.
 template <class T>
-void unpack_gates(const T* panel, i64 K, const Units<T>& u, T* d_weight, i64 j) {
+void unpack_gates(const T* panel, i64 K, const Units<T>& u, T* d_weight, i64 j, bool add) {
   constexpr int L = LANES<T>;
   for (int q = 0; q < u.groups; q++)
     for (int gate = 0; gate < u.G; gate++) {
@@ -154,11 +153,14 @@ void unpack_gates(const T* panel, i64 K, const Units<T>& u, T* d_weight, i64 j) 
         Vec<T> block[L];
         for (int r = 0; r < L; r++) block[r] = r < kn ? load(column + (k + r) * u.W) : Vec<T>{};
         transpose<T>(block);
-        for (int r = 0; r < n; r++)
+        for (int r = 0; r < n; r++) {
+          T* const to = rows + r * K + k;
+          if (add) block[r] = block[r] + load(to, kn);
           if (kn == L)
-            store(rows + r * K + k, block[r]);
+            store(to, block[r]);
           else
-            store(rows + r * K + k, block[r], kn);
+            store(to, block[r], kn);
+        }
       }
     }
 }

@@ -77,6 +77,7 @@ def _backward(
     g_tape: Tensor | None,
     g_h: Tensor | None,
     threads: int,
+    adds: bool = False,
 ) -> None:
     inputs = (h0, c0, *sum(weights, ()), y, tape, d_y, d_h_n, d_c_n, d_tape)
     spec = _check(cell, x, batch_sizes, inputs, threads)
@@ -101,10 +102,11 @@ def _backward(
             loss = loss + (0 if d is None else (result * d).sum())
     buffers: list[Tensor | None] = [d_x, d_h0, d_c0, *sum(d_weights, ())]
     wanted: list[Tensor | None] = [x, h0, c0, *(t for w in leaves for t in w)]
-    for buffer, leaf in zip(buffers, wanted, strict=True):
+    for k, (buffer, leaf) in enumerate(zip(buffers, wanted, strict=True)):
         if buffer is not None:
             assert leaf is not None
-            buffer.copy_(_grad(loss, leaf))
+            there = buffer.clone() if adds and k >= 3 else 0
+            buffer.copy_(there + _grad(loss, leaf))
     join = torch.stack if batch_sizes is None else torch.cat
     for direction, (steps, _, _) in enumerate(runs):
         if g_tape is not None:

@@ -149,7 +149,7 @@ def test_states_are_kept_and_no_gates(D: int, packed: bool, monkeypatch) -> None
 
     monkeypatch.setattr(native, "fill", spy)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        found = results(layer, True)
+        found = results(layer, 10)
     states = [t for t in kept if t.is_floating_point() and t.data_ptr() not in given]
     assert sum(t.numel() for t in states) == D * 9 * B * 2 * H  # h and c before all but the first
     assert tapes == [None] * 10 * D
@@ -159,15 +159,37 @@ def test_states_are_kept_and_no_gates(D: int, packed: bool, monkeypatch) -> None
     assert len({t.data_ptr() for t in tapes}) == 1
 
 
-@pytest.mark.parametrize(("T", "every"), [(1, 1), (2, 2), (4, 2), (5, 3), (9, 3), (10, 4)])
-def test_true_is_the_root_of_t_rounded_up(T: int, every: int, monkeypatch) -> None:
-    found: list[int] = []
-    monkeypatch.setattr(
-        native, "fill", lambda cell, reduced, buffers, inputs, **_: found.append(len(inputs[0]))
-    )
-    results(random_layer(T=T), True)
-    assert max(found) == every
-    assert sum(found) == T
+@pytest.mark.parametrize(
+    ("T", "B", "H", "every"),
+    [(4, 2048, 64, 2), (5, 2048, 64, 3), (9, 2048, 64, 3), (10, 2048, 64, 4)]  # ceil(sqrt(T))
+    + [(10, 512, 64, 4), (10, 511, 64, 5), (10, 300, 65, 7), (9, 2, 64, 9)]  # 2048 tokens
+    + [(10, 2048, 16, 4), (10, 2048, 8, 8), (10, 2048, 1, 10), (1, 1, 1, 1), (1, 0, 1, 1)],
+)
+@pytest.mark.parametrize("packed", [False, True], ids=["dense", "packed"])
+def test_true_is_the_root_of_t_or_what_is_worth_a_call(
+    T: int, B: int, H: int, every: int, packed: bool
+) -> None:
+    layer = random_layer(T=T, B=B, I=1, H=H, dtype=torch.float32)
+    if packed and B:
+        layer.batch_sizes, layer.x = torch.full((T,), B), layer.x.flatten(0, 1)
+    _, h_n, _ = results(layer, True)
+    assert h_n.grad_fn is not None
+    kept_h, kept_c = h_n.grad_fn.saved_tensors[-2:]
+    stretches = -(-T // every)
+    assert kept_h.shape[1] == kept_c.shape[1] == (stretches - 1) * B
+
+
+def test_true_where_some_sequences_end_early() -> None:
+    layer = random_layer(D=2, H=64, packed=True)
+    packed = pack_sequence([torch.randn(n, 3).double() for n in [300] * 10 + [200] * 5 + [40] * 5])
+    layer.x, layer.batch_sizes = packed.data.requires_grad_(), packed.batch_sizes
+    layer.h0, layer.c0 = (torch.randn(2, 20, 64).double().requires_grad_() for _ in range(2))
+    with torch.no_grad():
+        for w in layer.parameters:
+            w.mul_(0.1)
+    kept_h = results(layer, True)[1].grad_fn.saved_tensors[-2]
+    assert kept_h.shape[1] == 15 + 10  # of three stretches
+    assert_as_without(layer, True)
 
 
 def test_the_output_may_be_changed_and_the_weights_may_not() -> None:

@@ -148,9 +148,14 @@ def poisoned(like: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def on_the_core(
-    p: Problem, given: dict[str, Any], page: dict[str, Any], reduced: bool = False
+    p: Problem,
+    given: dict[str, Any],
+    page: dict[str, Any],
+    reduced: bool = False,
+    adds: float | None = None,
 ) -> dict[str, Any]:
-    """The same by the kernels, into buffers that hold NaN; reduced: with a tape in bfloat16."""
+    """The same by the kernels, into buffers that hold NaN; reduced: with a tape in bfloat16; adds:
+    the weights' gradients to this number."""
 
     def cast(v: Tensor | None) -> Tensor | None:
         return None if v is None else v.to(p.dtype)
@@ -179,6 +184,8 @@ def on_the_core(
         [None if d is None or k == 3 else poisoned(d, p.dtype) for k, d in enumerate(ws)]
         for ws in page["d_weights"]
     ]
+    for d in (d for ws in d_weights for d in ws if adds is not None and d is not None):
+        d.fill_(adds)
     g_tape, P = poisoned(page["tape"], p.dtype), out["h_n"].shape[2]
     g_h = torch.full((p.D, *x.shape[:-1], P), float("nan"), dtype=p.dtype)
     saved = [out[k].clone() for k in ("y", "tape")]
@@ -186,7 +193,7 @@ def on_the_core(
         *inputs, out["y"], out["tape"],
         cast(given["d_y"]), cast(given["d_h_n"]), cast(given["d_c_n"]), cast(given["d_tape"]),
         out["d_x"], d_states.get("d_h0"), d_states.get("d_c0"),
-        tuple(tuple(ws) for ws in d_weights), g_tape, g_h, p.threads,
+        tuple(tuple(ws) for ws in d_weights), g_tape, g_h, p.threads, adds is not None,
     )  # fmt: skip
     _core.backward(*arguments)
     assert torch.equal(saved[0], out["y"]), "backward overwrote the output"
@@ -543,6 +550,25 @@ def test_both_tables_of_cells_are_equal() -> None:
         )
         assert fields["gates"] == len(row.gates)
         assert fields["slots"] == len(row.slots)
+
+
+@pytest.mark.parametrize(
+    "p",
+    [
+        Problem(T=30, B=9, I=5, H=17, cell="peephole"),
+        Problem(T=30, B=9, I=5, H=17, P=4, D=2),
+        Problem(T=3, B=2, I=90, H=130, cell="peephole"),  # few.h
+        Problem(lengths=(11, 7, 7, 2, 1), I=6, H=37, D=2, threads=2),
+    ],
+    ids=str,
+)
+def test_weight_gradients_added_to_what_is_there(isa: str, p: Problem) -> None:
+    given = make(p)
+    page = on_the_page(p, given)
+    core = on_the_core(p, given, page, adds=0.5)
+    for got, want in zip(core["d_weights"], page["d_weights"], strict=True):
+        for g, w in zip(got, want, strict=True):
+            assert w is None or error(g - 0.5, w) < BOUNDS[torch.float32]["gradient"]
 
 
 def test_saturated_gates(isa: str) -> None:

@@ -5,6 +5,10 @@ the stretches from the last to the first, computes the gates of one anew from th
 takes their gradient, and uses the memory again for the next. With k near sqrt(T), both the states
 that are kept and the gates that are there at once grow with sqrt(T).
 
+At every stretch the weights are packed three times, their gradients unpacked, the workers called.
+A short stretch does little else; so where k is not given, stretches are as long as is worth it. A
+run of one stretch is one run of the core forward, and two backward.
+
 Each direction runs by itself, as a run from left to right. What runs from right to left is turned
 around stretch by stretch.
 """
@@ -24,19 +28,37 @@ from gatewise.autograd import Gradients
 from gatewise.native import Flat, Results
 from gatewise.spec import CellSpec
 
+#: Tokens of a stretch beside which the packing takes little time (3 %), and values of h beside
+#: which the calls do.
+TOKENS, VALUES = 1024, 2048 * 64
+
 
 def layer(cell: CellSpec, reduced: bool, checkpoint: bool | int, *flat: Tensor | None) -> Results:
     """A layer that a gradient may be taken of.
 
     Args:
-        checkpoint: k, to keep a state every k steps; True for k = ceil(sqrt(T)).
+        checkpoint: k, to keep a state every k steps; True for k = ceil(sqrt(T)), or more.
     """
-    x, batch_sizes, *_ = flat
+    x, batch_sizes, h0, _, *weights = flat
     assert x is not None
     T = max(1, len(x) if batch_sizes is None else len(batch_sizes))
-    every = isqrt(T - 1) + 1 if checkpoint is True else min(int(checkpoint), T)
+    _, _, H, _ = native.sizes(cell, x, batch_sizes, h0, weights)
+    k = usual_steps(T, x.shape[:-1].numel(), H) if checkpoint is True else int(checkpoint)
+    every = min(k, T)
     y, h_n, c_n = autograd.apply(Checkpointed, cell, reduced, every, *flat)
     return y, h_n, c_n, None
+
+
+def usual_steps(T: int, tokens: int, H: int) -> int:
+    """k, where it is not given: ceil(sqrt(T)), or so many steps as are worth a stretch; then evened
+    out, so that the last stretch is about as long as the others."""
+    fewest = max(TOKENS, VALUES // max(1, H))
+    k = max(isqrt(T - 1) + 1, _ceil_div(fewest * T, max(1, tokens)))
+    return _ceil_div(T, _ceil_div(T, k))
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
 
 
 # --- time, cut in stretches -----------------------------------------------------------------------
@@ -114,7 +136,9 @@ class Turned(Straight):
             self.lengths = torch.bincount(batch_sizes).flip(0).cumsum(0).flip(0)[1:]
 
     def take(self, t: Tensor, s: Stretch) -> Tensor:
-        return t[self._mirrored(s)].flip(0) if s.sizes is None else t[self._tokens(s)]
+        return (
+            t[self._mirrored(s)].flip(0) if s.sizes is None else t.index_select(0, self._tokens(s))
+        )
 
     def room(self, t: Tensor, s: Stretch) -> Tensor:
         n = s.end - s.begin if s.sizes is None else int(s.sizes.sum())
@@ -122,7 +146,7 @@ class Turned(Straight):
 
     def put(self, t: Tensor, s: Stretch, tokens: Tensor, add: bool = False) -> None:
         if s.sizes is not None:
-            t.index_put_((self._tokens(s),), tokens, accumulate=add)
+            (t.index_add_ if add else t.index_copy_)(0, self._tokens(s), tokens)
         elif add:
             t[self._mirrored(s)] += tokens.flip(0)
         else:
@@ -154,10 +178,12 @@ def forward(
     x, batch_sizes, h0, c0, *weights = flat
     assert x is not None
     D, _, H, P = native.sizes(cell, x, batch_sizes, h0, weights)
+    stretches = cut(x, batch_sizes, every)
+    if len(stretches) == 1:
+        none = x.new_empty(D, 0, 0)
+        return native.forward(cell, None, reduced, *flat), none, none
     results = native.empty_results(cell, None, x, batch_sizes, h0, weights)
     y, h_n, c_n, _ = results
-    stretches = cut(x, batch_sizes, every)
-    in_parts = len(stretches) * D > 1
     R = sum(s.going for s in stretches)
     kept_h, kept_c = x.new_empty(D, R, P), x.new_empty(D, R if cell.has_cell_state else 0, H)
     for d in range(D):
@@ -168,7 +194,7 @@ def forward(
             out, h_end = way.room(half, s), _room(kept_h, s, d)
             c_end = None if c_n is None else _room(kept_c, s, d)
             inputs = (way.take(x, s), s.sizes, h, c, *native.of_direction(weights, d))
-            native.fill(cell, reduced, (out, h_end, c_end, None), inputs, in_parts=in_parts)
+            native.fill(cell, reduced, (out, h_end, c_end, None), inputs, in_parts=True)
             way.put(half, s, out)
             h = _going(h_end, s, kept_h, h_n, d)
             c = None if c_end is None or c_n is None else _going(c_end, s, kept_c, c_n, d)
@@ -201,7 +227,7 @@ def backward(
     flat: Flat,
     kept: Flat,
     d_results: Flat,
-) -> list[Tensor | None]:
+) -> Flat:
     """The gradients by flat, None where not wanted.
 
     Args:
@@ -211,17 +237,20 @@ def backward(
     x, batch_sizes, h0, c0, *weights = flat
     assert x is not None
     D, _, H, P = native.sizes(cell, x, batch_sizes, h0, weights)
+    stretches = cut(x, batch_sizes, every)
+    if len(stretches) == 1:
+        none = x.new_empty(0)  # y and tape, which are computed anew
+        rest = *weights, none, none, *d_results, None
+        return native.backward(cell, reduced, wanted, None, x, batch_sizes, h0, c0, *rest)
     grads = native.empty_gradients(flat, wanted)
     d_x, d_y = grads[0], d_results[0]
-    stretches = cut(x, batch_sizes, every)
     dtype = torch.bfloat16 if reduced else x.dtype
     tape = x.new_empty(stretches[0].tokens(), len(cell.slots), H, dtype=dtype)
     for d in range(D):
         way = WAYS[d](x, batch_sizes)
         half = None if d_y is None else d_y[..., d * P : (d + 1) * P]
         d_last = [_row(t, d) for t in d_results[1:]]
-        total = native.of_direction(grads[4:], d)
-        part = [None if t is None else torch.empty_like(t) for t in total]
+        sums = native.of_direction(grads[4:], d)
         d_states: list[Tensor | None] = [None, None]
         for s in reversed(stretches):
             if s.begin == 0:
@@ -234,13 +263,11 @@ def backward(
             d_ends = [_at_end(*of, s) for of in zip(d_states, d_last, strict=True)]
             d_outputs = (None if half is None else way.take(half, s), *d_ends, None)
             d_tokens = None if d_x is None else way.room(d_x, s)
-            sums = total if s is stretches[-1] else part
             found = (d_tokens, None, *d_before, *sums)
-            native.fill_gradients(cell, found, inputs, y, gates, d_outputs)
+            adds = s is not stretches[-1]
+            native.fill_gradients(cell, found, inputs, y, gates, d_outputs, adds=adds)
             if d_x is not None and d_tokens is not None:
                 way.put(d_x, s, d_tokens, add=True)
-            if sums is part:
-                _add(total, part)
             d_states = d_before
     return grads
 
@@ -274,12 +301,6 @@ def _at_end(d_going: Tensor | None, d_last: Tensor | None, s: Stretch) -> Tensor
     if d_ended is None:
         d_ended = d_going.new_zeros(1, s.rows - s.going, d_going.shape[2])
     return torch.cat([d_going, d_ended], 1)
-
-
-def _add(total: Flat, part: Flat) -> None:
-    there = [t for t in total if t is not None]
-    if there:
-        torch._foreach_add_(there, [t for t in part if t is not None])
 
 
 @autograd.spare_hooks

@@ -77,7 +77,7 @@ def checkpoint(every: object) -> None:
         return
     raise ArgumentError(
         "checkpoint should be None (keep all gates), True (the states of every ceil(sqrt(T)) "
-        f"steps) or k >= 1 of type int (of every k steps), got {every!r}"
+        f"steps or more) or k >= 1 of type int (of every k steps), got {every!r}"
     )
 
 

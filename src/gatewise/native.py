@@ -266,6 +266,8 @@ def fill_gradients(
     cotangents: Flat,
     g_tape: Tensor | None = None,
     g_h: Tensor | None = None,
+    *,
+    adds: bool = False,
 ) -> None:
     """Run a layer's gradient into grads, of which that of x may have any outer strides.
 
@@ -274,6 +276,7 @@ def fill_gradients(
         grads: one for each of the inputs, None where it is not wanted.
         cotangents: d_y, d_h_n, d_c_n, d_tape.
         g_tape, g_h: for the total gradients, like the tape and (D, T, B, P) or (D, N, P).
+        adds: those of the weights to what is there: this is a part of a longer run.
     """
     x, batch_sizes, h0, c0, *weights = inputs
     assert x is not None
@@ -304,6 +307,7 @@ def fill_gradients(
         g_tape,
         g_h,
         torch.get_num_threads(),
+        adds,
     )
     for d_ih, d_hh in biases:
         if d_ih is not None and d_hh is not None:

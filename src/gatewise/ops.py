@@ -71,7 +71,8 @@ def layer(
         taps: one per direction, to see and replace values (``reference.untouched`` says how); the
             layer then runs by the page.
         checkpoint: for the gradient, keep the states of every k steps in place of the gates; True
-            for k = ceil(sqrt(T)). Only eager, without tape, sink and taps; else it means nothing.
+            for k = ceil(sqrt(T)) or more. Only eager, without tape, sink and taps; else it means
+            nothing.
 
     Returns:
         LayerResult, in the dtype of x; a tape is never rounded. Under autocast in autocast's, but
