@@ -84,7 +84,7 @@ void forward_group(const Units<T>& u, const ForwardRows<T, E, K>& given, int q, 
         keep(cell.slot_i(), i);
       }
       if constexpr (cell.slot_f() >= 0) {
-        f = activate<T, cell.f, E>(z[cell.slot_f()]);
+        f = activate<T, cell.f>(z[cell.slot_f()]);  // in full: what it forgets adds up over steps
         keep(cell.slot_f(), f);
       }
       if constexpr (cell.coupled) f = set1(T(1)) - i;

@@ -202,25 +202,27 @@ GATEWISE_INLINE V fma(V a, V b, V c) {
 #endif
 
 // n / d for a normal d, to the last bits; zero where that is below the normal numbers and these are
-// flushed. An approximation of 1 / d and Newton's rule r (2 - d r) where the processor offers one,
-// since its dividers are slow on wide vectors; else a division.
+// flushed. Where the processor offers an approximation of 1 / d, from that and what it leaves of n,
+// since its dividers are slow on wide vectors; else a division. And a rough one, to 14 bits.
 #if defined(__AVX512F__)
-GATEWISE_INLINE FloatV reciprocal(FloatV d) {
-  const FloatV r = (FloatV)_mm512_rcp14_ps((__m512)d);  // 14 bits, then 28
-  return fma(fma(-d, r, set1(1.0f)), r, r);
-}
-GATEWISE_INLINE DoubleV reciprocal(DoubleV d) {
-  DoubleV r = (DoubleV)_mm512_rcp14_pd((__m512d)d);  // 14 bits, then 28, then 56
-  r = fma(fma(-d, r, set1(1.0)), r, r);
+GATEWISE_INLINE FloatV rough_reciprocal(FloatV d) { return (FloatV)_mm512_rcp14_ps((__m512)d); }
+GATEWISE_INLINE DoubleV rough_reciprocal(DoubleV d) {
+  const DoubleV r = (DoubleV)_mm512_rcp14_pd((__m512d)d);
   return fma(fma(-d, r, set1(1.0)), r, r);
 }
 template <class V>
 GATEWISE_INLINE V quotient(V n, V d) {
-  return n * reciprocal(d);
+  const V r = rough_reciprocal(d), q = n * r;
+  return fma(fma(-d, q, n), r, q);
 }
+GATEWISE_INLINE FloatV rough_quotient(FloatV n, FloatV d) { return n * rough_reciprocal(d); }
 #else
 template <class V>
 GATEWISE_INLINE V quotient(V n, V d) {
+  return n / d;
+}
+template <class V>
+GATEWISE_INLINE V rough_quotient(V n, V d) {
   return n / d;
 }
 #endif
@@ -249,20 +251,41 @@ GATEWISE_INLINE V clamp(V x, V low, V high) {
 }
 #endif
 
-// The integer n nearest to x * by, and 2^n, for -bias < n <= bias. Adding 1.5 * 2^mantissa pushes
-// the fraction out of the register; with the bias on top of it the lowest bits are those of the
-// exponent of 2^n.
+// The integer n nearest to 2^bits x by, and 2^(n / 2^bits) without the root of two that the lowest
+// bits of n stand for: root_of_two() multiplies by it. Adding 1.5 * 2^mantissa pushes the fraction
+// out of the register; with the bias on top of it the bits of n are in the place of an exponent.
 template <class T>
 struct Power {
   Vec<T> n, of_two;
+  typename VectorOf<T>::Int bits_of_n;
 };
-template <class T>
-GATEWISE_INLINE Power<T> nearest_power(Vec<T> x, Vec<T> by) {
+template <class T, int bits>
+GATEWISE_INLINE Power<T> nearest_power(Vec<T> x, T by) {
   using V = VectorOf<T>;
-  const Vec<T> magic = set1(T(3) * T(int64_t(1) << (V::mantissa - 1)) + T(V::bias));
-  const Vec<T> pushed = fma(x, by, magic);
-  return {pushed - magic, (Vec<T>)((typename V::Int)pushed << V::mantissa)};
+  using Int = typename V::Int;
+  const Vec<T> magic =
+      set1(T(3) * T(int64_t(1) << (V::mantissa - 1)) + T(int64_t(V::bias) << bits));
+  const Vec<T> pushed = fma(x, set1(by * T(1 << bits)), magic);
+  return {pushed - magic, (Vec<T>)((Int)pushed << (V::mantissa - bits)), (Int)pushed};
 }
+
+// The numbers of a table that the lowest TABLE_BITS of each lane stand for.
+#if defined(__AVX512F__)
+inline constexpr int TABLE_BITS = 4;
+template <class E>
+GATEWISE_INLINE IntV lookup(const E (&table)[16], IntV index) {
+  return (IntV)_mm512_permutexvar_epi32((__m512i)index, _mm512_loadu_si512(table));
+}
+#elif defined(__AVX2__)
+inline constexpr int TABLE_BITS = 3;
+template <class E>
+GATEWISE_INLINE IntV lookup(const E (&table)[8], IntV index) {
+  return (IntV)_mm256_permutevar8x32_epi32(_mm256_loadu_si256((const __m256i*)table),
+                                           (__m256i)index);
+}
+#else
+inline constexpr int TABLE_BITS = 0;
+#endif
 
 // One round of a transpose of LANES x LANES: the rows a and b meet as a0 b0 a1 b1 ...
 GATEWISE_INLINE void interleave(FloatV& a, FloatV& b) {

@@ -172,16 +172,16 @@ def test_activation_error(isa: str) -> None:
     _core.forward("lstm", x, None, None, None, (weights,), y, h_n, c_n, tape, 1, reduced=True)
     i, f, g, o, _ = tape[0, 0, 0].double()
     exact = z.double()
-    assert torch.equal(i, f)
     assert torch.equal(i, o)
-    assert (i - exact.sigmoid()).abs().max() < 4e-5
-    nearly_open = (exact > 0) & (exact < 6)  # beyond, float32 has few digits of 1 - i
-    assert ((1 - i) / (-exact).sigmoid() - 1)[nearly_open].abs().max() < 2e-4
-    assert (g - exact.tanh()).abs().max() < 6e-5
+    assert (i - exact.sigmoid()).abs().max() < 1.5e-4
+    assert (f - exact.sigmoid()).abs().max() < 1.8e-7
+    nearly_open = (exact > 0) & (exact < 6)  # beyond, float32 has few digits of 1 - f
+    assert ((1 - f) / (-exact).sigmoid() - 1)[nearly_open].abs().max() < 1e-4
+    assert (g - exact.tanh()).abs().max() < 1.5e-4
     not_zero = exact != 0
     assert (g / exact.tanh() - 1)[not_zero].abs().max() < 6e-4
-    assert i.max() <= 1
-    assert g.abs().max() <= 1
+    assert i.max() < 1
+    assert g.abs().max() < 1
 
 
 def test_few_rows(isa: str) -> None:
