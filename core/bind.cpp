@@ -175,6 +175,8 @@ NB_MODULE(_core, m) {
       "operations"_a,
       "The work below which a further thread is not woken; returns what it was. 0 for tests: all "
       "threads, however small the work and whatever they gain.");
+  m.def("meeting_time", meeting_time, "threads"_a,
+        "Seconds that a meeting of so many workers takes, measured in the last half second.");
   m.def("has_pairs", has_pairs, "Whether the kernels in use have products of pairs of bfloat16.");
   m.def("guard_workspaces", guard_workspaces, "on"_a,
         "For tests; returns what it was. The scratch memory of a call is then filled with NaN "

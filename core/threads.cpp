@@ -75,7 +75,12 @@ constexpr Microseconds kAwake{75};
 // The caller waits longer: this is bounded by the job, and its own core has nothing better to do.
 // Then it sleeps all the same, which frees the core for a worker that was pushed off its own.
 constexpr Microseconds kPatience{200};
-constexpr int kPauses = 500;        // at a Barrier: 5 to 25 us, more than a healthy partner needs
+constexpr int kPauses = 500;  // at a Barrier: 5 to 25 us, more than a healthy partner needs
+// How long a measured meeting is believed, the best of how many rounds of how many it is, and what
+// is believed where workers do not come.
+constexpr std::chrono::milliseconds kMeetingIsKnown{500};
+constexpr int kRounds = 8, kMeetings = 8;
+constexpr double kUsualMeeting = 0.3e-6;
 constexpr int kMostThreads = 1024;  // an absurd request must not fill the machine before it fails
 
 // Spins until done() or for `most`; says whether done.
@@ -330,6 +335,39 @@ const int64_t second_level_bytes = [] {
   return found > 0 ? found : int64_t(2) << 20;
 }();
 
+double meeting_time(int threads) {
+  static std::atomic<double> known{kUsualMeeting};
+  static std::atomic<int> known_of{0};
+  static std::atomic<Clock::rep> known_until{0};
+  const auto now = Clock::now().time_since_epoch();
+  if (known_of == threads && now.count() < known_until) return known;
+  known_of = threads;
+  known_until = (now + kMeetingIsKnown).count();
+  struct Meetings {
+    Barrier barrier;
+    Duration best = Duration::max();
+    bool enough = false;  // set by worker 0 before a meeting, read behind it
+  } meetings;
+  const auto task = [](void* context, int id, int count) {
+    Meetings& of = *static_cast<Meetings*>(context);
+    const auto end = Clock::now() + kPatience;
+    for (int round = 0; count > 1 && round < kRounds && !of.enough; ++round) {
+      const auto begin = Clock::now();
+      for (int k = 0; k < kMeetings; ++k) of.barrier.wait(count);
+      const auto now = Clock::now();
+      if (id == 0) {
+        if (now - begin < of.best) of.best = now - begin;
+        of.enough = now > end;
+      }
+      of.barrier.wait(count);
+    }
+  };
+  parallel(threads, task, &meetings, Sharing::as_it_paid);
+  const bool came = meetings.best < Duration::max();
+  known = came ? std::chrono::duration<double>(meetings.best).count() / kMeetings : kUsualMeeting;
+  return known;
+}
+
 void parallel(int threads, void (*task)(void* context, int id, int count), void* context,
               Sharing sharing) {
   const Control before = control();
@@ -346,7 +384,7 @@ void parallel(int threads, void (*task)(void* context, int id, int count), void*
         if (pool == nullptr) pool = new Pool;
         pool->run(job);
       }
-      if (sharing != Sharing::always) gain.learn(tally, Clock::now() - begin);
+      if (sharing == Sharing::where_it_pays) gain.learn(tally, Clock::now() - begin);
       done = true;
     }
     held.store(false);

@@ -22,7 +22,14 @@ int usual_threads();
 // emulated kernel calls none of this processor's.)
 extern const int64_t second_level_bytes;
 
-enum class Sharing { always, where_it_pays };
+// What a meeting of so many workers at a Barrier takes, in seconds, as it was lately: a twentieth
+// of a microsecond between cores that share a cache, some ten times that between others, and a
+// virtual machine moves from the one to the other within minutes. Measured anew when it is half a
+// second old, which takes some 20 us. Usual where the workers are not to be had.
+double meeting_time(int threads);
+
+// as_it_paid: where it pays by what is known, and nothing is learnt from it.
+enum class Sharing { always, where_it_pays, as_it_paid };
 
 // Runs task(context, id, count) for id = 0 .. count-1 and returns when all have ended. The caller
 // is worker 0. count <= threads: it is 1 while another Python thread holds the workers, so a task

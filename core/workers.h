@@ -11,9 +11,11 @@ namespace gatewise {
 // workers share whatever it is, whether it pays or not.
 inline std::atomic<double> work_per_thread{2e6};
 
-// Workers who share the units of a few rows meet at every step, which takes a third of a
-// microsecond; below this forward work a step (a part of the above) that is more than they save.
-inline constexpr double kStepPart = 0.05;
+// Workers who share the units of a few rows meet at every step, and each takes from its cache what
+// the others have written. That is more than they save where a worker's part of the forward work of
+// a step is less than what is done at this speed, in operations a second, while they meet.
+inline constexpr double kWorkInMeeting = 5e11;
+inline constexpr double kShortest = 0.04e-6, kLongest = 1e-6;  // of meetings, in seconds
 
 // A weight must be fetched and packed once, which takes as long as so many operations.
 inline constexpr double kWeight = 8;
@@ -30,8 +32,10 @@ inline int workers(const Dims& d, int G, int threads, double passes) {
   const double least = work_per_thread.load(std::memory_order_relaxed);
   const double useful = passes * (products(d, G) + kWeight * weights) / least;
   threads = useful < threads ? (useful < 1 ? 1 : int(useful)) : threads;
-  const bool rows_are_few = d.T > 1 && d.B * d.D < 2 * threads;
-  return rows_are_few && step < kStepPart * least * threads ? int(smaller(threads, d.D)) : threads;
+  if (d.T == 1 || d.B * d.D >= 2 * threads || least == 0) return threads;
+  const auto saves = [&](double meeting) { return step >= kWorkInMeeting * meeting * threads; };
+  const bool meet = saves(kLongest) || (saves(kShortest) && saves(meeting_time(threads)));
+  return meet ? threads : int(smaller(threads, d.D));
 }
 
 template <class Call, class Kernel>

@@ -111,6 +111,11 @@ def work_per_thread(operations: float) -> float:
     The work below which a further thread is not woken; returns what it was. 0 for tests: all threads, however small the work and whatever they gain.
     """
 
+def meeting_time(threads: int) -> float:
+    """
+    Seconds that a meeting of so many workers takes, measured in the last half second.
+    """
+
 def has_pairs() -> bool:
     """Whether the kernels in use have products of pairs of bfloat16."""
 

@@ -262,6 +262,21 @@ void late_workers_are_left_out() {
 }
 
 // Denormals are zero inside a task, on every thread and for any count, and as before outside.
+// A meeting takes time, is known for a while, and may be asked for by many at once.
+void meetings_are_measured() {
+  using gatewise::meeting_time;
+  const double first = meeting_time(2);
+  CHECK(first > 1e-9 && first < 1e-2);
+  CHECK(meeting_time(2) == first);
+  CHECK(meeting_time(1) > 0);  // nobody to meet: what is usual
+  std::vector<std::thread> askers;
+  for (int k = 0; k < 4; ++k)
+    askers.emplace_back([] {
+      for (int threads = 2; threads < 40; ++threads) CHECK(meeting_time(threads) > 1e-9);
+    });
+  for (auto& asker : askers) asker.join();
+}
+
 void denormals() {
   volatile float tiny = 1e-40f;
   CHECK(tiny * 0.5f != 0.0f);
@@ -331,6 +346,7 @@ constexpr Named kChecks[] = {
     NAMED(sleepers_wake_every_time),
     NAMED(punctual_workers_share),
     NAMED(late_workers_are_left_out),
+    NAMED(meetings_are_measured),
     NAMED(denormals),
     NAMED(refused_threads),
     NAMED(absurd_request),
