@@ -256,9 +256,6 @@ class Arrays {
 // torch.empty. What torch does not do to memory of others, it does not do to it: resize_.
 struct Fresh {
   static constexpr std::size_t kAlign = 64;  // of the numbers
-  // Of so many bytes malloc takes a block from the system at every call, to be touched page by
-  // page.
-  static constexpr int64_t kLarge = int64_t(32) << 20;
   OwnedTensor owned;
   int64_t shape[Array::kAxes], strides[Array::kAxes];
 
@@ -276,12 +273,15 @@ struct Fresh {
   }
   static Fresh* make(int bytes, const int64_t* shape, int ndim, Code code = kFloat) {
     const int64_t size = room(bytes, shape, ndim);
-    // malloc and not aligned_alloc, which is three times slower for small blocks.
-    void* const memory = size < kLarge ? std::malloc(std::size_t(size)) : fresh_block(size).data;
-    if (!memory) out_of_memory(size);
-    return at(
-        memory, bytes, shape, ndim, code, [](OwnedTensor* self) { std::free(self); }, nullptr);
+    const Block block = take_result(size);
+    if (!block.data) out_of_memory(size);
+    const auto free = [](OwnedTensor* self) {
+      give_back_result({reinterpret_cast<unsigned char*>(self), std::intptr_t(self->context)});
+    };
+    return at(block.data, bytes, shape, ndim, code, free, reinterpret_cast<void*>(block.size));
   }
+  // Gives the memory back where nobody is given the tensor.
+  void drop() { owned.free(&owned); }
   // What it takes, numbers and all.
   static int64_t room(int bytes, const int64_t* shape, int ndim) {
     int64_t size = bytes;

@@ -52,6 +52,7 @@ nb::dict info() {
   d["cells"] = cells();
   d["compiler"] = GATEWISE_COMPILER;
   d["workspace_bytes"] = workspace_held();
+  d["result_bytes"] = results_held();
   return d;
 }
 

@@ -115,7 +115,7 @@ class Result {
 
  private:
   struct Free {
-    void operator()(Fresh* fresh) const { std::free(fresh); }
+    void operator()(Fresh* fresh) const { fresh->drop(); }
   };
   std::unique_ptr<Fresh, Free> fresh_;
 };

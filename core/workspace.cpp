@@ -28,13 +28,38 @@ std::atomic<bool> guarded{false};
 struct Shelf {
   std::mutex mutex;
   std::vector<Block> blocks;
+  int64_t held() const {
+    int64_t held = 0;
+    for (const Block& block : blocks) held += block.size;
+    return held;
+  }
 };
 // Never destroyed: a worker or an interpreter that ends late may still hand a block back.
 Shelf& shelf = *new Shelf;
+Shelf& results = *new Shelf;  // the oldest first
+
+constexpr int64_t kSmallResult = int64_t(1) << 16;   // bytes; malloc keeps these itself
+constexpr int64_t kLargeResult = int64_t(32) << 20;  // these it never does: worth huge pages
+constexpr int64_t kResultsBound = int64_t(1) << 28;  // bytes kept in all
+constexpr std::size_t kResultsKept = 32;
 
 // A child must not inherit a mutex that another thread of the parent held.
-[[maybe_unused]] const int registered = pthread_atfork(
-    [] { shelf.mutex.lock(); }, [] { shelf.mutex.unlock(); }, [] { shelf.mutex.unlock(); });
+[[maybe_unused]] const int registered =
+    pthread_atfork([] { shelf.mutex.lock(), results.mutex.lock(); },
+                   [] { shelf.mutex.unlock(), results.mutex.unlock(); },
+                   [] { shelf.mutex.unlock(), results.mutex.unlock(); });
+
+// 64-byte aligned; from a huge page on in huge pages, of which the first touch is cheap. Null where
+// there is no memory.
+Block aligned_block(int64_t bytes) noexcept {
+  const int64_t align = bytes >= kHugePage ? kHugePage : 64;
+  const int64_t size = (bytes + align - 1) / align * align;
+  void* data = std::aligned_alloc(std::size_t(align), std::size_t(size));
+#if defined(__linux__)
+  if (data && align == kHugePage) madvise(data, std::size_t(size), MADV_HUGEPAGE);
+#endif
+  return {static_cast<unsigned char*>(data), size};
+}
 
 }  // namespace
 
@@ -44,14 +69,9 @@ void out_of_memory(int64_t bytes) {
 }
 
 Block fresh_block(int64_t bytes) {
-  const int64_t align = bytes >= kHugePage ? kHugePage : 64;
-  const int64_t size = (bytes + align - 1) / align * align;
-  void* data = std::aligned_alloc(std::size_t(align), std::size_t(size));
-  if (!data) out_of_memory(bytes);
-#if defined(__linux__)
-  if (align == kHugePage) madvise(data, std::size_t(size), MADV_HUGEPAGE);
-#endif
-  return {static_cast<unsigned char*>(data), size};
+  const Block block = aligned_block(bytes);
+  if (!block.data) out_of_memory(bytes);
+  return block;
 }
 
 Block take_block(int64_t bytes) {
@@ -79,8 +99,7 @@ void give_back(Block block) {
   unsigned char* surplus = block.data;
   {
     const std::lock_guard lock(shelf.mutex);
-    int64_t held = block.size;
-    for (const Block& other : shelf.blocks) held += other.size;
+    const int64_t held = shelf.held() + block.size;
     if (held <= kBound && shelf.blocks.capacity() == 0) shelf.blocks.reserve(kKept);
     if (held <= kBound && shelf.blocks.size() < kKept) {
       shelf.blocks.push_back(block);
@@ -121,18 +140,63 @@ bool guard_workspaces(bool on) { return guarded.exchange(on); }
 
 int64_t workspace_held() {
   const std::lock_guard lock(shelf.mutex);
-  int64_t held = 0;
-  for (const Block& block : shelf.blocks) held += block.size;
-  return held;
+  return shelf.held();
+}
+
+int64_t results_held() {
+  const std::lock_guard lock(results.mutex);
+  return results.held();
 }
 
 void release_workspaces() {
-  std::vector<Block> blocks;
-  {
-    const std::lock_guard lock(shelf.mutex);
-    blocks.swap(shelf.blocks);
+  for (Shelf* of : {&shelf, &results}) {
+    std::vector<Block> blocks;
+    {
+      const std::lock_guard lock(of->mutex);
+      blocks.swap(of->blocks);
+    }
+    for (const Block& block : blocks) std::free(block.data);
   }
-  for (const Block& block : blocks) std::free(block.data);
+}
+
+Block take_result(int64_t bytes) noexcept {
+  if (bytes >= kSmallResult) {
+    const std::lock_guard lock(results.mutex);
+    auto& kept = results.blocks;
+    auto best = kept.end();
+    for (auto block = kept.begin(); block != kept.end(); ++block)
+      if (block->size >= bytes && block->size <= 2 * bytes &&
+          (best == kept.end() || block->size <= best->size))
+        best = block;
+    if (best != kept.end()) {
+      const Block found = *best;
+      kept.erase(best);
+      return found;
+    }
+  }
+  if (bytes >= kLargeResult) return aligned_block(bytes);
+  // malloc and not aligned_alloc, which is three times slower for small blocks.
+  return {static_cast<unsigned char*>(std::malloc(std::size_t(bytes))), bytes};
+}
+
+void give_back_result(Block block) noexcept {
+  const bool kept = block.size >= kSmallResult && block.size <= kResultsBound &&
+                    !guarded.load(std::memory_order_relaxed);
+  if (!kept) return std::free(block.data);
+  Block surplus[kResultsKept + 1];
+  std::size_t count = 0;
+  {
+    const std::lock_guard lock(results.mutex);
+    auto& blocks = results.blocks;
+    if (blocks.capacity() == 0) blocks.reserve(kResultsKept + 1);
+    blocks.push_back(block);
+    for (int64_t held = results.held(); held > kResultsBound || blocks.size() > kResultsKept;) {
+      held -= blocks.front().size;
+      surplus[count++] = blocks.front();
+      blocks.erase(blocks.begin());
+    }
+  }
+  for (std::size_t k = 0; k < count; k++) std::free(surplus[k].data);
 }
 
 }  // namespace gatewise

@@ -36,15 +36,19 @@ struct Block {
 Block take_block(int64_t bytes);
 void give_back(Block block);
 
+// Memory for a result, which lives as long as whoever called a layer likes. A large one takes that
+// of one that is gone, of up to twice its size: the system takes freed memory back at its own
+// discretion, and a training step that gets all of it anew takes up to twice its time. Any thread;
+// 16-byte aligned. Throws nothing: data is null where there is no memory.
+Block take_result(int64_t bytes) noexcept;
+void give_back_result(Block block) noexcept;
+
 // For tests: from now on a workspace is full of NaN at first, and what lies behind its end is
 // watched. Returns whether it was so.
 bool guard_workspaces(bool on);
 
-// Memory for std::free, 64-byte aligned; from a huge page on in huge pages, of which the first
-// touch is cheap. May run out_of_memory.
-Block fresh_block(int64_t bytes);
-
 int64_t workspace_held();   // bytes kept for reuse now
-void release_workspaces();  // gives them back
+int64_t results_held();     // the same, for results
+void release_workspaces();  // gives both back
 
 }  // namespace gatewise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,10 +20,14 @@ def held() -> int:
     return _core.info()["workspace_bytes"]
 
 
+def of_results() -> int:
+    return _core.info()["result_bytes"]
+
+
 @pytest.fixture(autouse=True)
 def nothing_held() -> Iterator[None]:
     gatewise.release_workspaces()
-    assert held() == 0
+    assert (held(), of_results()) == (0, 0)
     yield
     gatewise.release_workspaces()
 
@@ -57,6 +62,63 @@ def test_a_larger_block_takes_the_place_of_a_smaller() -> None:
         gatewise.release_workspaces()
         torch.autograd.grad(lstm(x)[0].sum(), list(lstm.parameters()))  # as it would be by itself
         assert held() == grown
+
+
+def test_the_memory_of_a_result_is_used_again() -> None:
+    """Of one that is gone; never of one that is held, by whatever view; for up to half of it."""
+    lstm = gatewise.LSTM(8, 64).requires_grad_(False)
+    large, small, smaller = torch.randn(100, 16, 8), torch.randn(60, 16, 8), torch.randn(40, 16, 8)
+    y = lstm(large)[0]
+    there, bits = y.data_ptr(), y.clone()
+    last = y[-1, -1, -8:]
+    del y
+    assert of_results() == 0
+    other = lstm(large)[0]
+    assert other.data_ptr() != there
+    assert torch.equal(last, bits[-1, -1, -8:])
+    del last
+    kept = of_results()
+    assert 100 * 16 * 64 * 4 <= kept <= 100 * 16 * 64 * 4 + 4096
+    assert lstm(smaller)[0].data_ptr() != there  # less than half
+    assert lstm(small)[0].data_ptr() == there  # and gone again at once
+    again = lstm(large)[0]
+    assert again.data_ptr() == there
+    assert torch.equal(again, bits)
+    del again, other
+    assert of_results() > kept
+    gatewise.release_workspaces()
+    assert of_results() == 0
+
+
+def test_kept_results_are_bounded() -> None:
+    lstm = gatewise.LSTM(2, 64).requires_grad_(False)
+    results = [lstm(torch.zeros(steps, 8, 2))[0] for steps in range(40, 80)]
+    newest = results[-1].data_ptr()
+    size = results[0].numel() * 4
+    while results:
+        del results[0]
+    assert 31 * size < of_results() < 33 * 2 * size  # 32 of 40
+    assert lstm(torch.zeros(79, 8, 2))[0].data_ptr() == newest  # the oldest went
+    huge = [lstm(torch.zeros(40_000, 8, 2))[0] for _ in range(5)]  # 82 MB each
+    while huge:
+        del huge[0]
+    assert of_results() <= 256 << 20
+
+
+def test_results_are_let_go_by_many_threads() -> None:
+    """And by a forked child, which gets memory of its own."""
+    lstm, x = gatewise.LSTM(8, 64).requires_grad_(False), torch.randn(50, 8, 8)
+    expected = lstm(x)[0].clone()
+
+    def run(_: int) -> bool:
+        return all(torch.equal(lstm(x)[0], expected) for _ in range(50))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(run, range(8)))
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if run(0) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 @pytest.mark.parametrize("options", [{}, {"proj_size": 40}, {"cell": "peephole"}])

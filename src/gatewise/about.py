@@ -79,10 +79,12 @@ def info() -> Info:
 
 
 def release_workspaces() -> None:
-    """Give the kernels' scratch memory back to the system.
+    """Give the memory that the kernels keep back to the system.
 
     What a call needs besides its results is kept for the next call: at most 1 GiB, in at most 8
-    blocks. Calls that run meanwhile are not disturbed; the next one takes what it needs anew.
+    blocks. So is the memory of large results (64 KiB and more) that nobody holds any longer: at
+    most 256 MiB, in at most 32 blocks. Calls that run meanwhile and results that are held are not
+    disturbed; the next call takes what it needs anew.
 
     Example:
         >>> import gatewise
