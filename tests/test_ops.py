@@ -10,10 +10,14 @@ import warnings
 import pytest
 import torch
 from layers import RandomLayer, assert_same, lazily_negated, random_layer
+from test_bf16 import PAIRS
+from test_core import kernels
 
-from gatewise import formulas, ops
+from gatewise import _core, formulas, ops
 from gatewise.reference import Weights
 from gatewise.spec import CELLS, CellSpec
+
+ISAS = _core.info()["isas"]
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["dense", "packed"])
@@ -175,21 +179,43 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(packed: bool) -> None:
 # --- dtypes and devices ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_short_floats_are_computed_in_float32_and_rounded_once(dtype: torch.dtype) -> None:
-    layer = random_layer(D=2, P=2, T=6, dtype=dtype)
-    y, h_n, tape, c_n = layer.run()
-    assert (y.dtype, h_n.dtype, c_n.dtype, tape.dtype) == (dtype, dtype, dtype, torch.float32)
-    double = RandomLayer(
+def in_double(layer: RandomLayer) -> RandomLayer:
+    return RandomLayer(
         layer.cell,
         *(t.detach().double() for t in (layer.x, layer.h0, layer.c0)),
         [Weights(*(w if w is None else w.detach().double() for w in ws)) for ws in layer.weights],
     )
-    for found, expected in zip((y, h_n, tape, c_n), double.page(), strict=True):
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("isa", [i for i in ISAS if i not in PAIRS])
+def test_short_floats_are_computed_in_float32_and_rounded_once(
+    isa: str, dtype: torch.dtype
+) -> None:
+    layer = random_layer(D=2, P=2, T=6, dtype=dtype)
+    with kernels(isa):
+        y, h_n, tape, c_n = layer.run()
+        y.float().sum().backward()
+    assert (y.dtype, h_n.dtype, c_n.dtype, tape.dtype) == (dtype, dtype, dtype, torch.float32)
+    for found, expected in zip((y, h_n, tape, c_n), in_double(layer).page(), strict=True):
         bound = torch.finfo(found.dtype).eps * (1 if found.dtype == dtype else 20)
         assert_same(found.double(), expected, atol=bound, rtol=bound)
-    y.float().sum().backward()
     assert all(t.grad is not None and t.grad.dtype == dtype for t in layer.parameters)
+
+
+@pytest.mark.parametrize("isa", PAIRS)
+def test_where_pairs_are_multiplied_bfloat16_is_nearer_than_the_page_in_it(isa: str) -> None:
+    """Sums and the tape are float32 there, too; and float16 is computed in it as anywhere."""
+    layer, other = (
+        random_layer(D=2, P=2, T=6, H=32, dtype=dtype) for dtype in (torch.bfloat16, torch.float16)
+    )
+    with kernels(isa):
+        results, tape = layer.run(), other.run()[2]
+    assert [r.dtype for r in results] == [torch.bfloat16] * 2 + [torch.float32, torch.bfloat16]
+    for found, short, exact in zip(results, layer.page(), in_double(layer).page(), strict=True):
+        assert (found.double() - exact).norm() < (short.double() - exact).norm()
+    assert (results[2] != results[2].bfloat16()).float().mean() > 0.9
+    assert_same(tape.double(), in_double(other).page()[2], atol=3e-6, rtol=3e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

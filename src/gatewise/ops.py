@@ -31,7 +31,7 @@ from gatewise.spec import CellSpec
 # Tensors with memory of their own: any other class is its own affair, and torch's dispatcher's.
 _PLAIN = frozenset({Tensor, torch.nn.Parameter, type(None)})
 
-#: Computed in float32 and rounded once, at the end.
+#: Computed in float32 and rounded once, at the end, by runs that are not reduced (native.py).
 REDUCED = (torch.bfloat16, torch.float16)
 
 
