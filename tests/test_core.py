@@ -193,9 +193,9 @@ def on_the_core(
         *inputs, out["y"], out["tape"],
         cast(given["d_y"]), cast(given["d_h_n"]), cast(given["d_c_n"]), cast(given["d_tape"]),
         out["d_x"], d_states.get("d_h0"), d_states.get("d_c0"),
-        tuple(tuple(ws) for ws in d_weights), g_tape, g_h, p.threads, adds is not None,
+        tuple(tuple(ws) for ws in d_weights), g_tape, g_h, p.threads,
     )  # fmt: skip
-    _core.backward(*arguments)
+    _core.backward(*arguments, adds=adds is not None)
     assert torch.equal(saved[0], out["y"]), "backward overwrote the output"
     assert torch.equal(saved[1], out["tape"]), "backward overwrote the tape"
     assert not g_tape.isnan().any()
