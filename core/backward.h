@@ -265,18 +265,23 @@ i64 backward_bytes(const BackwardCall<T>& call) {
   return carver.used;
 }
 
-// The input feeds both directions: d_x of direction 1, (N, I), on top of that of direction 0.
-template <class T>
-void add_other_inputs(const BackwardCall<T>& call, const Team& team, const T* other) {
-  team.meet();
+// What the directions keep of d_x, on top of what is there: an input may feed both.
+template <class Space, class T>
+void add_inputs(const BackwardCall<T>& call, const Team& team) {
+  Carver carver{call.workspace};
   const Sequence& seq = call.sequence;
   const i64 I = call.dims.I;
-  for (i64 t = 0; t < call.dims.T; t++)
-    for (i64 b = team.id; b < seq.active(t); b += team.count) {
-      T* d_x = call.d_x.at(seq, t, b);
-      const T* from = other + (seq.token(t) + b) * I;
-      for (i64 n = 0; n < I; n++) d_x[n] += from[n];
-    }
+  for (i64 d = 0; d < call.dims.D; d++) {
+    const T* const own = Space(call, d, carver).own_d_x;
+    if (!own) continue;
+    team.meet();
+    for (i64 t = 0; t < call.dims.T; t++)
+      for (i64 b = team.id; b < seq.active(t); b += team.count) {
+        T* d_x = call.direction[d].d_x.at(seq, t, b);
+        const T* from = own + (seq.token(t) + b) * I;
+        for (i64 n = 0; n < I; n++) d_x[n] += from[n];
+      }
+  }
 }
 
 template <class T, class E = T>
@@ -290,10 +295,7 @@ void backward(BackwardCall<T>& call, int id, int count) {
     Backward<T, E>{call, call.direction[d], call.dims, space, space.units, team, groups}.run(
         d, call.barrier + 3 + d * GROUPS);
   });
-  if (call.dims.D < 2 || !call.d_x.data) return;
-  Carver carver{call.workspace};
-  BackwardSpace<T, E>(call, 0, carver);
-  add_other_inputs(call, everybody, BackwardSpace<T, E>(call, 1, carver).other_d_x);
+  add_inputs<BackwardSpace<T, E>>(call, everybody);
 }
 
 }  // namespace gatewise::GATEWISE_ISA

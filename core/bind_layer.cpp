@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
+#include <array>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -119,14 +120,35 @@ struct Layer {
         int threads_)
       : cell(cell_index(name)),
         threads(checked_threads(threads_)),
-        x(arrays.read(x_, "x")),
+        x(arrays.read(nb::isinstance<nb::tuple>(x_) ? nb::handle(x_[0]) : x_, "x")),
         p(measure(x, arrays.read(batch_sizes, "batch_sizes"), weights, arrays, cell)) {}
 };
 
+// The tokens of both directions, `own` numbers each: they share an array of all, or a tuple has one
+// for each.
+template <class U, class T>
+std::array<View<U>, 2> tokens(Reader<T>& r, nb::handle of, const char* name, const Problem& p,
+                              const Axis& own, const Axis& all, bool required) {
+  const auto read = [&](nb::handle array, const Axis& axis) {
+    return r.template tokens<U>(array, name, p.dims, p.packed, axis, required);
+  };
+  if (nb::isinstance<nb::tuple>(of)) {
+    if (i64(nb::len(of)) != p.dims.D)
+      fail(std::string(name) + ": expected an array, or a tuple of one for each direction");
+    const View<U> first = read(of[0], own);
+    return {first, p.dims.D == 2 ? read(of[1], own) : first};
+  }
+  const View<U> first = read(of, all);
+  View<U> other = first;
+  if (first.data) other.data += all.size > own.size ? own.size : 0;
+  return {first, other};
+}
+
 // Direction k of a call, with its weights.
 template <class T, class Call>
-auto& direction(Call& call, int k, Reader<T>& r, const nb::tuple& weights) {
+auto& direction(Call& call, int k, bool reverse, Reader<T>& r, const nb::tuple& weights) {
   auto& dir = call.direction[k];
+  dir.reverse = k == 1 || reverse;
   dir.w = read_weights(r, weights[std::size_t(k)], call.dims, call.cell);
   if (bool(dir.w.W_hr) != bool(call.direction[0].w.W_hr))
     fail("W_hr: expected for both directions or for none");
@@ -150,19 +172,19 @@ void execute(Call& call, i64 (*bytes)(const Call&, int), void (*kernel)(Call&, i
 template <class T>
 void forward(Layer& layer, nb::handle x, nb::handle h0, nb::handle c0, const nb::tuple& weights,
              nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle tape, bool reduced,
-             bool in_parts) {
+             bool in_parts, bool reverse = false) {
   auto& [arrays, cell, threads, _, p] = layer;
   Reader<T> r(arrays);
   const Dims& d = p.dims;
-  const Axis D{"D", d.D}, B{"B", d.B}, H{"H", d.H}, P{"P", d.P};
+  const Axis D{"D", d.D}, B{"B", d.B}, I{"I", d.I}, H{"H", d.H}, P{"P", d.P};
   ForwardCall<T> call{};
   call.dims = d;
   call.sequence = p.sequence;
   call.cell = cell;
   call.reduced = reduced && sizeof(T) == 4 && has_pairs();
   call.in_parts = in_parts;
-  call.x = r.template tokens<const T>(x, "x", d, p.packed, {"I", d.I}, true);
-  const View<T> out = r.template tokens<T>(y, "y", d, p.packed, {"D*P", d.D * d.P}, true);
+  const auto in = tokens<const T>(r, x, "x", p, I, I, true);
+  const auto out = tokens<T>(r, y, "y", p, P, {"D*P", d.D * d.P}, true);
   const T* h = r.input(h0, "h0", {D, B, P});
   const T* c = r.input(c0, "c0", {D, B, H});
   T* hn = r.output(h_n, "h_n", {D, B, P}, true);
@@ -172,8 +194,8 @@ void forward(Layer& layer, nb::handle x, nb::handle h0, nb::handle c0, const nb:
   T* kept = rounded ? nullptr : r.output(tape, "tape", tape_shape(p));
   Bf16* short_kept = rounded ? Reader<Bf16>(arrays).output(tape, "tape", tape_shape(p)) : nullptr;
   for (int k = 0; k < d.D; k++) {
-    auto& dir = direction(call, k, r, weights);
-    dir.y = {out.data + k * d.P, out.step, out.row};
+    auto& dir = direction(call, k, reverse, r, weights);
+    dir.x = in[std::size_t(k)], dir.y = out[std::size_t(k)];
     dir.h0 = part(h, k, d.B * d.P);
     dir.c0 = part(c, k, d.B * d.H);
     dir.h_n = part(hn, k, d.B * d.P);
@@ -187,7 +209,7 @@ void forward(Layer& layer, nb::handle x, nb::handle h0, nb::handle c0, const nb:
 struct BackwardArrays {
   nb::handle x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape, d_x, d_h0, d_c0, g_tape, g_h;
   nb::tuple weights, d_weights;
-  bool adds = false;
+  bool adds = false, reverse = false;
 };
 
 template <class T>
@@ -207,11 +229,11 @@ void backward(Layer& layer, const BackwardArrays& a) {
   call.sequence = p.sequence;
   call.cell = cell;
   call.adds = a.adds;
-  call.x = r.template tokens<const T>(a.x, "x", d, p.packed, I, true);
-  call.d_x = r.template tokens<T>(a.d_x, "d_x", d, p.packed, I, false);
   const Axis DP{"D*P", d.D * d.P};
-  const auto y = r.template tokens<const T>(a.y, "y", d, p.packed, DP, true);
-  const auto d_y = r.template tokens<const T>(a.d_y, "d_y", d, p.packed, DP, false);
+  const auto x = tokens<const T>(r, a.x, "x", p, I, I, true);
+  const auto d_x = tokens<T>(r, a.d_x, "d_x", p, I, I, false);
+  const auto y = tokens<const T>(r, a.y, "y", p, P, DP, true);
+  const auto d_y = tokens<const T>(r, a.d_y, "d_y", p, P, DP, false);
   const T *h0 = r.input(a.h0, "h0", {D, B, P}), *c0 = r.input(a.c0, "c0", {D, B, H});
   const T *d_h_n = r.input(a.d_h_n, "d_h_n", {D, B, P}),
           *d_c_n = r.input(a.d_c_n, "d_c_n", {D, B, H});
@@ -226,7 +248,8 @@ void backward(Layer& layer, const BackwardArrays& a) {
   if (i64(a.d_weights.size()) != d.D) fail("d_weights: expected one tuple for each direction");
   const i64 states = d.B * d.P, cells = d.B * d.H, slots = d.N * p.S * d.H;
   for (int k = 0; k < d.D; k++) {
-    auto& dir = direction(call, k, r, a.weights);
+    auto& dir = direction(call, k, a.reverse, r, a.weights);
+    const auto way = std::size_t(k);
     const nb::tuple w = nb::cast<nb::tuple>(a.d_weights[std::size_t(k)]);
     if (w.size() != 6 || !w[3].is_none())
       fail(
@@ -239,8 +262,7 @@ void backward(Layer& layer, const BackwardArrays& a) {
     dir.d_peep = r.output(w[5], "d_peep", {{"3", 3}, H});
     if (dir.d_W_hr && !dir.w.W_hr) fail("d_W_hr: expected None where there is no W_hr");
     if (dir.d_peep && !dir.w.peep) fail("d_peep: expected None where there are no peepholes");
-    dir.y = {y.data + k * d.P, y.step, y.row};
-    if (d_y.data) dir.d_y = {d_y.data + k * d.P, d_y.step, d_y.row};
+    dir.x = x[way], dir.d_x = d_x[way], dir.y = y[way], dir.d_y = d_y[way];
     dir.h0 = part(h0, k, states), dir.c0 = part(c0, k, cells);
     dir.d_h_n = part(d_h_n, k, states), dir.d_c_n = part(d_c_n, k, cells);
     dir.d_h0 = part(d_h0, k, states), dir.d_c0 = part(d_c0, k, cells);
@@ -258,10 +280,10 @@ void backward(Layer& layer, const BackwardArrays& a) {
 
 void forward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes, nb::handle h0,
                  nb::handle c0, nb::tuple weights, nb::handle y, nb::handle h_n, nb::handle c_n,
-                 nb::handle tape, int threads, bool reduced, bool in_parts) {
+                 nb::handle tape, int threads, bool reduced, bool in_parts, bool reverse) {
   Layer layer(cell, x, batch_sizes, weights, threads);
   by_dtype(layer.x, [&]<class T>(T) {
-    forward<T>(layer, x, h0, c0, weights, y, h_n, c_n, tape, reduced, in_parts);
+    forward<T>(layer, x, h0, c0, weights, y, h_n, c_n, tape, reduced, in_parts, reverse);
   });
 }
 
@@ -269,11 +291,11 @@ void backward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes,
                   nb::handle c0, nb::tuple weights, nb::handle y, nb::handle tape, nb::handle d_y,
                   nb::handle d_h_n, nb::handle d_c_n, nb::handle d_tape, nb::handle d_x,
                   nb::handle d_h0, nb::handle d_c0, nb::tuple d_weights, nb::handle g_tape,
-                  nb::handle g_h, int threads, bool adds) {
+                  nb::handle g_h, int threads, bool adds, bool reverse) {
   Layer layer(cell, x, batch_sizes, weights, threads);
   by_dtype(layer.x, [&]<class T>(T) {
     backward<T>(layer, {x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape, d_x, d_h0, d_c0, g_tape, g_h,
-                        weights, d_weights, adds});
+                        weights, d_weights, adds, reverse});
   });
 }
 
@@ -374,17 +396,20 @@ void bind_layer(nb::module_& m) {
   m.def(
       "forward", forward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(), "c0"_a.none(),
       "weights"_a, "y"_a, "h_n"_a, "c_n"_a.none(), "tape"_a.none(), "threads"_a,
-      "reduced"_a = false, "in_parts"_a = false,
+      "reduced"_a = false, "in_parts"_a = false, "reverse"_a = false,
       "Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. "
       "Reduced: in float32 the products round what they multiply to bfloat16, where has_pairs(), "
       "and the tape may be bfloat16. In parts: a part of a longer run, with the bits of the whole, "
-      "even if it is one step.");
+      "even if it is one step; x and y may be tuples, of an array for each direction. Reverse: "
+      "direction 0 runs from right to left, too.");
   m.def("backward", backward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(),
         "c0"_a.none(), "weights"_a, "y"_a, "tape"_a, "d_y"_a.none(), "d_h_n"_a.none(),
         "d_c_n"_a.none(), "d_tape"_a.none(), "d_x"_a.none(), "d_h0"_a.none(), "d_c0"_a.none(),
         "d_weights"_a, "g_tape"_a.none(), "g_h"_a.none(), "threads"_a, "adds"_a = false,
+        "reverse"_a = false,
         "Run the layer's gradient; fills every output that is not None, and changes no input. "
-        "Adds: those of the weights to what is there. "
+        "Adds: those of x and the weights to what is there. x, y, d_y and d_x may be tuples, of an "
+        "array for each direction. Reverse: direction 0 runs from right to left, too. "
         "Of a tape in bfloat16: with products that round what they multiply to it.");
   m.def("layer", layer, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(), "c0"_a.none(),
         "weights"_a, "keep_tape"_a, "rounded"_a, "reduced"_a, "threads"_a,

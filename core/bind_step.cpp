@@ -78,9 +78,9 @@ struct Step {
     call.dims = dims;
     call.sequence = {nullptr, nullptr, 1, dims.B};
     call.cell = cell;
-    call.x = {x.as<const T>(), 0, x.stride[0]};
     const Axis B{"B", dims.B}, H{"H", dims.H};
     auto& dir = call.direction[0];
+    dir.x = {x.as<const T>(), 0, x.stride[0]};
     dir.w = read_weights(r, weights, dims, cell);
     if (dir.w.W_hr) fail("W_hr: expected None");
     refuse_subclasses(h, c);
@@ -180,11 +180,11 @@ class BriefStep {
       return std::exchange(at, at + n);
     };
     const Bf16* x = s_.x.as<const Bf16>();
-    call.x = {at, 0, I_};
+    auto& dir = call.direction[0];
+    dir.x = {at, 0, I_};
     for (i64 b = 0; b < B_; b++) widen(x + b * s_.x.stride[0], I_);
     const float* of[kGiven];
     for (int k = 0; k < kGiven; k++) of[k] = widen(from_[k].data, from_[k].count);
-    auto& dir = call.direction[0];
     dir.w = {nullptr, nullptr, of[0], of[1], nullptr, of[2]};
     dir.brief_W_ih = W_ih_, dir.brief_W_hh = W_hh_;
     dir.h0 = of[3], dir.c0 = of[4];
@@ -341,7 +341,7 @@ nb::tuple backward(Step& s, nb::tuple wanted, nb::handle h, nb::handle c, nb::ha
   const auto want = [&](int k) { return wanted[std::size_t(k)].ptr() == Py_True; };
   Result d_x(want(0), bytes, B, I), d_h(want(1) && dir.h0, bytes, B, H),
       d_c(want(2) && dir.c0, bytes, B, H);
-  call.d_x = {d_x.as<T>(), 0, I};
+  dir.d_x = {d_x.as<T>(), 0, I};
   dir.d_h0 = d_h.as<T>(), dir.d_c0 = d_c.as<T>();
   if (sums) dir.d_z = sums->room<T>(s.dims, s.row.gates());
   const int threads = s.threads(2);
@@ -349,7 +349,7 @@ nb::tuple backward(Step& s, nb::tuple wanted, nb::handle h, nb::handle c, nb::ha
   call.workspace = space.data();
   s.run(call, kernels<T>().backward, threads, 2);
   space.check();
-  if (sums) sums->keep<T>(B, {call.x.data, call.x.row}, dir.h0);
+  if (sums) sums->keep<T>(B, {dir.x.data, dir.x.row}, dir.h0);
   return nb::make_tuple(d_x.give(s), d_h.give(s), d_c.give(s));
 }
 

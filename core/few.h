@@ -35,7 +35,7 @@ struct FewSpace {
   T* x;           // (N, I); null where the caller's tokens lie at equal distances
   T* h;           // (N, H): h(t-1); null where that is h0
   T* zeros;
-  T* other_d_x;  // (N, I) of direction 1
+  T* own_d_x;  // (N, I), where it is added
   WeightSums<T> weights;
 
   FewSpace(const BackwardCall<T>& call, i64 k, Carver& carver)
@@ -48,19 +48,20 @@ struct FewSpace {
     d_c = carver.take<T>(d.B * d.H);
     panels = carver.take<T>(u.K * d.B);
     d_z = dir.d_z ? dir.d_z : carver.take<T>(d.N * R);
-    x = in_line(call) ? nullptr : carver.take<T>(d.N * d.I);
+    x = in_line(d, call.sequence, dir.x) ? nullptr : carver.take<T>(d.N * d.I);
     h = d.T > 1 ? carver.take<T>(d.N * d.H) : nullptr;
     zeros = carver.take<T>(d.H);
-    other_d_x = k == 1 && call.d_x.data ? carver.take<T>(d.N * d.I) : nullptr;
+    own_d_x = adds_inputs(call, k) ? carver.take<T>(d.N * d.I) : nullptr;
     Tokens<T> tokens{d.N, R, d.I, d.H, call.adds};
     tokens.d_z = {d_z, R};
-    tokens.x = x ? Lines<const T>{x, d.I} : Lines<const T>{call.x.data, call.x.row};
+    tokens.x = x ? Lines<const T>{x, d.I} : Lines<const T>{dir.x.data, dir.x.row};
     tokens.h = {h ? h : dir.h0 ? dir.h0 : zeros, h || dir.h0 ? d.H : 0};
     tokens.d_W_ih = dir.d_W_ih, tokens.d_W_hh = dir.d_W_hh, tokens.d_b = dir.d_b;
     weights = WeightSums<T>(tokens, carver);
   }
-  static bool in_line(const BackwardCall<T>& call) {
-    return call.dims.T == 1 || call.sequence.offsets || call.x.step == call.dims.B * call.x.row;
+  template <class View>
+  static bool in_line(const Dims& d, const Sequence& seq, const View& tokens) {
+    return d.T == 1 || seq.offsets || tokens.step == d.B * tokens.row;
   }
 };
 
@@ -85,7 +86,7 @@ struct FewBackward {
         dir(call_.direction[d]),
         dims(call_.dims),
         seq(call_.sequence),
-        reverse(d == 1),
+        reverse(dir.reverse),
         cell(pointwise_of<T>(call_.cell)),
         team(team_),
         ws(call_, d, carver),
@@ -108,7 +109,7 @@ struct FewBackward {
       if (!last || dir.d_h0) product_with(rows, H, d_z(t, 0), dir.w.W_hh, {ws.d_h, ws.padded});
       if (!last) team.meet();
     }
-    if (call.d_x.data) inputs();
+    if (dir.d_x.data) inputs();
     if (dir.d_h0) initial_states();
     if (dir.d_c0 && team.id == 0) copy(ws.d_c, dir.d_c0, B * H);
     ws.weights.run(team);
@@ -128,7 +129,7 @@ struct FewBackward {
     for (i64 t = team.id; t < dims.T; t += team.count)
       for (i64 b = 0; b < seq.active(t); b++) {
         const i64 token = seq.token(t) + b;
-        if (ws.x) copy(call.x.at(seq, t, b), ws.x + token * I, I);
+        if (ws.x) copy(dir.x.at(seq, t, b), ws.x + token * I, I);
         if (!ws.h) continue;
         T* const h = ws.h + token * H;
         if (b < seq.active(before(t)))
@@ -160,10 +161,10 @@ struct FewBackward {
 
   // d_x of all tokens at once where they lie at equal distances, else step by step.
   void inputs() const {
-    const View<T>& d_x = call.d_x;
-    if (ws.other_d_x)
-      product_with(dims.N, I, ws.d_z, dir.w.W_ih, {ws.other_d_x, I});
-    else if (dims.T == 1 || seq.offsets || d_x.step == B * d_x.row)
+    const View<T>& d_x = dir.d_x;
+    if (ws.own_d_x)
+      product_with(dims.N, I, ws.d_z, dir.w.W_ih, {ws.own_d_x, I});
+    else if (ws.in_line(dims, seq, d_x))
       product_with(dims.N, I, ws.d_z, dir.w.W_ih, {d_x.data, d_x.row});
     else
       for (i64 t = 0; t < dims.T; t++)
@@ -255,10 +256,7 @@ void few_backward(BackwardCall<T>& call, int id, int count) {
     for (i64 before = 0; before < d; before++) FewSpace<T>(call, before, carver);
     FewBackward<T>(call, d, team, carver).run();
   });
-  if (call.dims.D < 2 || !call.d_x.data) return;
-  Carver carver{call.workspace};
-  FewSpace<T>(call, 0, carver);
-  add_other_inputs(call, everybody, FewSpace<T>(call, 1, carver).other_d_x);
+  add_inputs<FewSpace<T>>(call, everybody);
 }
 
 }  // namespace gatewise::GATEWISE_ISA

@@ -90,7 +90,7 @@ struct Forward {
         dir(call_.direction[d]),
         dims(call_.dims),
         seq(call_.sequence),
-        reverse(d == 1),
+        reverse(dir.reverse),
         team(team_),
         cell(pointwise_of<T, E, K>(call_.cell)),
         ws(call_, call_.direction[d].w.W_hr, carver),
@@ -197,7 +197,7 @@ struct Forward {
       const Share mine = my_part(own.among(seq.active(t)));
       for (i64 k = mine.begin; k < mine.end; k++) {
         const i64 at = (s - first) * dims.B + own[k];
-        round_row(call.x.at(seq, t, own[k]), dims.I, as_numbers(ws.x + at * room<E>(dims.I)));
+        round_row(dir.x.at(seq, t, own[k]), dims.I, as_numbers(ws.x + at * room<E>(dims.I)));
       }
     }
     split.meet(team);
@@ -209,7 +209,7 @@ struct Forward {
       return Lines<const E>{ws.x, own.step * room<E>(dims.I)}.right((at * dims.B + b) *
                                                                     room<E>(dims.I));
     else
-      return {call.x.at(seq, t, b), call.x.row * own.step};
+      return {dir.x.at(seq, t, b), dir.x.row * own.step};
   }
 
   i64 unit(i64 panel) const { return smaller(dims.H, panel * u.U); }

@@ -25,7 +25,7 @@ struct Gradients {
     if constexpr (IS_PAIR<E>)
       if (ws.turned) pair_tokens();
     g.team.meet();
-    if (g.call.d_x.data) input_gradient();
+    if (g.dir.d_x.data) input_gradient();
     if (ws.turned) weight_gradient(first);
     if (ws.d_out_turned) projection_gradient(first);
     if (ws.d_peep) peephole_gradient();
@@ -43,7 +43,7 @@ struct Gradients {
       const T *x[L], *h[L], *d_out[L];
       const Number<E>*cell[L], *gate[L];
       g.tokens(c, first, first + count, step, [&](i64 at, i64 t, i64 b) {
-        x[at - first] = g.call.x.at(g.seq, t, b);
+        x[at - first] = g.dir.x.at(g.seq, t, b);
         h[at - first] = g.hidden_before(t, b);
         if (!ws.d_out_turned) return;
         d_out[at - first] = ws.d_out + at * dims.P;
@@ -109,8 +109,8 @@ struct Gradients {
         g.gate_product(g.all.Wx, input, p, (p + 1) % input.panels, 1, count, first, 1, {block, W});
         step = started;
         g.tokens(c, first, first + count, step, [&](i64 at, i64 t, i64 b) {
-          T* to = g.all.other_d_x ? g.all.other_d_x + (g.seq.token(t) + b) * dims.I
-                                  : g.call.d_x.at(g.seq, t, b);
+          T* to = g.all.own_d_x ? g.all.own_d_x + (g.seq.token(t) + b) * dims.I
+                                : g.dir.d_x.at(g.seq, t, b);
           copy(block + (at - first) * W, to + input.first(p), n);
         });
       }

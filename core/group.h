@@ -92,6 +92,12 @@ struct GroupSpace {
   }
 };
 
+// Whether direction d adds its d_x: to what is there, or to that of direction 0.
+template <class T>
+bool adds_inputs(const BackwardCall<T>& call, i64 d) {
+  return call.direction[d].d_x.data && (call.adds || d == 1);
+}
+
 // The workspace of one direction. What it holds follows from the call alone: where memory is only
 // counted, every pointer is null.
 template <class T, class E>
@@ -102,7 +108,7 @@ struct BackwardSpace {
   E* Wr;         // [panels of H][P][width]
   T *d_h, *d_c;  // (B, padded P), (B, H): towards the step before
   T* d_hidden;   // (B, padded H) before the projection
-  T* other_d_x;  // (N, I) of direction 1
+  T* own_d_x;    // (N, I), where it is added to what is there or direction 0 has written
   T* zeros;
   Number<E>* c0;  // (B, padded H): as the tape would have it, where it is rounded
   GroupSpace<T, E> group[GROUPS];
@@ -112,14 +118,15 @@ struct BackwardSpace {
         input(call.dims.I),
         output(call.dims.P),
         hidden(call.dims.H),
-        Wx(call.d_x.data ? carver.take<E>(input.padded * operands<E>(units.K)) : nullptr),
+        Wx(call.direction[d].d_x.data ? carver.take<E>(input.padded * operands<E>(units.K))
+                                      : nullptr),
         Wh(carver.take<E>(output.padded * operands<E>(units.K))),
         Wr(call.direction[d].w.W_hr ? carver.take<E>(hidden.padded * operands<E>(call.dims.P))
                                     : nullptr),
         d_h(carver.take<T>(call.dims.B * output.padded)),
         d_c(carver.take<T>(call.dims.B * call.dims.H)),
         d_hidden(call.direction[d].w.W_hr ? carver.take<T>(call.dims.B * hidden.padded) : nullptr),
-        other_d_x(d == 1 && call.d_x.data ? carver.take<T>(call.dims.N * call.dims.I) : nullptr),
+        own_d_x(adds_inputs(call, d) ? carver.take<T>(call.dims.N * call.dims.I) : nullptr),
         zeros(carver.take<T>(larger(call.dims.P, call.dims.H))),
         c0(IS_PAIR<E> ? carver.take<Number<E>>(call.dims.B * hidden.padded) : nullptr),
         group{{call, call.direction[d], units, hidden, 0, carver},
@@ -154,7 +161,7 @@ struct Group {
         dir(call_.direction[d]),
         dims(call_.dims),
         seq(call_.sequence),
-        reverse(d == 1),
+        reverse(dir.reverse),
         all(space),
         ws(space.group[g]),
         u(space.units),

@@ -18,16 +18,18 @@ struct Weights {
   const T* peep;  // (3, H)
 };
 
-// One layer, D directions; direction 1 runs from each sequence's last step to its first.
+// One layer, D directions. Each has tokens of its own: they are others where the call is a part of
+// a longer run, which begins at either end.
 template <class T>
 struct ForwardCall {
   Dims dims;
   Sequence sequence;
-  int cell;         // index in CELLS
-  bool in_parts;    // a part of a longer run, with the bits of the whole, even if it is one step
-  bool reduced;     // products round what they multiply to bfloat16; only if Table::probe_pairs
-  View<const T> x;  // read, I numbers a token
+  int cell;       // index in CELLS
+  bool in_parts;  // a part of a longer run, with the bits of the whole, even if it is one step
+  bool reduced;   // products round what they multiply to bfloat16; only if Table::probe_pairs
   struct Direction {
+    bool reverse;     // from each sequence's last step to its first
+    View<const T> x;  // read, I numbers a token
     Weights<T> w;
     const Bf16 *brief_W_ih, *brief_W_hh;  // of a single step, read in their place; else null
     View<T> y;                            // written, P numbers a token
@@ -50,10 +52,11 @@ struct BackwardCall {
   Dims dims;
   Sequence sequence;
   int cell;
-  bool adds;  // the weights' gradients to what is there: the call is a part of a longer run
-  View<const T> x;
-  View<T> d_x;  // written; data null: not wanted
+  bool adds;  // d_x and the weights' gradients to what is there: a part of a longer run
   struct Direction {
+    bool reverse;
+    View<const T> x;
+    View<T> d_x;  // written, the sum where they share it; data null: not wanted, of either
     Weights<T> w;
     View<const T> y;           // read: what forward wrote
     const T *h0, *c0;          // read

@@ -46,7 +46,7 @@ struct SingleForward {
   void panel(i64 j) const {
     alignas(64) T z[SINGLE_ROWS * NV * LANES<T>], bias[NV * LANES<T>];
     const i64 unit = j * u.U, units = smaller(u.U, H - unit), I = call.dims.I;
-    const Lines<const T> x{call.x.at(call.sequence, 0, 0), call.x.row},
+    const Lines<const T> x{dir.x.at(call.sequence, 0, 0), dir.x.row},
         h = dir.h0 ? Lines<const T>{dir.h0, H} : Lines<const T>{zeros, 0};
     if (dir.brief_W_ih)
       brief(j, x, h, {z, u.W});

@@ -32,6 +32,7 @@ def forward(
     threads: int,
     reduced: bool = False,
     in_parts: bool = False,
+    reverse: bool = False,
 ) -> None:
     """Fill y, h_n, c_n and tape."""
     spec = _check(cell, x, batch_sizes, (h0, c0, *sum(weights, ())), threads)
@@ -40,7 +41,7 @@ def forward(
     with torch.no_grad():
         h0, c0 = _states(spec, x, batch_sizes, h0, c0, weights)
         runs = [
-            _run(spec, x, h0[d], c0[d], Weights(*w), d == 1, batch_sizes)  # type: ignore[arg-type]
+            _run(spec, x, h0[d], c0[d], Weights(*w), reverse or d == 1, batch_sizes)  # type: ignore[arg-type]
             for d, w in enumerate(weights)
         ]
         y.copy_(_output(runs, batch_sizes))
@@ -78,6 +79,7 @@ def _backward(
     g_h: Tensor | None,
     threads: int,
     adds: bool = False,
+    reverse: bool = False,
 ) -> None:
     inputs = (h0, c0, *sum(weights, ()), y, tape, d_y, d_h_n, d_c_n, d_tape)
     spec = _check(cell, x, batch_sizes, inputs, threads)
@@ -90,7 +92,10 @@ def _backward(
             Weights(*(None if t is None else t.detach().clone().requires_grad_() for t in w))  # type: ignore[arg-type]
             for w in weights
         ]
-        runs = [_run(spec, x, h0[d], c0[d], w, d == 1, batch_sizes) for d, w in enumerate(leaves)]
+        runs = [
+            _run(spec, x, h0[d], c0[d], w, reverse or d == 1, batch_sizes)
+            for d, w in enumerate(leaves)
+        ]
         results = (
             _output(runs, batch_sizes),
             torch.stack([h for _, h, _ in runs]),
@@ -105,7 +110,7 @@ def _backward(
     for k, (buffer, leaf) in enumerate(zip(buffers, wanted, strict=True)):
         if buffer is not None:
             assert leaf is not None
-            there = buffer.clone() if adds and k >= 3 else 0
+            there = buffer.clone() if adds and k not in (1, 2) else 0
             buffer.copy_(there + _grad(loss, leaf))
     join = torch.stack if batch_sizes is None else torch.cat
     for direction, (steps, _, _) in enumerate(runs):

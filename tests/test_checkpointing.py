@@ -127,6 +127,36 @@ def test_backward_again_gives_the_same_bits() -> None:
     assert_same(gradients(found, layer.leaves), first, atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["dense", "packed"])
+def test_in_the_core_each_direction_may_have_tokens_of_its_own(packed: bool) -> None:
+    layer = random_layer(D=2, packed=packed)
+    x, *states = (t.detach() for t in (layer.x, layer.h0, layer.c0))
+    weights = tuple(tuple(t if t is None else t.detach() for t in w) for w in layer.weights)
+    xs, H = (x, torch.randn_like(x)), 4
+
+    def run(x: Any, directions: slice, y: Any, **how: bool) -> tuple[Any, ...]:
+        h, c = (t[directions] for t in states)
+        ends = torch.empty_like(h), torch.empty_like(c)
+        inputs = x, layer.batch_sizes, h, c, weights[directions]
+        native._core.forward("lstm", *inputs, y, *ends, None, 2, **how)
+        return y, *ends
+
+    def room(*numbers: int) -> tuple[Tensor, ...]:
+        return tuple(x.new_empty(*x.shape[:-1], n) for n in numbers)
+
+    both, (y, other), pair = slice(0, 2), room(H, H), room(H, H)
+    apart = run(xs, both, pair)
+    alone = run(xs[0], slice(0, 1), y), run(xs[1], slice(1, 2), other, reverse=True)
+    for d, (of_x, found) in enumerate(zip(xs, alone, strict=True)):
+        whole, *ends = run(of_x, both, *room(2 * H))
+        expected = whole[..., d * H : (d + 1) * H], *(t[d : d + 1] for t in ends)
+        assert_same(found, expected, atol=0, rtol=0)
+        assert_same((pair[d], *(t[d : d + 1] for t in apart[1:])), expected, atol=0, rtol=0)
+    for x_of, y_of in ((xs[:1], pair), (xs, pair[:1]), ((x, x[1:]), pair)):
+        with pytest.raises(ValueError, match=r"^[xy]: expected"):
+            run(x_of, both, y_of)
+
+
 # --- memory: what the promise is -----------------------------------------------------------------
 
 
@@ -143,7 +173,7 @@ def test_states_are_kept_and_no_gates(D: int, packed: bool, monkeypatch) -> None
     tapes: list[Tensor] = []
     fill = native.fill
 
-    def spy(cell: Any, reduced: Any, buffers: Any, inputs: Any, **how: bool) -> None:
+    def spy(cell: Any, reduced: Any, buffers: Any, inputs: Any, **how: Any) -> None:
         tapes.append(buffers[3])
         fill(cell, reduced, buffers, inputs, **how)
 
@@ -152,10 +182,11 @@ def test_states_are_kept_and_no_gates(D: int, packed: bool, monkeypatch) -> None
         found = results(layer, 10)
     states = [t for t in kept if t.is_floating_point() and t.data_ptr() not in given]
     assert sum(t.numel() for t in states) == D * 9 * B * 2 * H  # h and c before all but the first
-    assert tapes == [None] * 10 * D
+    calls, together = (10 * D, 1) if packed else (10, D)  # directions of a call
+    assert tapes == [None] * calls
     tapes.clear()
     gradients(found, layer.leaves)
-    assert [t.numel() for t in tapes] == [10 * B * S * H] * 10 * D
+    assert [t.numel() for t in tapes] == [together * 10 * B * S * H] * calls
     assert len({t.data_ptr() for t in tapes}) == 1
 
 
@@ -176,7 +207,7 @@ def test_true_is_the_root_of_t_or_what_is_worth_a_call(
     assert h_n.grad_fn is not None
     kept_h, kept_c = h_n.grad_fn.saved_tensors[-2:]
     stretches = -(-T // every)
-    assert kept_h.shape[1] == kept_c.shape[1] == (stretches - 1) * B
+    assert len(kept_h) == len(kept_c) == (stretches - 1) * B
 
 
 def test_true_where_some_sequences_end_early() -> None:
@@ -188,7 +219,7 @@ def test_true_where_some_sequences_end_early() -> None:
         for w in layer.parameters:
             w.mul_(0.1)
     kept_h = results(layer, True)[1].grad_fn.saved_tensors[-2]
-    assert kept_h.shape[1] == 15 + 10  # of three stretches
+    assert len(kept_h) == 2 * (15 + 10)  # of three stretches
     assert_as_without(layer, True)
 
 

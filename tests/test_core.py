@@ -155,7 +155,7 @@ def on_the_core(
     adds: float | None = None,
 ) -> dict[str, Any]:
     """The same by the kernels, into buffers that hold NaN; reduced: with a tape in bfloat16; adds:
-    the weights' gradients to this number."""
+    the gradients of x and the weights to this number."""
 
     def cast(v: Tensor | None) -> Tensor | None:
         return None if v is None else v.to(p.dtype)
@@ -184,8 +184,8 @@ def on_the_core(
         [None if d is None or k == 3 else poisoned(d, p.dtype) for k, d in enumerate(ws)]
         for ws in page["d_weights"]
     ]
-    for d in (d for ws in d_weights for d in ws if adds is not None and d is not None):
-        d.fill_(adds)
+    for d in (d for ds in ([out["d_x"]], *d_weights) for d in ds if d is not None):
+        d.fill_(float("nan") if adds is None else adds)
     g_tape, P = poisoned(page["tape"], p.dtype), out["h_n"].shape[2]
     g_h = torch.full((p.D, *x.shape[:-1], P), float("nan"), dtype=p.dtype)
     saved = [out[k].clone() for k in ("y", "tape")]
@@ -562,13 +562,14 @@ def test_both_tables_of_cells_are_equal() -> None:
     ],
     ids=str,
 )
-def test_weight_gradients_added_to_what_is_there(isa: str, p: Problem) -> None:
+def test_gradients_added_to_what_is_there(isa: str, p: Problem) -> None:
     given = make(p)
     page = on_the_page(p, given)
     core = on_the_core(p, given, page, adds=0.5)
     for got, want in zip(core["d_weights"], page["d_weights"], strict=True):
         for g, w in zip(got, want, strict=True):
             assert w is None or error(g - 0.5, w) < BOUNDS[torch.float32]["gradient"]
+    assert error(core["d_x"] - 0.5, page["d_x"]) < BOUNDS[torch.float32]["gradient"]
 
 
 def test_saturated_gates(isa: str) -> None:

@@ -9,13 +9,15 @@ At every stretch the weights are packed three times, their gradients unpacked, t
 A short stretch does little else; so where k is not given, stretches are as long as is worth it. A
 run of one stretch is one run of the core forward, and two backward.
 
-Each direction runs by itself, as a run from left to right. What runs from right to left is turned
-around stretch by stretch.
+Directions of sequences that are equally long run side by side: the n-th stretch of one lies as far
+from the left as that of the other from the right. Else these have sequences of their own, and the
+directions run one after the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from math import isqrt
 from typing import Any, NamedTuple
 
@@ -31,6 +33,9 @@ from gatewise.spec import CellSpec
 #: Tokens of a stretch beside which the packing takes little time (3 %), and values of h beside
 #: which the calls do.
 TOKENS, VALUES = 1024, 2048 * 64
+
+#: Numbers that torch sets to zero in the thread that asks for it; of 32768 it makes a team's work.
+CLEARED = 1 << 14
 
 
 def layer(cell: CellSpec, reduced: bool, checkpoint: bool | int, *flat: Tensor | None) -> Results:
@@ -65,107 +70,73 @@ def _ceil_div(a: int, b: int) -> int:
 
 
 class Stretch(NamedTuple):
-    """Steps of a run.
+    """Steps of the directions that run side by side.
 
     Args:
-        begin, end: which; counted in the order of the run.
-        rows: how many sequences are there at its begin; going: how many go on behind its end.
-        at: where in what is kept the states before it begin.
+        directions: which.
+        tokens: of each of them, in what is cut along its first axis.
         sizes: of the batch at each of its steps, where packed.
+        rows: how many sequences there are.
+        came: how many of them come from the stretch before.
+        begin: the others, which begin here; open where they are the last there are.
+        going: how many go on in the next; the others end here.
+        at: where in what is kept the states of those that came begin.
     """
 
-    begin: int
-    end: int
+    directions: slice
+    tokens: list[slice]
+    sizes: Tensor | None
     rows: int
+    came: int
+    begin: slice
     going: int
     at: int
-    sizes: Tensor | None
 
-    def tokens(self) -> int:
-        return (self.end - self.begin) * self.rows if self.sizes is None else int(self.sizes.sum())
+    def of(self, t: Tensor) -> tuple[Tensor, ...]:
+        """The tokens of each direction in t, where all see the same."""
+        return tuple(t[tokens] for tokens in self.tokens)
 
-
-def cut(x: Tensor, batch_sizes: Tensor | None, every: int) -> list[Stretch]:
-    """All steps, in stretches of ``every``; the first has the most tokens."""
-    T = len(x) if batch_sizes is None else len(batch_sizes)
-    begins = range(0, max(T, 1), every)
-    rows = [x.shape[1]] * len(begins) if batch_sizes is None else batch_sizes[::every].tolist()
-    stretches, at = [], -rows[0]  # nothing is kept before the first: its states are given
-    for begin, now, going in zip(begins, rows, [*rows[1:], 0], strict=True):
-        end = min(begin + every, T)
-        sizes = None if batch_sizes is None else batch_sizes[begin:end]
-        stretches.append(Stretch(begin, end, now, going, at, sizes))
-        at += now
-    return stretches
-
-
-class Straight:
-    """The tokens of a stretch, where the run goes from left to right.
-
-    Args:
-        x: (T, B, I), or packed (N, I); so is every tensor that is cut.
-    """
-
-    def __init__(self, x: Tensor, batch_sizes: Tensor | None) -> None:
-        self.T = len(x)
-        self.batch_sizes = batch_sizes
-        if batch_sizes is not None:  # where each step begins
-            self.first = torch.cat([batch_sizes.new_zeros(1), batch_sizes.cumsum(0)])
-
-    def take(self, t: Tensor, s: Stretch) -> Tensor:
-        """The tokens of t in the order of the run."""
-        if s.sizes is None:
-            return t[s.begin : s.end]
-        return t[int(self.first[s.begin]) : int(self.first[s.end])]
-
-    def room(self, t: Tensor, s: Stretch) -> Tensor:
-        """Where to write the tokens for t."""
-        return self.take(t, s)
-
-    def put(self, t: Tensor, s: Stretch, tokens: Tensor, add: bool = False) -> None:
-        """Bring what was written to its place in t: it is there."""
-
-
-class Turned(Straight):
-    """The same where it goes from right to left: step n of the run is step len - 1 - n of a
-    sequence. Either way as many sequences have a step n, so the sizes of the batch are the same."""
-
-    def __init__(self, x: Tensor, batch_sizes: Tensor | None) -> None:
-        super().__init__(x, batch_sizes)
-        if batch_sizes is not None:  # of b: how many steps have more than b sequences
-            self.lengths = torch.bincount(batch_sizes).flip(0).cumsum(0).flip(0)[1:]
-
-    def take(self, t: Tensor, s: Stretch) -> Tensor:
-        return (
-            t[self._mirrored(s)].flip(0) if s.sizes is None else t.index_select(0, self._tokens(s))
+    def of_each(self, t: Tensor, size: int) -> tuple[Tensor, ...]:
+        """The same where the last axis has ``size`` numbers for every direction there is."""
+        first = range(self.directions.start * size, self.directions.stop * size, size)
+        return tuple(
+            t[tokens, ..., n : n + size] for tokens, n in zip(self.tokens, first, strict=True)
         )
 
-    def room(self, t: Tensor, s: Stretch) -> Tensor:
-        n = s.end - s.begin if s.sizes is None else int(s.sizes.sum())
-        return t.new_empty(n, *t.shape[1:])
-
-    def put(self, t: Tensor, s: Stretch, tokens: Tensor, add: bool = False) -> None:
-        if s.sizes is not None:
-            (t.index_add_ if add else t.index_copy_)(0, self._tokens(s), tokens)
-        elif add:
-            t[self._mirrored(s)] += tokens.flip(0)
-        else:
-            t[self._mirrored(s)] = tokens.flip(0)
-
-    def _mirrored(self, s: Stretch) -> slice:
-        return slice(self.T - s.end, self.T - s.begin)
-
-    def _tokens(self, s: Stretch) -> Tensor:
-        """Where the tokens of the run stand in what is packed."""
-        assert s.sizes is not None
-        begin, end = int(self.first[s.begin]), int(self.first[s.end])
-        step = torch.arange(s.begin, s.end, device="cpu").repeat_interleave(s.sizes)
-        row = torch.arange(begin, end, device="cpu") - self.first[step]
-        found: Tensor = self.first[self.lengths[row] - 1 - step] + row
-        return found
+    def kept(self, t: Tensor) -> Tensor:
+        """The states of those that came, in what is kept."""
+        end = self.at + len(self.tokens) * self.came
+        return t[self.at : end].view(len(self.tokens), self.came, t.shape[1])
 
 
-WAYS = (Straight, Turned)
+def cut(x: Tensor, batch_sizes: Tensor | None, D: int, every: int) -> list[list[Stretch]]:
+    """All steps, in stretches of ``every``: a list for all directions, or one for each."""
+    T = len(x) if batch_sizes is None else len(batch_sizes)
+    sizes = [x.shape[1]] * T if batch_sizes is None else batch_sizes.tolist()
+    first = range(T + 1) if batch_sizes is None else [0, *accumulate(sizes)]
+    # Without steps there is one stretch: the core refuses it, with its reason.
+    steps = [(begin, min(begin + every, T)) for begin in range(0, max(T, 1), every)]
+    runs, at = [], 0
+    for of_run in [range(D)] if batch_sizes is None else [range(d, d + 1) for d in range(D)]:
+        run = []
+        for begin, end in steps:
+            of_each = [(T - end, T - begin) if d else (begin, end) for d in of_run]
+            left, right = of_each[0]
+            rows = sizes[left] if T else 0
+            came, going = rows if left else 0, sizes[right] if right < T else 0
+            if of_run.start:
+                came, going = going, came
+            run.append(
+                Stretch(
+                    slice(of_run.start, of_run.stop),
+                    [slice(first[left], first[right]) for left, right in of_each],
+                    None if batch_sizes is None else batch_sizes[left:right],
+                    *(rows, came, slice(came, rows if left else None), going, at),
+                )
+            )
+            at += len(of_run) * came
+        runs.append(run)
+    return runs
 
 
 # --- the two runs ---------------------------------------------------------------------------------
@@ -174,49 +145,80 @@ WAYS = (Straight, Turned)
 def forward(
     cell: CellSpec, reduced: bool, every: int, flat: Flat
 ) -> tuple[Results, Tensor, Tensor]:
-    """The results, and the states before every stretch but the first: h (D, R, P), c (D, R, H)."""
+    """The results, and the states that stretches begin with, but for those that were given: h, c,
+    one a row."""
     x, batch_sizes, h0, c0, *weights = flat
     assert x is not None
     D, _, H, P = native.sizes(cell, x, batch_sizes, h0, weights)
-    stretches = cut(x, batch_sizes, every)
-    if len(stretches) == 1:
-        none = x.new_empty(D, 0, 0)
-        return native.forward(cell, None, reduced, *flat), none, none
+    runs = cut(x, batch_sizes, D, every)
+    R = sum(len(s.tokens) * s.came for run in runs for s in run)
+    kept_h, kept_c = x.new_empty(R, P), x.new_empty(R if cell.has_cell_state else 0, H)
+    if len(runs[0]) == 1:
+        return native.forward(cell, None, reduced, *flat), kept_h, kept_c
     results = native.empty_results(cell, None, x, batch_sizes, h0, weights)
-    y, h_n, c_n, _ = results
-    R = sum(s.going for s in stretches)
-    kept_h, kept_c = x.new_empty(D, R, P), x.new_empty(D, R if cell.has_cell_state else 0, H)
-    for d in range(D):
-        way = WAYS[d](x, batch_sizes)
-        half = y[..., d * P : (d + 1) * P]
-        h, c = _row(h0, d), _row(c0, d)
-        for s in stretches:
-            out, h_end = way.room(half, s), _room(kept_h, s, d)
-            c_end = None if c_n is None else _room(kept_c, s, d)
-            inputs = (way.take(x, s), s.sizes, h, c, *native.of_direction(weights, d))
-            native.fill(cell, reduced, (out, h_end, c_end, None), inputs, in_parts=True)
-            way.put(half, s, out)
-            h = _going(h_end, s, kept_h, h_n, d)
-            c = None if c_end is None or c_n is None else _going(c_end, s, kept_c, c_n, d)
+    y, *last, _ = results
+    kept = kept_h, None if last[1] is None else kept_c
+    for run in runs:
+        for s, following in pairwise([*run, None]):
+            assert s is not None
+            states = [_before(*of, s) for of in zip(kept, (h0, c0), strict=True)]
+            ends = [_room(*of, s, following) for of in zip(kept, last, strict=True)]
+            inputs = (s.of(x), s.sizes, *states, *native.of_directions(weights, s.directions))
+            native.fill(cell, reduced, (s.of_each(y, P), *ends, None), inputs, part=_part(s))
+            for of in zip(ends, kept, last, strict=True):
+                _bring(*of, s, following)
     return results, kept_h, kept_c
 
 
-def _room(kept: Tensor, s: Stretch, d: int) -> Tensor:
-    """For the states at the end of a stretch: where they are kept, if all of them go on."""
-    if s.going < s.rows:
-        return kept.new_empty(1, s.rows, kept.shape[2])
-    at = s.at + s.rows
-    return kept[d : d + 1, at : at + s.rows]
+def _part(s: Stretch) -> native.Part:
+    return native.Part(reverse=s.directions.start == 1)
 
 
-def _going(ends: Tensor, s: Stretch, kept: Tensor, last: Tensor, d: int) -> Tensor:
-    """The states that go on, which are kept; the others are the last of their sequence."""
+def _before(kept: Tensor | None, given: Tensor | None, s: Stretch) -> Tensor | None:
+    """The states before a stretch."""
+    if kept is None and s.came > 0:
+        return None
+    came = None if kept is None or s.came == 0 else s.kept(kept)
+    return _joined(came, given, s.begin, s)
+
+
+def _joined(some: Tensor | None, of_all: Tensor | None, which: slice, s: Stretch) -> Tensor | None:
+    """``some`` for the first sequences, then those of ``of_all`` for the others; None is zero."""
+    if some is not None and some.shape[1] == s.rows:
+        return some
+    others = None if of_all is None else of_all[s.directions, which]
+    if some is None:
+        return others
+    if others is None:
+        others = some.new_zeros(len(some), s.rows - some.shape[1], some.shape[2])
+    return torch.cat([some, others], 1)
+
+
+def _room(
+    kept: Tensor | None, last: Tensor | None, s: Stretch, following: Stretch | None
+) -> Tensor | None:
+    """For the states at the end of a stretch: where they belong, if all go on or all end."""
+    if kept is None or last is None:
+        return None
+    if following is None:
+        return last[s.directions, : s.rows]
     if s.going == s.rows:
-        return ends
-    at = s.at + s.rows
-    kept[d, at : at + s.going] = ends[0, : s.going]
-    last[d, s.going : s.rows] = ends[0, s.going :]
-    return ends[:, : s.going]
+        return following.kept(kept)
+    return kept.new_empty(len(s.tokens), s.rows, kept.shape[1])
+
+
+def _bring(
+    ends: Tensor | None,
+    kept: Tensor | None,
+    last: Tensor | None,
+    s: Stretch,
+    following: Stretch | None,
+) -> None:
+    """The states that go on are kept; the others are the last of their sequence."""
+    if ends is None or kept is None or last is None or following is None or s.going == s.rows:
+        return
+    following.kept(kept).copy_(ends[:, : s.going])
+    last[s.directions, s.going : s.rows] = ends[:, s.going :]
 
 
 def backward(
@@ -237,70 +239,77 @@ def backward(
     x, batch_sizes, h0, c0, *weights = flat
     assert x is not None
     D, _, H, P = native.sizes(cell, x, batch_sizes, h0, weights)
-    stretches = cut(x, batch_sizes, every)
-    if len(stretches) == 1:
+    runs = cut(x, batch_sizes, D, every)
+    if len(runs[0]) == 1:
         none = x.new_empty(0)  # y and tape, which are computed anew
         rest = *weights, none, none, *d_results, None
         return native.backward(cell, reduced, wanted, None, x, batch_sizes, h0, c0, *rest)
     grads = native.empty_gradients(flat, wanted)
-    d_x, d_y = grads[0], d_results[0]
-    dtype = torch.bfloat16 if reduced else x.dtype
-    tape = x.new_empty(stretches[0].tokens(), len(cell.slots), H, dtype=dtype)
-    for d in range(D):
-        way = WAYS[d](x, batch_sizes)
-        half = None if d_y is None else d_y[..., d * P : (d + 1) * P]
-        d_last = [_row(t, d) for t in d_results[1:]]
-        sums = native.of_direction(grads[4:], d)
-        d_states: list[Tensor | None] = [None, None]
-        for s in reversed(stretches):
-            if s.begin == 0:
-                states, d_before = [[_row(t, d) for t in both] for both in ((h0, c0), grads[2:4])]
-            else:
-                states = [_states(t, s, d) for t in kept]
-                d_before = [None if t is None else torch.empty_like(t) for t in states]
-            inputs = (way.take(x, s), s.sizes, *states, *native.of_direction(weights, d))
-            y, gates = _again(cell, reduced, inputs, tape)
-            d_ends = [_at_end(*of, s) for of in zip(d_states, d_last, strict=True)]
-            d_outputs = (None if half is None else way.take(half, s), *d_ends, None)
-            d_tokens = None if d_x is None else way.room(d_x, s)
+    d_x, _, *d_given = grads[:4]
+    for t in (d_x, *grads[4:]):  # which every stretch adds to
+        _clear(t)
+    d_y, *d_last = d_results
+    stateful = kept if cell.has_cell_state else (kept[0], None)
+    tape = _tape(cell, torch.bfloat16 if reduced else x.dtype, x, H, runs)
+    for run in runs:
+        d_going: list[Tensor | None] = [None, None]
+        for s in reversed(run):
+            states = [_before(*of, s) for of in zip(stateful, (h0, c0), strict=True)]
+            inputs = (s.of(x), s.sizes, *states, *native.of_directions(weights, s.directions))
+            y, gates = _again(cell, reduced, inputs, tape, s)
+            d_ends = [
+                _joined(*of, slice(s.going, s.rows), s) for of in zip(d_going, d_last, strict=True)
+            ]
+            d_before = [_d_room(*of, s) for of in zip(states, d_given, strict=True)]
+            d_tokens = None if d_x is None else s.of(d_x)
+            sums = native.of_directions(grads[4:], s.directions)
             found = (d_tokens, None, *d_before, *sums)
-            adds = s is not stretches[-1]
-            native.fill_gradients(cell, found, inputs, y, gates, d_outputs, adds=adds)
-            if d_x is not None and d_tokens is not None:
-                way.put(d_x, s, d_tokens, add=True)
-            d_states = d_before
+            d_outputs = (None if d_y is None else s.of_each(d_y, P), *d_ends, None)
+            native.fill_gradients(cell, found, inputs, y, gates, d_outputs, part=_part(s))
+            d_going = [_d_came(*of, s) for of in zip(d_before, d_given, strict=True)]
     return grads
 
 
-def _again(cell: CellSpec, reduced: bool, inputs: Flat, tape: Tensor) -> tuple[Tensor, Tensor]:
+def _clear(t: Tensor | None) -> None:
+    """In pieces that torch does not hand to other threads."""
+    for piece in () if t is None else t.view(-1).split(CLEARED):
+        piece.zero_()
+
+
+def _tape(
+    cell: CellSpec, dtype: torch.dtype, x: Tensor, H: int, runs: list[list[Stretch]]
+) -> Tensor:
+    """For that of any stretch."""
+    most = max(sum(t.stop - t.start for t in s.tokens) for run in runs for s in run)
+    return x.new_empty(most, *x.shape[1:-1], len(cell.slots), H, dtype=dtype)
+
+
+def _again(
+    cell: CellSpec, reduced: bool, inputs: Sequence[Any], tape: Tensor, s: Stretch
+) -> tuple[Tensor, Tensor]:
     """y and the tape of a stretch, which is written over that of another."""
-    x, batch_sizes, h0, _, *weights = inputs
-    assert x is not None
+    (x, *_), batch_sizes, h0, _, *weights = inputs
     y, h_n, c_n, _ = native.empty_results(cell, None, x, batch_sizes, h0, weights)
-    *steps, _ = x.shape
-    of_stretch = tape[: x.shape[:-1].numel()].view(1, *steps, *tape.shape[1:])
-    native.fill(cell, reduced, (y, h_n, c_n, of_stretch), inputs, in_parts=True)
+    n = len(s.tokens)
+    of_stretch = tape[: n * len(x)].view(n, len(x), *tape.shape[1:])
+    native.fill(cell, reduced, (y, h_n, c_n, of_stretch), inputs, part=_part(s))
     return y, of_stretch
 
 
-def _row(t: Tensor | None, d: int) -> Tensor | None:
-    return None if t is None else t[d : d + 1]
+def _d_room(state: Tensor | None, d_given: Tensor | None, s: Stretch) -> Tensor | None:
+    """For the gradient at the states before a stretch; where it belongs, if all begin here."""
+    if s.came == 0:
+        return None if d_given is None else d_given[s.directions, s.begin]
+    return None if state is None else torch.empty_like(state)
 
 
-def _states(kept: Tensor | None, s: Stretch, d: int) -> Tensor | None:
-    """The states before a stretch."""
-    assert kept is not None
-    return kept[d : d + 1, s.at : s.at + s.rows] if kept.shape[1] else None
-
-
-def _at_end(d_going: Tensor | None, d_last: Tensor | None, s: Stretch) -> Tensor | None:
-    """The gradient at the states behind a stretch: of those that go on, then of a last one."""
-    d_ended = None if d_last is None else d_last[:, s.going : s.rows]
-    if d_going is None or s.going == s.rows:
-        return d_ended if d_going is None else d_going
-    if d_ended is None:
-        d_ended = d_going.new_zeros(1, s.rows - s.going, d_going.shape[2])
-    return torch.cat([d_going, d_ended], 1)
+def _d_came(d_before: Tensor | None, d_given: Tensor | None, s: Stretch) -> Tensor | None:
+    """The gradient at the states that came; those of the others were given."""
+    if d_before is None or s.came == 0:
+        return None
+    if d_given is not None and s.came < s.rows:
+        d_given[s.directions, s.begin] = d_before[:, s.came :]
+    return d_before[:, : s.came]
 
 
 @autograd.spare_hooks

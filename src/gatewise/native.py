@@ -18,7 +18,7 @@ values that the run used. Backward rounds that one, so the gradients are the sam
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -169,29 +169,45 @@ def forward(
     return results
 
 
-def fill(
-    cell: CellSpec, reduced: bool, results: Results, inputs: Flat, *, in_parts: bool = False
-) -> None:
-    """Run a layer into the results, of which y may have any outer strides.
+class Part(NamedTuple):
+    """What a run is that is a part of a longer one, with the bits of the whole; of one step they
+    are otherwise those of another order. Its x, y and their gradients may be tuples, of a tensor
+    for each direction. The gradients of x and the weights are added to what is there.
 
     Args:
-        in_parts: this is a part of a longer run, with the bits of the whole, even if it is one
-            step; such a step is otherwise computed in another order.
+        reverse: direction 0 runs from right to left, too.
     """
+
+    reverse: bool
+
+
+def fill(
+    cell: CellSpec,
+    reduced: bool,
+    results: Sequence[Any],
+    inputs: Sequence[Any],
+    *,
+    part: Part | None = None,
+) -> None:
+    """Run a layer into the results, of which y may have any outer strides."""
     x, batch_sizes, h0, c0, *weights = inputs
-    assert x is not None
+    y, h_n, c_n, tape = results
     try:
         _core.forward(
             cell.name,
-            _unit_stride(x),
+            _tokens(x),
             batch_sizes,
             _dense(h0),
             _dense(c0),
             _by_direction([_dense(w) for w in weights]),
-            *results,
+            y,
+            h_n,
+            c_n,
+            tape,
             torch.get_num_threads(),
             reduced,
-            in_parts,
+            part is not None,
+            part is not None and part.reverse,
         )
     except TypeError as wrong:
         raise DTypeError(*wrong.args) from None
@@ -259,15 +275,15 @@ def empty_gradients(inputs: Flat, wanted: Sequence[bool]) -> list[Tensor | None]
 
 def fill_gradients(
     cell: CellSpec,
-    grads: Flat,
-    inputs: Flat,
+    grads: Sequence[Any],
+    inputs: Sequence[Any],
     y: Tensor,
     tape: Tensor,
-    cotangents: Flat,
+    cotangents: Sequence[Any],
     g_tape: Tensor | None = None,
     g_h: Tensor | None = None,
     *,
-    adds: bool = False,
+    part: Part | None = None,
 ) -> None:
     """Run a layer's gradient into grads, of which that of x may have any outer strides.
 
@@ -276,10 +292,8 @@ def fill_gradients(
         grads: one for each of the inputs, None where it is not wanted.
         cotangents: d_y, d_h_n, d_c_n, d_tape.
         g_tape, g_h: for the total gradients, like the tape and (D, T, B, P) or (D, N, P).
-        adds: those of the weights to what is there: this is a part of a longer run.
     """
     x, batch_sizes, h0, c0, *weights = inputs
-    assert x is not None
     d_x, _, d_h0, d_c0, *d_weights = grads
     d_y, d_h_n, d_c_n, d_tape = cotangents
     biases = []
@@ -289,14 +303,14 @@ def fill_gradients(
         biases.append((d_ih, d_hh))
     _core.backward(
         cell.name,
-        _unit_stride(x),
+        _tokens(x),
         batch_sizes,
         _dense(h0),
         _dense(c0),
         _by_direction([_dense(w) for w in weights]),
         _unit_stride(y),
         _dense(tape),
-        None if d_y is None else _unit_stride(d_y),
+        None if d_y is None else _tokens(d_y),
         _dense(d_h_n),
         _dense(d_c_n) if _STATEFUL[cell.name] else None,
         _dense(d_tape),
@@ -307,7 +321,8 @@ def fill_gradients(
         g_tape,
         g_h,
         torch.get_num_threads(),
-        adds,
+        part is not None,
+        part is not None and part.reverse,
     )
     for d_ih, d_hh in biases:
         if d_ih is not None and d_hh is not None:
@@ -395,7 +410,12 @@ def stream(
 
 def of_direction(weights: Flat, d: int) -> Flat:
     """The fields of ``reference.Weights`` of one direction, of those of all."""
-    return weights[d * FIELDS : (d + 1) * FIELDS]
+    return of_directions(weights, slice(d, d + 1))
+
+
+def of_directions(weights: Flat, directions: slice) -> Flat:
+    """The same of several."""
+    return weights[directions.start * FIELDS : directions.stop * FIELDS]
 
 
 def _by_direction(fields: list[Tensor | None]) -> tuple[tuple[Tensor | None, ...], ...]:
@@ -413,6 +433,11 @@ def _dense(t: Tensor | None) -> Tensor | None:
 def _unit_stride(t: Tensor) -> Tensor:
     """Copied only when the last axis has gaps. The other axes may have any stride."""
     return t if t.stride(-1) == 1 and not _needs_copy(t) else _copy(t)
+
+
+def _tokens(t: Any) -> Any:
+    """The same of each direction's, where they are apart."""
+    return tuple(map(_unit_stride, t)) if isinstance(t, tuple) else _unit_stride(t)
 
 
 def _needs_copy(t: Tensor) -> bool:

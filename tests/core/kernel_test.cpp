@@ -269,9 +269,10 @@ struct Layer {
     Workspace room;
     ForwardCall<T> forward{};
     forward.dims = dims, forward.sequence = sequence, forward.cell = row;
-    forward.x = {given[0][0].get(), s.B * p.I, p.I};
     for (size_t d = 0; d < size_t(D); d++) {
       auto& f = forward.direction[d];
+      f.reverse = d == 1;
+      f.x = {given[0][0].get(), s.B * p.I, p.I};
       f.w = weights(given[d]);
       f.y = {y.get() + i64(d) * P, s.B * D * P, D * P};
       f.h0 = given[d][1].get(), f.c0 = given[d][2].get();
@@ -291,11 +292,12 @@ struct Layer {
 
     BackwardCall<T> backward{};
     backward.dims = dims, backward.sequence = sequence, backward.cell = row;
-    backward.x = forward.x;
-    backward.d_x = {grads[0][0].get(), s.B * p.I, p.I};
     for (size_t d = 0; d < size_t(D); d++) {
       auto &b = backward.direction[d], *g = &b;
       auto& mine = grads[d];
+      b.reverse = d == 1;
+      b.x = forward.direction[d].x;
+      b.d_x = {grads[0][0].get(), s.B * p.I, p.I};
       b.w = weights(given[d]);
       b.y = {y.get() + i64(d) * P, s.B * D * P, D * P};
       b.h0 = given[d][1].get(), b.c0 = given[d][2].get(), b.tape = got[d][3].get();
