@@ -110,8 +110,11 @@ GATEWISE_INLINE Vec<E> operand(F line) {
 // A row of n numbers, rounded; whole vectors, with zeros behind the last number.
 template <class T>
 GATEWISE_INLINE void round_row(const T* from, i64 n, Bf16* to) {
-  for (i64 k = 0; k < n; k += LANES<T>)
-    store(to + k, load(from + k, int(smaller(LANES<T>, n - k))));
+  constexpr i64 L = LANES<T>;
+  i64 k = 0;
+#pragma GCC unroll 4
+  for (; k + L <= n; k += L) store(to + k, load(from + k));
+  if (k < n) store(to + k, load(from + k, int(n - k)));
 }
 
 }  // namespace gatewise::GATEWISE_ISA
