@@ -58,9 +58,10 @@ struct GroupWalk {
     for (i64 k = 0; k < mine.among(dims.B); k++) {
       const i64 b = mine[k], padded = all.output.padded;
       for (i64 n = 0; n < padded; n++)
-        all.d_h[b * padded + n] = dir.d_h_n && n < dims.P ? dir.d_h_n[b * dims.P + n] : T(0);
+        ws.d_h[g.index(b) * padded + n] =
+            dir.d_h_n && n < dims.P ? dir.d_h_n[b * dims.P + n] : T(0);
       for (i64 n = 0; n < dims.H; n++)
-        all.d_c[b * dims.H + n] = dir.d_c_n ? dir.d_c_n[b * dims.H + n] : T(0);
+        ws.d_c[g.index(b) * dims.H + n] = dir.d_c_n ? dir.d_c_n[b * dims.H + n] : T(0);
       if constexpr (IS_PAIR<E>)
         if (dir.c0) round_row(dir.c0 + b * dims.H, dims.H, all.c0 + b * all.hidden.padded);
     }
@@ -90,16 +91,18 @@ struct GroupWalk {
       const i64 b = own[k];
       T* d_out = ws.d_out + g.place(c, t, b) * dims.P;
       const T* d_y = dir.d_y.data ? dir.d_y.at(seq, t, b) : all.zeros;
-      for (i64 n = 0; n < dims.P; n++) d_out[n] = all.d_h[b * all.output.padded + n] + d_y[n];
+      for (i64 n = 0; n < dims.P; n++)
+        d_out[n] = ws.d_h[g.index(b) * all.output.padded + n] + d_y[n];
       if constexpr (IS_PAIR<E>) round_row(d_out, dims.P, as_numbers(d_out_rows(c, t, b).data));
     }
     split.meet(team);
     const i64 b = own.first;
     for (i64 p = mine.begin; p < mine.end; p++) {
       const i64 first = all.hidden.first(p);
-      product<E>(rows, all.hidden.width(p),
-                 {{d_out_rows(c, t, b), all.Wr + first * operands<E>(dims.P), operands<E>(dims.P)}},
-                 {}, {all.d_hidden + b * all.hidden.padded + first, apart * all.hidden.padded});
+      product<E>(
+          rows, all.hidden.width(p),
+          {{d_out_rows(c, t, b), all.Wr + first * operands<E>(dims.P), operands<E>(dims.P)}}, {},
+          {ws.d_hidden + g.index(b) * all.hidden.padded + first, places * all.hidden.padded});
     }
   }
   // d_out of step t as the product wants it: my rows from b on.
@@ -139,14 +142,14 @@ struct GroupWalk {
       p.peep = dir.w.peep;
       p.tape = Lines<const K>{tape_of<K>(dir) + token + unit, apart * slots};
       p.c_before = c_before.right(unit);
-      p.d_h = ws.d_out ? Lines<const T>{all.d_hidden + b * all.hidden.padded + unit,
-                                        apart * all.hidden.padded}
-                       : Lines<const T>{all.d_h + b * all.output.padded + unit,
-                                        apart * all.output.padded};
+      p.d_h = ws.d_out ? Lines<const T>{ws.d_hidden + g.index(b) * all.hidden.padded + unit,
+                                        places * all.hidden.padded}
+                       : Lines<const T>{ws.d_h + g.index(b) * all.output.padded + unit,
+                                        places * all.output.padded};
       if (dir.d_y.data && !ws.d_out) p.d_y = {dir.d_y.at(seq, t, b) + unit, apart * dir.d_y.row};
       if (dir.d_tape) p.d_tape = {dir.d_tape + token + unit, apart * slots};
       if (dir.g_tape) p.g_tape = {dir.g_tape + token + unit, apart * slots};
-      p.d_c = {all.d_c + b * dims.H + unit, apart * dims.H};
+      p.d_c = {ws.d_c + g.index(b) * dims.H + unit, places * dims.H};
       p.d_z = {g.d_z(j, g.place(c, t, b)), places * u.W};
       run(u, p);
     }
@@ -159,7 +162,7 @@ struct GroupWalk {
       const T* d_out = ws.d_out + g.place(c, t, b) * dims.P;
       const T* d_y = dir.d_y.data ? dir.d_y.at(seq, t, b) : all.zeros;
       for (i64 n = 0; n < dims.P; n++)
-        g_h[n] = ws.d_out ? d_out[n] : all.d_h[b * all.output.padded + n] + d_y[n];
+        g_h[n] = ws.d_out ? d_out[n] : ws.d_h[g.index(b) * all.output.padded + n] + d_y[n];
     }
   }
 
@@ -172,8 +175,8 @@ struct GroupWalk {
       const i64 p = most * visit, last = smaller(output.panels, p + most) - 1;
       const auto of_panels = [&](i64 first, int count) {
         g.gate_product(all.Wh, output, first, most * next, count, rows, g.place(c, t, b), places,
-                       {all.d_h + b * output.padded + output.first(first),
-                        count == 2 ? output.first(1) : apart * output.padded});
+                       {ws.d_h + g.index(b) * output.padded + output.first(first),
+                        count == 2 ? output.first(1) : places * output.padded});
       };
       if (last > p && output.width(p) == output.width(last)) {
         of_panels(p, 2);
@@ -235,10 +238,15 @@ struct Backward {
       for (i64 k = rows.begin; k < rows.end; k++, lines += W)
         put(lines, dir.d_W_hr + k * dims.H + first, smaller(W, dims.H - first));
     }
-    const Share rows = team.of(dims.B);
-    for (i64 b = rows.begin; b < rows.end; b++) {
-      if (dir.d_h0) copy(ws.d_h + b * ws.output.padded, dir.d_h0 + b * dims.P, dims.P);
-      if (dir.d_c0) copy(ws.d_c + b * dims.H, dir.d_c0 + b * dims.H, dims.H);
+    for (i64 k = 0; k < groups; k++) {
+      const Rows of_group = group_rows<T, E>(call, k);
+      const Share mine = team.of(of_group.among(dims.B));
+      for (i64 n = mine.begin; n < mine.end; n++) {
+        const GroupSpace<T, E>& from = ws.group[k];
+        const i64 b = of_group[n];
+        if (dir.d_h0) copy(from.d_h + n * ws.output.padded, dir.d_h0 + b * dims.P, dims.P);
+        if (dir.d_c0) copy(from.d_c + n * dims.H, dir.d_c0 + b * dims.H, dims.H);
+      }
     }
     if (dir.d_peep && team.id == 0)
       put(sum_of(&GroupSpace<T, E>::d_peep, 0, 3 * dims.H), dir.d_peep, 3 * dims.H);

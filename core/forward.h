@@ -23,6 +23,9 @@ inline constexpr i64 PASS_TOKENS = 192;  // the same, for a panel of W_ih that i
 inline constexpr i64 LARGE_WEIGHTS = i64(3) << 19;  // bytes that a worker's L2 does not hold
 inline constexpr i64 LARGE_TAPE = i64(8) << 20;     // bytes that drive everything else out of it
 inline constexpr i64 SHARED_PANELS = 4;             // fewest of a worker: fewer are unfair shares
+// Bytes between the rows of two workers in the workspace. What a processor fetches ahead, behind
+// the rows of one, must not be those of the next, who writes them at every step.
+inline constexpr i64 APART = 4096;
 
 // Whether the weights are read as they lie (dots.h): adding up the lanes of a dot product, of x and
 // of h, costs each token as much as packing 16 numbers of each weight row.
@@ -40,14 +43,15 @@ struct ForwardSpace {
   E *Wx, *Wh;    // gate panels [J][I][W], [J][P][W]
   T* bias;       // lines [J][W]
   E* Wr;         // [panels][H][width]
-  E* hidden;     // (B, H) before the projection
+  T* c;          // rows of H, each worker's in one piece; the running cell state
+  E* hidden;     // rows of H, the same, before the projection
   T* zeros;      // a state that is not given
   T* zx;         // [J][input_tokens][W]
   Taken* taken;  // of every worker
   E* x;          // (input_tokens, I), rounded; null where operands are numbers, like the next
-  E* h[2];       // (B, P), rounded: of the even and the odd steps
+  E* h[2];       // rows of P, each worker's in one piece, rounded: of the even and the odd steps
 
-  ForwardSpace(const ForwardCall<T>& call, bool projected, Carver& carver)
+  ForwardSpace(const ForwardCall<T>& call, bool projected, i64 workers, Carver& carver)
       : units(call.dims.H, CELLS[call.cell].cell.gates()),
         out(call.dims.P),
         input_tokens(larger(call.dims.B < FUSED_ROWS ? INPUT_TOKENS : PASS_TOKENS, call.dims.B)) {
@@ -57,12 +61,21 @@ struct ForwardSpace {
     Wh = carver.take<E>(K * operands<E>(d.P));
     bias = carver.take<T>(units.K);
     Wr = projected ? carver.take<E>(out.padded * operands<E>(d.H)) : nullptr;
-    hidden = projected ? carver.take<E>(d.B * room<E>(d.H)) : nullptr;
+    const auto rows = [&](i64 size) {
+      return (d.B + workers) * size + workers * APART / i64(sizeof(E));
+    };
+    c = carver.take<T>(rows(d.H));
+    hidden = projected ? carver.take<E>(rows(room<E>(d.H))) : nullptr;
     zeros = carver.take<T>(larger(d.P, d.H));
     zx = carver.take<T>(units.K * input_tokens);
     taken = carver.take<Taken>(MOST_DEALERS);
     x = IS_PAIR<E> ? carver.take<E>(input_tokens * room<E>(d.I)) : nullptr;
-    for (E*& of : h) of = IS_PAIR<E> ? carver.take<E>(d.B * room<E>(d.P)) : nullptr;
+    for (E*& of : h) of = IS_PAIR<E> ? carver.take<E>(rows(room<E>(d.P))) : nullptr;
+  }
+
+  // What a worker has of an array of rows of this size.
+  static i64 piece(i64 B, i64 workers, i64 size) {
+    return ceil_div(B, workers) * size + APART / i64(sizeof(E));
   }
 };
 
@@ -85,7 +98,7 @@ struct Forward {
   const bool fused;
   const bool past;  // the tape would drive the weights out of the caches
 
-  Forward(const ForwardCall<T>& call_, int d, Team team_, Carver& carver)
+  Forward(const ForwardCall<T>& call_, int d, Team team_, i64 workers, Carver& carver)
       : call(call_),
         dir(call_.direction[d]),
         dims(call_.dims),
@@ -93,7 +106,7 @@ struct Forward {
         reverse(dir.reverse),
         team(team_),
         cell(pointwise_of<T, E, K>(call_.cell)),
-        ws(call_, call_.direction[d].w.W_hr, carver),
+        ws(call_, call_.direction[d].w.W_hr, workers, carver),
         u(ws.units),
         split(team, {0, 1, dims.B}, !seq.batch_sizes, weights_are_shared()),
         own(split.rows),
@@ -146,6 +159,7 @@ struct Forward {
       }
       finish(t, rows);
     }
+    end();
     settle();
   }
 
@@ -171,20 +185,28 @@ struct Forward {
     if constexpr (IS_PAIR<E>) {
       const Share mine = my_part(own.among(dims.B));
       for (i64 k = mine.begin; k < mine.end; k++) {
-        const i64 b = own[k], P = room<E>(dims.P), H = ws.Wr ? room<E>(dims.H) : 0;
+        const i64 b = own[k];
         for (E* h : ws.h)
           if (dir.h0)
-            round_row(dir.h0 + b * dims.P, dims.P, as_numbers(h + b * P));
+            round_row(dir.h0 + b * dims.P, dims.P, as_numbers(rounded(h, dims.P, b).data));
           else
-            clear(h + b * P, P);
-        clear(ws.hidden + b * H, H);  // for what is behind the last number
+            clear(rounded(h, dims.P, b).data, room<E>(dims.P));
+        if (ws.Wr)  // for what is behind the last number
+          clear(rounded(ws.hidden, dims.H, b).data, room<E>(dims.H));
       }
     }
     if (!dir.c_n) return;
     for (i64 k = 0; k < own.among(dims.B); k++) {
       const i64 b = own[k];
       for (i64 n = unit(panels.begin); n < unit(panels.end); n++)
-        dir.c_n[b * dims.H + n] = dir.c0 ? dir.c0[b * dims.H + n] : T(0);
+        cell_rows(b).data[n] = dir.c0 ? dir.c0[b * dims.H + n] : T(0);
+    }
+  }
+  // c_n, from the rows and units that I have started.
+  void end() const {
+    for (i64 k = 0; dir.c_n && k < own.among(dims.B); k++) {
+      const i64 b = own[k], first = unit(panels.begin);
+      copy(cell_rows(b).data + first, dir.c_n + b * dims.H + first, unit(panels.end) - first);
     }
   }
   // Of my rows those that I round: where all have the same rows, a part.
@@ -277,9 +299,14 @@ struct Forward {
     return dir.h0 ? Lines<const E>{dir.h0 + b * dims.P, own.step * dims.P}
                   : Lines<const E>{ws.zeros, 0};
   }
-  Lines<E> rounded(E* rows, i64 size, i64 b) const {
-    return {rows + b * room<E>(size), own.step * room<E>(size)};
+  // My rows from b on in an array of the workspace: where all have the same rows, in the first
+  // piece.
+  template <class X>
+  Lines<X> rows_from(X* rows, i64 size, i64 b) const {
+    const i64 piece = split.by_batch ? team.id * ws.piece(dims.B, team.count, size) : 0;
+    return {rows + piece + (b - own.first) / own.step * size, size};
   }
+  Lines<E> rounded(E* rows, i64 size, i64 b) const { return rows_from(rows, room<E>(size), b); }
 
   // The panel that is read next, fetched while so many rows use this one; if the weights that a
   // worker reads stay in the second-level cache, nothing.
@@ -322,13 +349,11 @@ struct Forward {
   void recurrent_dots(i64 j, i64 rows, Lines<const E> h, Lines<const T> in, Lines<T> out) const {
     if constexpr (!IS_PAIR<E>) dots<T>(u, j, rows, {{h, {dir.w.W_hh, dims.P}, dims.P}}, in, out);
   }
-  Lines<T> cell_rows(i64 b) const {
-    return dir.c_n ? Lines<T>{dir.c_n + b * dims.H, own.step * dims.H} : Lines<T>{};
-  }
+  Lines<T> cell_rows(i64 b) const { return dir.c_n ? rows_from(ws.c, dims.H, b) : Lines<T>{}; }
   // Where the cell writes h: the output, or what is to be projected.
   Lines<T> hidden_rows(i64 t, i64 b) const {
     if constexpr (!IS_PAIR<E>)
-      if (ws.Wr) return {ws.hidden + b * dims.H, own.step * dims.H};
+      if (ws.Wr) return rows_from(ws.hidden, dims.H, b);
     return ws.Wr ? Lines<T>{} : Lines<T>{dir.y.at(seq, t, b), own.step * dir.y.row};
   }
   Lines<Number<E>> rounded_rows(i64 t, i64 b) const {
@@ -360,7 +385,7 @@ struct Forward {
           const i64 b = own[k + r];
           copy(block + r * W, dir.y.at(seq, t, b) + first, n);
           if constexpr (IS_PAIR<E>)
-            round_row(block + r * W, n, as_numbers(ws.h[t % 2] + b * room<E>(dims.P)) + first);
+            round_row(block + r * W, n, as_numbers(rounded(ws.h[t % 2], dims.P, b).data) + first);
         }
       }
     }
@@ -384,9 +409,10 @@ struct Forward {
 };
 
 template <class T, class E = T>
-i64 forward_bytes(const ForwardCall<T>& call) {
+i64 forward_bytes(const ForwardCall<T>& call, i64 workers) {
   Carver carver{nullptr};
-  for (i64 d = 0; d < call.dims.D; d++) ForwardSpace<T, E>(call, call.direction[d].w.W_hr, carver);
+  for (i64 d = 0; d < call.dims.D; d++)
+    ForwardSpace<T, E>(call, call.direction[d].w.W_hr, workers, carver);
   return carver.used;
 }
 
@@ -396,8 +422,8 @@ void forward(ForwardCall<T>& call, int id, int count) {
   each_direction<E>(call, everybody, call.barrier + 1, [&](i64 d, Team team) {
     Carver carver{call.workspace};
     for (i64 before = 0; before < d; before++)  // skip the space of the directions before this one
-      ForwardSpace<T, E>(call, call.direction[before].w.W_hr, carver);
-    Forward<T, E, K>(call, int(d), team, carver).run();
+      ForwardSpace<T, E>(call, call.direction[before].w.W_hr, count, carver);
+    Forward<T, E, K>(call, int(d), team, count, carver).run();
   });
 }
 

@@ -55,16 +55,19 @@ struct GroupSpace {
   Number<E>* d_z = nullptr;
   E *d_z_sum = nullptr, *turned = nullptr;
   T* d_W = nullptr;
-  T* d_out = nullptr;          // (chunk, P): gradient at the projected output
-  E* d_out_rounded = nullptr;  // (rows, P): that of a step, where operands are pairs
-  E* d_out_turned = nullptr;   // [P][chunk]
-  E* hidden_lines = nullptr;   // [panels of H][chunk][width]
-  T* d_Wr = nullptr;           // [panels of H][P][width]
-  T* d_peep = nullptr;         // [3][H]
-  Taken* taken = nullptr;      // of every worker
+  T* d_out = nullptr;                // (chunk, P): gradient at the projected output
+  E* d_out_rounded = nullptr;        // (rows, P): that of a step, where operands are pairs
+  E* d_out_turned = nullptr;         // [P][chunk]
+  E* hidden_lines = nullptr;         // [panels of H][chunk][width]
+  T* d_Wr = nullptr;                 // [panels of H][P][width]
+  T* d_peep = nullptr;               // [3][H]
+  T *d_h = nullptr, *d_c = nullptr;  // (rows, padded P), (rows, H): towards the step before
+  T* d_hidden = nullptr;             // (rows, padded H) before the projection
+  Taken* taken = nullptr;            // of every worker
 
   GroupSpace(const BackwardCall<T>& call, const typename BackwardCall<T>::Direction& dir,
-             const Units<T>& u, const Axis<T>& hidden, i64 g, Carver& carver) {
+             const Units<T>& u, const Axis<T>& output, const Axis<T>& hidden, i64 g,
+             Carver& carver) {
     if (g >= group_count<T, E>(call)) return;
     const Dims& s = call.dims;
     rows = group_rows<T, E>(call, g).among(s.B);
@@ -88,6 +91,9 @@ struct GroupSpace {
     hidden_lines = dir.d_W_hr ? carver.take<E>(hidden.padded * operands<E>(chunk)) : nullptr;
     d_Wr = dir.d_W_hr ? carver.take<T>(hidden.padded * s.P) : nullptr;
     d_peep = dir.d_peep ? carver.take<T>(3 * s.H) : nullptr;
+    d_h = carver.take<T>(rows * output.padded);
+    d_c = carver.take<T>(rows * s.H);
+    d_hidden = dir.w.W_hr ? carver.take<T>(rows * hidden.padded) : nullptr;
     taken = carver.take<Taken>(MOST_DEALERS);
   }
 };
@@ -106,8 +112,6 @@ struct BackwardSpace {
   Axis<T> input, output, hidden;
   E *Wx, *Wh;    // [panels][J*W][width]
   E* Wr;         // [panels of H][P][width]
-  T *d_h, *d_c;  // (B, padded P), (B, H): towards the step before
-  T* d_hidden;   // (B, padded H) before the projection
   T* own_d_x;    // (N, I), where it is added to what is there or direction 0 has written
   T* zeros;
   Number<E>* c0;  // (B, padded H): as the tape would have it, where it is rounded
@@ -123,14 +127,11 @@ struct BackwardSpace {
         Wh(carver.take<E>(output.padded * operands<E>(units.K))),
         Wr(call.direction[d].w.W_hr ? carver.take<E>(hidden.padded * operands<E>(call.dims.P))
                                     : nullptr),
-        d_h(carver.take<T>(call.dims.B * output.padded)),
-        d_c(carver.take<T>(call.dims.B * call.dims.H)),
-        d_hidden(call.direction[d].w.W_hr ? carver.take<T>(call.dims.B * hidden.padded) : nullptr),
         own_d_x(adds_inputs(call, d) ? carver.take<T>(call.dims.N * call.dims.I) : nullptr),
         zeros(carver.take<T>(larger(call.dims.P, call.dims.H))),
         c0(IS_PAIR<E> ? carver.take<Number<E>>(call.dims.B * hidden.padded) : nullptr),
-        group{{call, call.direction[d], units, hidden, 0, carver},
-              {call, call.direction[d], units, hidden, 1, carver}} {}
+        group{{call, call.direction[d], units, output, hidden, 0, carver},
+              {call, call.direction[d], units, output, hidden, 1, carver}} {}
 };
 
 // Steps begin .. end-1, and the group's tokens in them.
@@ -173,9 +174,9 @@ struct Group {
 
   // The group's tokens before step t, and where in its chunk the token of step t and row b lies.
   i64 counted(i64 t) const { return ws.counted ? ws.counted[t] : t * ws.rows; }
-  i64 place(const Chunk& c, i64 t, i64 b) const {
-    return counted(t) - counted(c.begin) + (b - rows.first) / rows.step;
-  }
+  i64 place(const Chunk& c, i64 t, i64 b) const { return counted(t) - counted(c.begin) + index(b); }
+  // Row b of the batch, counted within the group.
+  i64 index(i64 b) const { return (b - rows.first) / rows.step; }
   K* d_z(i64 j, i64 at) const { return ws.d_z + (j * ws.lines + at) * u.W; }
   E* d_z_sum(i64 j) const { return ws.d_z_sum + j * ws.sum_lines * u.W; }
 

@@ -22,8 +22,8 @@ template <class T>
 i64 forward_bytes_of_any(const ForwardCall<T>& call, int threads) {
   Carver carver{nullptr};
   if constexpr (MAY_ROUND<T>)
-    if (call.reduced) return forward_bytes<T, Pair>(call);
-  if (!is_single(call)) return forward_bytes<T>(call);
+    if (call.reduced) return forward_bytes<T, Pair>(call, threads);
+  if (!is_single(call)) return forward_bytes<T>(call, threads);
   SingleForward<T>(call, 0, threads, carver);
   return carver.used;
 }
