@@ -110,9 +110,9 @@ template <class T, class E>
 struct BackwardSpace {
   Units<T> units;
   Axis<T> input, output, hidden;
-  E *Wx, *Wh;    // [panels][J*W][width]
-  E* Wr;         // [panels of H][P][width]
-  T* own_d_x;    // (N, I), where it is added to what is there or direction 0 has written
+  E *Wx, *Wh;  // [panels][J*W][width]
+  E* Wr;       // [panels of H][P][width]
+  T* own_d_x;  // (N, I), where it is added to what is there or direction 0 has written
   T* zeros;
   Number<E>* c0;  // (B, padded H): as the tape would have it, where it is rounded
   GroupSpace<T, E> group[GROUPS];
