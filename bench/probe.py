@@ -51,6 +51,12 @@ class Probe:
         self.peak["float32"] = max(self.peak["float32"], speed)
         return speed >= QUIET * self.best
 
+    def meeting(self) -> float:
+        """What a meeting of the threads takes now, in seconds; a virtual machine that has its
+        processors on cores without a common cache for some minutes takes several times as long."""
+        took: float = _core.meeting_time(self.threads)
+        return took
+
     def alone(self) -> bool:
         """Whether nobody else computes here: most moments are quiet."""
         if not self.peak["float32"]:

@@ -55,8 +55,18 @@ def heading(result: Json) -> str:
             f"torch {result['torch']}, Python {result['python']}; {result['when']}",
             f"peak, GFLOP/s: {peak}"
             + "".join(f"; {dtype} has no instructions here: float32's peak" for dtype in missing),
+            *_meetings(result),
         )
     )
+
+
+def _meetings(result: Json) -> list[str]:
+    """What a meeting of the threads took while the rows were measured."""
+    took = sorted(row["meeting"] * 1e6 for row in result["rows"] if "meeting" in row)
+    if not took or result["threads"] < 2:
+        return []
+    ends = f"{took[0]:.2f} to {took[-1]:.2f}"
+    return [f"a meeting of the threads: {took[len(took) // 2]:.2f} us in the middle row, {ends}"]
 
 
 def _noisy(result: Json) -> int:

@@ -230,8 +230,9 @@ def measure(case: Case, probe: Probe, effort: Effort, threads: int) -> Json:
         if case.what == "contention":
             return row | apart.contention(entrants, 2 if effort is QUICK else apart.TURNS)
         probe.begin()
+        meeting = probe.meeting()
         row |= summary(in_turn(entrants, probe.quiet, effort))
-        return row | {"probe": probe.best}
+        return row | {"probe": probe.best, "meeting": meeting}
     finally:
         torch.set_num_threads(threads)
 

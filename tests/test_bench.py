@@ -368,6 +368,14 @@ def test_every_row_can_be_told(result: dict[str, Any]) -> None:
     assert "3.0x when disturbed" in lines[-2]
 
 
+def test_the_heading_says_what_meetings_took(result: dict[str, Any]) -> None:
+    assert "meeting" not in report.heading(result)  # older results do not know
+    for k, one in enumerate(result["rows"]):
+        one["meeting"] = (0.06 if k else 0.38) * 1e-6
+    assert "0.06 us in the middle row, 0.06 to 0.38" in report.heading(result)
+    assert "meeting" not in report.heading(result | {"threads": 1})
+
+
 def test_pages_are_filled_between_their_marks(result: dict[str, Any]) -> None:
     page = "a\n<!-- bench fp32: begin (x) -->\nold\n<!-- bench fp32: end -->\nb\n"
     filled = report.fill(page, result)
