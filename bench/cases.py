@@ -19,6 +19,7 @@ OURS, TORCH, STREAM = "gatewise.LSTM", "torch.nn.LSTM", "gatewise.Stream"
 PAIR = (OURS, TORCH)
 CHECKPOINT = OURS + " checkpoint"  # a state every ceil(sqrt(T)) steps or more, and no gates
 BF16 = " bf16"  # behind an entrant's name: under bfloat16 autocast; of a step, a module in bfloat16
+NUMPY = " numpy"  # behind the entrant of a step: arrays in and out, in place of tensors
 
 GROUPS = {
     "fp32": "float32, one layer",
@@ -173,7 +174,7 @@ def _modules() -> list[Case]:
     cases = [
         Case("gates", 100, 32, H, H, entrants=others, quick=H == 64) for H in (64, 128, 256, 512)
     ]
-    one = (STREAM, STREAM + BF16, OURS, TORCH, TORCH + BF16)
+    one = (STREAM, STREAM + NUMPY, STREAM + BF16, OURS, TORCH, TORCH + BF16)
     cases += [
         Case("step", 1, 1, H, H, "inference", what="step", entrants=one, quick=H == 64)
         for H in (32, 64, 128, 256, 512)

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import gatewise
 from bench import peers
-from bench.cases import BF16, CHECKPOINT, STREAM, Case
+from bench.cases import BF16, CHECKPOINT, NUMPY, STREAM, Case
 from bench.timing import Entrant
 
 _core: Any = importlib.import_module("gatewise._core")
@@ -145,12 +145,14 @@ def _forced(isa: str, run: Entrant) -> Entrant:
 
 def _step(name: str, problem: Problem) -> Entrant:
     """One step of one sequence, the state carried along; bf16: a module in bfloat16."""
+    name, arrays, _ = name.partition(NUMPY)
     name, low, _ = name.partition(BF16)
     dtype = torch.bfloat16 if low else problem.x.dtype
     x, module = problem.x.to(dtype), problem.module(_source(name), "LSTM").to(dtype)
     if name == STREAM:
         lstm: Any = module
-        x_t, step = x[0], gatewise.Stream(lstm, batch=problem.case.B).step
+        x_t: Any = x[0].numpy() if arrays else x[0]
+        step = gatewise.Stream(lstm, batch=problem.case.B).step
 
         def stream_step() -> object:
             return step(x_t)
