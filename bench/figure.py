@@ -50,13 +50,21 @@ def _shares(axes: Any, result: Json) -> None:
         places = [n + 0.4 * (k - 0.5) for n in range(len(rows))]
         heights = [share(row, name, result) if name in row["times"] else 0.0 for row in rows]
         axes.bar(places, heights, 0.38, color=LOOKS[name]["color"], label=name)
-    labels = [case_of(row).label.replace("), ", ")\n") for row in rows]
+    labels = [_in_lines(case_of(row).label) for row in rows]
     axes.set_xticks(range(len(rows)), labels, fontsize=6.5)
     axes.set_ylabel("share of the machine's peak")
     axes.set_ylim(0, 1)
     axes.set_title("A training step in float32: (T, B, I, H)", loc="left")
     axes.legend(frameon=False, ncols=2)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _in_lines(label: str) -> str:
+    """As narrow as the bars: (T, B, and I, H) below each other, then what follows, word by word."""
+    sizes, _, rest = label.partition(")")
+    T, B, size = sizes.split(", ", 2)
+    first, _, more = rest.removeprefix(", ").partition(" ")
+    return "\n".join(filter(None, (f"{T}, {B},", f"{size})", first, more)))
 
 
 def _growth(axes: Any, axis: str, result: Json) -> None:
