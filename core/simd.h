@@ -252,8 +252,8 @@ GATEWISE_INLINE V clamp(V x, V low, V high) {
 #endif
 
 // The integer n nearest to 2^bits x by, and 2^(n / 2^bits) without the root of two that the lowest
-// bits of n stand for: root_of_two() multiplies by it. Adding 1.5 * 2^mantissa pushes the fraction
-// out of the register; with the bias on top of it the bits of n are in the place of an exponent.
+// bits of n stand for (act.h multiplies by it). Adding 1.5 * 2^mantissa pushes the fraction out of
+// the register; with the bias on top of it the bits of n are in the place of an exponent.
 template <class T>
 struct Power {
   Vec<T> n, of_two;

@@ -32,7 +32,7 @@ inline int workers(const Dims& d, int G, int threads, double passes) {
   const double least = work_per_thread.load(std::memory_order_relaxed);
   const double useful = passes * (products(d, G) + kWeight * weights) / least;
   threads = useful < threads ? (useful < 1 ? 1 : int(useful)) : threads;
-  if (d.T == 1 || d.B * d.D >= 2 * threads || least == 0) return threads;
+  if (threads == 1 || d.T == 1 || d.B * d.D >= 2 * threads || least == 0) return threads;
   const auto saves = [&](double meeting) { return step >= kWorkInMeeting * meeting * threads; };
   const bool meet = saves(kLongest) || (saves(kShortest) && saves(meeting_time(threads)));
   return meet ? threads : int(smaller(threads, d.D));
