@@ -62,8 +62,11 @@ struct GroupWalk {
             dir.d_h_n && n < dims.P ? dir.d_h_n[b * dims.P + n] : T(0);
       for (i64 n = 0; n < dims.H; n++)
         ws.d_c[g.index(b) * dims.H + n] = dir.d_c_n ? dir.d_c_n[b * dims.H + n] : T(0);
-      if constexpr (IS_PAIR<E>)
+      if constexpr (IS_PAIR<E>) {
         if (dir.c0) round_row(dir.c0 + b * dims.H, dims.H, all.c0 + b * all.hidden.padded);
+        if (all.h0)
+          round_row(dir.h0 ? dir.h0 + b * dims.P : all.zeros, dims.P, all.h0 + b * padded);
+      }
     }
     if (team.id) return;
     for (i64 k = 0; k < 3 * dims.H && ws.d_peep; k++) ws.d_peep[k] = T(0);
@@ -90,9 +93,7 @@ struct GroupWalk {
     for (i64 k = 0; k < rows && (split.by_batch || team.id == 0); k++) {
       const i64 b = own[k];
       T* d_out = ws.d_out + g.place(c, t, b) * dims.P;
-      const T* d_y = dir.d_y.data ? dir.d_y.at(seq, t, b) : all.zeros;
-      for (i64 n = 0; n < dims.P; n++)
-        d_out[n] = ws.d_h[g.index(b) * all.output.padded + n] + d_y[n];
+      output_gradient(t, b, d_out);
       if constexpr (IS_PAIR<E>) round_row(d_out, dims.P, as_numbers(d_out_rows(c, t, b).data));
     }
     split.meet(team);
@@ -103,6 +104,17 @@ struct GroupWalk {
           rows, all.hidden.width(p),
           {{d_out_rows(c, t, b), all.Wr + first * operands<E>(dims.P), operands<E>(dims.P)}}, {},
           {ws.d_hidden + g.index(b) * all.hidden.padded + first, places * all.hidden.padded});
+    }
+  }
+  // d_h + d_y of a token.
+  void output_gradient(i64 t, i64 b, T* sum) const {
+    const T* d_h = ws.d_h + g.index(b) * all.output.padded;
+    if (dir.brief_d_y.data) {
+      const Bf16* d_y = dir.brief_d_y.at(seq, t, b);
+      for (i64 n = 0; n < dims.P; n++) sum[n] = d_h[n] + widened(d_y[n]);
+    } else {
+      const T* d_y = dir.d_y.data ? dir.d_y.at(seq, t, b) : all.zeros;
+      for (i64 n = 0; n < dims.P; n++) sum[n] = d_h[n] + d_y[n];
     }
   }
   // d_out of step t as the product wants it: my rows from b on.
@@ -147,6 +159,9 @@ struct GroupWalk {
                        : Lines<const T>{ws.d_h + g.index(b) * all.output.padded + unit,
                                         places * all.output.padded};
       if (dir.d_y.data && !ws.d_out) p.d_y = {dir.d_y.at(seq, t, b) + unit, apart * dir.d_y.row};
+      if constexpr (IS_PAIR<E>)
+        if (dir.brief_d_y.data && !ws.d_out)
+          p.brief_d_y = {dir.brief_d_y.at(seq, t, b) + unit, apart * dir.brief_d_y.row};
       if (dir.d_tape) p.d_tape = {dir.d_tape + token + unit, apart * slots};
       if (dir.g_tape) p.g_tape = {dir.g_tape + token + unit, apart * slots};
       p.d_c = {ws.d_c + g.index(b) * dims.H + unit, places * dims.H};
@@ -159,10 +174,10 @@ struct GroupWalk {
     for (i64 k = 0; k < rows; k++) {
       const i64 b = own[k];
       T* g_h = dir.g_h + (seq.token(t) + b) * dims.P;
-      const T* d_out = ws.d_out + g.place(c, t, b) * dims.P;
-      const T* d_y = dir.d_y.data ? dir.d_y.at(seq, t, b) : all.zeros;
-      for (i64 n = 0; n < dims.P; n++)
-        g_h[n] = ws.d_out ? d_out[n] : ws.d_h[g.index(b) * all.output.padded + n] + d_y[n];
+      if (ws.d_out)
+        copy(ws.d_out + g.place(c, t, b) * dims.P, g_h, dims.P);
+      else
+        output_gradient(t, b, g_h);
     }
   }
 
@@ -273,23 +288,33 @@ i64 backward_bytes(const BackwardCall<T>& call) {
   return carver.used;
 }
 
-// What the directions keep of d_x, on top of what is there: an input may feed both.
-template <class Space, class T>
+// What the directions keep of d_x, on top of what is there: an input may feed both. In bfloat16 the
+// sum, rounded.
+template <class Space, class E, class T>
 void add_inputs(const BackwardCall<T>& call, const Team& team) {
   Carver carver{call.workspace};
   const Sequence& seq = call.sequence;
-  const i64 I = call.dims.I;
-  for (i64 d = 0; d < call.dims.D; d++) {
-    const T* const own = Space(call, d, carver).own_d_x;
-    if (!own) continue;
-    team.meet();
-    for (i64 t = 0; t < call.dims.T; t++)
-      for (i64 b = team.id; b < seq.active(t); b += team.count) {
+  const i64 I = call.dims.I, D = call.dims.D;
+  T* own[2] = {};
+  for (i64 d = 0; d < D; d++) own[d] = Space(call, d, carver).own_d_x;
+  if (!own[0] && !own[1]) return;
+  team.meet();
+  for (i64 t = 0; t < call.dims.T; t++)
+    for (i64 b = team.id; b < seq.active(t); b += team.count) {
+      const i64 at = (seq.token(t) + b) * I;
+      if constexpr (IS_PAIR<E>)
+        if (const auto& d_x = call.direction[0].brief_d_x; d_x.data) {
+          T* const sum = own[0] + at;
+          for (i64 n = 0; n < I; n++) sum[n] += own[1][at + n];
+          round_numbers(sum, I, d_x.at(seq, t, b));
+          continue;
+        }
+      for (i64 d = 0; d < D; d++) {
+        if (!own[d]) continue;
         T* d_x = call.direction[d].d_x.at(seq, t, b);
-        const T* from = own + (seq.token(t) + b) * I;
-        for (i64 n = 0; n < I; n++) d_x[n] += from[n];
+        for (i64 n = 0; n < I; n++) d_x[n] += own[d][at + n];
       }
-  }
+    }
 }
 
 template <class T, class E = T>
@@ -303,7 +328,7 @@ void backward(BackwardCall<T>& call, int id, int count) {
     Backward<T, E>{call, call.direction[d], call.dims, space, space.units, team, groups}.run(
         d, call.barrier + 3 + d * GROUPS);
   });
-  add_inputs<BackwardSpace<T, E>>(call, everybody);
+  add_inputs<BackwardSpace<T, E>, E>(call, everybody);
 }
 
 }  // namespace gatewise::GATEWISE_ISA

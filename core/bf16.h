@@ -107,14 +107,28 @@ GATEWISE_INLINE Vec<E> operand(F line) {
     return line(0);
 }
 
-// A row of n numbers, rounded; whole vectors, with zeros behind the last number.
-template <class T>
-GATEWISE_INLINE void round_row(const T* from, i64 n, Bf16* to) {
-  constexpr i64 L = LANES<T>;
+// A row of n numbers, rounded or as they are; whole vectors, with zeros behind the last number.
+template <class N>
+GATEWISE_INLINE void round_row(const N* from, i64 n, Bf16* to) {
+  constexpr i64 L = LANES<float>;
   i64 k = 0;
 #pragma GCC unroll 4
   for (; k + L <= n; k += L) store(to + k, load(from + k));
   if (k < n) store(to + k, load(from + k, int(n - k)));
+}
+
+// The same, and nothing behind the last number.
+template <class T>
+GATEWISE_INLINE void round_numbers(const T* from, i64 n, Bf16* to) {
+  constexpr i64 L = LANES<T>;
+  i64 k = 0;
+  for (; k + L <= n; k += L) store(to + k, load(from + k));
+  if (k < n) store(to + k, load(from + k, int(n - k)), int(n - k));
+}
+
+template <class T>
+void widen_row(const Bf16* from, i64 n, T* to) {
+  for (i64 k = 0; k < n; k++) to[k] = T(widened(from[k]));
 }
 
 }  // namespace gatewise::GATEWISE_ISA

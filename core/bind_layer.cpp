@@ -85,14 +85,21 @@ T* part(T* all, int direction, i64 size) {
   return all ? all + direction * size : nullptr;
 }
 
-// A tape rounded to bfloat16, which reduced calls have; else it is of the dtype of x.
+// Whether an array is of bfloat16, as those of reduced calls may be.
+bool is_brief(const Array& a) { return a.code == kBfloat && a.bytes == 2; }
+
+// The same of the tape; else it is of the dtype of the weights.
 bool is_rounded(Arrays& arrays, nb::handle tape) {
-  const Array a = arrays.read(tape, "tape");
-  const bool rounded = a.code == kBfloat && a.bytes == 2;
+  const bool rounded = is_brief(arrays.read(tape, "tape"));
   if (rounded && !has_pairs())
     fail_type(std::string("tape: expected the dtype of x: no bfloat16 products in ") +
               active().isa);
   return rounded;
+}
+
+std::vector<Axis> token_shape(const Problem& p, const Axis& last) {
+  if (p.packed) return {{"N", p.dims.N}, last};
+  return {{"T", p.dims.T}, {"B", p.dims.B}, last};
 }
 
 std::vector<Axis> tape_shape(const Problem& p) {
@@ -144,6 +151,35 @@ std::array<View<U>, 2> tokens(Reader<T>& r, nb::handle of, const char* name, con
   return {first, other};
 }
 
+// The same, in bfloat16 if that is what is given to a reduced call.
+template <class U>
+struct Either {
+  using Brief = std::conditional_t<std::is_const_v<U>, const Bf16, Bf16>;
+  std::array<View<U>, 2> whole{};
+  std::array<View<Brief>, 2> brief{};
+};
+template <class U, class T>
+Either<U> either(Reader<T>& r, Arrays& arrays, bool reduced, nb::handle of, const char* name,
+                 const Problem& p, const Axis& own, const Axis& all, bool required) {
+  Either<U> found;
+  if (reduced && !nb::isinstance<nb::tuple>(of) && is_brief(arrays.read(of, name))) {
+    Reader<Bf16> brief(arrays);
+    found.brief = tokens<typename Either<U>::Brief>(brief, of, name, p, own, all, required);
+  } else {
+    found.whole = tokens<U>(r, of, name, p, own, all, required);
+  }
+  return found;
+}
+
+// f(T()) for the number type of a call, that of x unless it is reduced.
+template <class F>
+void by_number(const Layer& layer, bool reduced, F f) {
+  if (reduced && is_brief(layer.x))
+    f(float{});
+  else
+    by_dtype(layer.x, f);
+}
+
 // Direction k of a call, with its weights.
 template <class T, class Call>
 auto& direction(Call& call, int k, bool reverse, Reader<T>& r, const nb::tuple& weights) {
@@ -183,8 +219,8 @@ void forward(Layer& layer, nb::handle x, nb::handle h0, nb::handle c0, const nb:
   call.cell = cell;
   call.reduced = reduced && sizeof(T) == 4 && has_pairs();
   call.in_parts = in_parts;
-  const auto in = tokens<const T>(r, x, "x", p, I, I, true);
-  const auto out = tokens<T>(r, y, "y", p, P, {"D*P", d.D * d.P}, true);
+  const auto in = either<const T>(r, arrays, call.reduced, x, "x", p, I, I, true);
+  const auto out = either<T>(r, arrays, call.reduced, y, "y", p, P, {"D*P", d.D * d.P}, true);
   const T* h = r.input(h0, "h0", {D, B, P});
   const T* c = r.input(c0, "c0", {D, B, H});
   T* hn = r.output(h_n, "h_n", {D, B, P}, true);
@@ -195,7 +231,9 @@ void forward(Layer& layer, nb::handle x, nb::handle h0, nb::handle c0, const nb:
   Bf16* short_kept = rounded ? Reader<Bf16>(arrays).output(tape, "tape", tape_shape(p)) : nullptr;
   for (int k = 0; k < d.D; k++) {
     auto& dir = direction(call, k, reverse, r, weights);
-    dir.x = in[std::size_t(k)], dir.y = out[std::size_t(k)];
+    const auto way = std::size_t(k);
+    dir.x = in.whole[way], dir.brief_x = in.brief[way];
+    dir.y = out.whole[way], dir.brief_y = out.brief[way];
     dir.h0 = part(h, k, d.B * d.P);
     dir.c0 = part(c, k, d.B * d.H);
     dir.h_n = part(hn, k, d.B * d.P);
@@ -230,14 +268,14 @@ void backward(Layer& layer, const BackwardArrays& a) {
   call.cell = cell;
   call.adds = a.adds;
   const Axis DP{"D*P", d.D * d.P};
-  const auto x = tokens<const T>(r, a.x, "x", p, I, I, true);
-  const auto d_x = tokens<T>(r, a.d_x, "d_x", p, I, I, false);
-  const auto y = tokens<const T>(r, a.y, "y", p, P, DP, true);
-  const auto d_y = tokens<const T>(r, a.d_y, "d_y", p, P, DP, false);
+  const bool rounded = is_rounded(arrays, a.tape);
+  const auto x = either<const T>(r, arrays, rounded, a.x, "x", p, I, I, true);
+  const auto d_x = either<T>(r, arrays, rounded && !a.adds, a.d_x, "d_x", p, I, I, false);
+  const auto y = either<const T>(r, arrays, rounded, a.y, "y", p, P, DP, true);
+  const auto d_y = either<const T>(r, arrays, rounded, a.d_y, "d_y", p, P, DP, false);
   const T *h0 = r.input(a.h0, "h0", {D, B, P}), *c0 = r.input(a.c0, "c0", {D, B, H});
   const T *d_h_n = r.input(a.d_h_n, "d_h_n", {D, B, P}),
           *d_c_n = r.input(a.d_c_n, "d_c_n", {D, B, H});
-  const bool rounded = is_rounded(arrays, a.tape);
   const T *tape = rounded ? nullptr : r.input(a.tape, "tape", tape_shape(p), true),
           *d_tape = r.input(a.d_tape, "d_tape", tape_shape(p));
   T *d_h0 = r.output(a.d_h0, "d_h0", {D, B, P}), *d_c0 = r.output(a.d_c0, "d_c0", {D, B, H});
@@ -262,7 +300,10 @@ void backward(Layer& layer, const BackwardArrays& a) {
     dir.d_peep = r.output(w[5], "d_peep", {{"3", 3}, H});
     if (dir.d_W_hr && !dir.w.W_hr) fail("d_W_hr: expected None where there is no W_hr");
     if (dir.d_peep && !dir.w.peep) fail("d_peep: expected None where there are no peepholes");
-    dir.x = x[way], dir.d_x = d_x[way], dir.y = y[way], dir.d_y = d_y[way];
+    dir.x = x.whole[way], dir.brief_x = x.brief[way];
+    dir.d_x = d_x.whole[way], dir.brief_d_x = d_x.brief[way];
+    dir.y = y.whole[way], dir.brief_y = y.brief[way];
+    dir.d_y = d_y.whole[way], dir.brief_d_y = d_y.brief[way];
     dir.h0 = part(h0, k, states), dir.c0 = part(c0, k, cells);
     dir.d_h_n = part(d_h_n, k, states), dir.d_c_n = part(d_c_n, k, cells);
     dir.d_h0 = part(d_h0, k, states), dir.d_c0 = part(d_c0, k, cells);
@@ -282,7 +323,7 @@ void forward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes, 
                  nb::handle c0, nb::tuple weights, nb::handle y, nb::handle h_n, nb::handle c_n,
                  nb::handle tape, int threads, bool reduced, bool in_parts, bool reverse) {
   Layer layer(cell, x, batch_sizes, weights, threads);
-  by_dtype(layer.x, [&]<class T>(T) {
+  by_number(layer, reduced, [&]<class T>(T) {
     forward<T>(layer, x, h0, c0, weights, y, h_n, c_n, tape, reduced, in_parts, reverse);
   });
 }
@@ -293,7 +334,7 @@ void backward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes,
                   nb::handle d_h0, nb::handle d_c0, nb::tuple d_weights, nb::handle g_tape,
                   nb::handle g_h, int threads, bool adds, bool reverse) {
   Layer layer(cell, x, batch_sizes, weights, threads);
-  by_dtype(layer.x, [&]<class T>(T) {
+  by_number(layer, is_rounded(layer.arrays, tape), [&]<class T>(T) {
     backward<T>(layer, {x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape, d_x, d_h0, d_c0, g_tape, g_h,
                         weights, d_weights, adds, reverse});
   });
@@ -312,7 +353,9 @@ struct Maker {
   const Problem& p;
 
   Maker(nb::handle x, const Layer& layer)
-      : table(Arrays::exchange(Py_TYPE(x.ptr()))), bytes(layer.x.bytes), p(layer.p) {
+      : table(Arrays::exchange(Py_TYPE(x.ptr()))),
+        bytes(is_brief(layer.x) ? int(sizeof(float)) : layer.x.bytes),
+        p(layer.p) {
     if (!table || !table->to_python) fail_type("x: expected a torch tensor");
   }
 
@@ -320,32 +363,29 @@ struct Maker {
     return Fresh::make(bytes, shape)->give(*table);
   }
   nb::object like(const Array& a) const {
-    return Fresh::make(bytes, a.shape, a.ndim)->give(*table);
+    return Fresh::make(a.bytes, a.shape, a.ndim, is_brief(a) ? kBfloat : kFloat)->give(*table);
   }
-  nb::object tokens(i64 size) const {
-    return p.packed ? of({p.dims.N, size}) : of({p.dims.T, p.dims.B, size});
-  }
-  nb::object tape(bool rounded) const {
+  nb::object of(const std::vector<Axis>& axes, bool brief) const {
     i64 shape[Array::kAxes];
     int ndim = 0;
-    for (const Axis& axis : tape_shape(p)) shape[ndim++] = axis.size;
-    return (rounded ? Fresh::make(sizeof(Bf16), shape, ndim, kBfloat)
-                    : Fresh::make(bytes, shape, ndim))
+    for (const Axis& axis : axes) shape[ndim++] = axis.size;
+    return (brief ? Fresh::make(sizeof(Bf16), shape, ndim, kBfloat)
+                  : Fresh::make(bytes, shape, ndim))
         ->give(*table);
   }
 };
 
 nb::tuple layer(const std::string& cell, nb::handle x, nb::handle batch_sizes, nb::handle h0,
                 nb::handle c0, nb::tuple weights, bool keep_tape, bool rounded, bool reduced,
-                int threads) {
+                bool brief, int threads) {
   Layer layer(cell, x, batch_sizes, weights, threads);
   const Maker make(x, layer);
   const auto [_, B, I, H, P, D, N] = layer.p.dims;
   const bool stateful = CELLS[layer.cell].cell.has_cell_state();
-  const nb::object y = make.tokens(D * P), h_n = make.of({D, B, P}),
-                   c_n = stateful ? make.of({D, B, H}) : nb::none(),
-                   tape = keep_tape ? make.tape(rounded) : nb::none();
-  by_dtype(layer.x, [&]<class T>(T) {
+  const nb::object y = make.of(token_shape(layer.p, {"D*P", D * P}), brief),
+                   h_n = make.of({D, B, P}), c_n = stateful ? make.of({D, B, H}) : nb::none(),
+                   tape = keep_tape ? make.of(tape_shape(layer.p), rounded) : nb::none();
+  by_number(layer, reduced, [&]<class T>(T) {
     forward<T>(layer, x, h0, c0, weights, y, h_n, c_n, tape, reduced, false);
   });
   return nb::make_tuple(y, h_n, c_n, tape);
@@ -374,7 +414,7 @@ nb::tuple layer_gradient(const std::string& cell, nb::tuple wanted, nb::handle x
     d_weights.append(nb::make_tuple(of[0], of[1], of[of[kB_ih].is_none() ? kB_hh : kB_ih],
                                     nb::none(), of[4], of[5]));
   }
-  by_dtype(layer.x, [&]<class T>(T) {
+  by_number(layer, is_rounded(layer.arrays, tape), [&]<class T>(T) {
     backward<T>(layer, {x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape, found[0], found[2], found[3],
                         nb::none(), nb::none(), weights, nb::tuple(d_weights)});
   });
@@ -393,15 +433,15 @@ nb::tuple layer_gradient(const std::string& cell, nb::tuple wanted, nb::handle x
 }  // namespace
 
 void bind_layer(nb::module_& m) {
-  m.def(
-      "forward", forward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(), "c0"_a.none(),
-      "weights"_a, "y"_a, "h_n"_a, "c_n"_a.none(), "tape"_a.none(), "threads"_a,
-      "reduced"_a = false, "in_parts"_a = false, "reverse"_a = false,
-      "Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. "
-      "Reduced: in float32 the products round what they multiply to bfloat16, where has_pairs(), "
-      "and the tape may be bfloat16. In parts: a part of a longer run, with the bits of the whole, "
-      "even if it is one step; x and y may be tuples, of an array for each direction. Reverse: "
-      "direction 0 runs from right to left, too.");
+  m.def("forward", forward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(),
+        "c0"_a.none(), "weights"_a, "y"_a, "h_n"_a, "c_n"_a.none(), "tape"_a.none(), "threads"_a,
+        "reduced"_a = false, "in_parts"_a = false, "reverse"_a = false,
+        "Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. "
+        "Reduced: in float32 the products round what they multiply to bfloat16, where has_pairs(), "
+        "and x, y and the tape may be bfloat16. In parts: a part of a longer run, with the bits of "
+        "the whole, "
+        "even if it is one step; x and y may be tuples, of an array for each direction. Reverse: "
+        "direction 0 runs from right to left, too.");
   m.def("backward", backward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(),
         "c0"_a.none(), "weights"_a, "y"_a, "tape"_a, "d_y"_a.none(), "d_h_n"_a.none(),
         "d_c_n"_a.none(), "d_tape"_a.none(), "d_x"_a.none(), "d_h0"_a.none(), "d_c0"_a.none(),
@@ -410,11 +450,13 @@ void bind_layer(nb::module_& m) {
         "Run the layer's gradient; fills every output that is not None, and changes no input. "
         "Adds: those of x and the weights to what is there. x, y, d_y and d_x may be tuples, of an "
         "array for each direction. Reverse: direction 0 runs from right to left, too. "
-        "Of a tape in bfloat16: with products that round what they multiply to it.");
+        "Of a tape in bfloat16: with products that round what they multiply to it; x, y, d_y and, "
+        "unless it is added to, d_x may then be bfloat16, too.");
   m.def("layer", layer, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(), "c0"_a.none(),
-        "weights"_a, "keep_tape"_a, "rounded"_a, "reduced"_a, "threads"_a,
+        "weights"_a, "keep_tape"_a, "rounded"_a, "reduced"_a, "brief"_a, "threads"_a,
         "The same on torch tensors: y, h_n, c_n or None, tape or None; the tape rounded to bfloat16"
-        " or not. What does not fit, is not contiguous or lazy raises TypeError or ValueError.");
+        " or not, and y, brief, too. What does not fit, is not contiguous or lazy raises TypeError "
+        "or ValueError.");
   m.def("layer_gradient", layer_gradient, "cell"_a, "wanted"_a, "x"_a, "batch_sizes"_a.none(),
         "h0"_a.none(), "c0"_a.none(), "weights"_a, "y"_a, "tape"_a, "d_y"_a.none(),
         "d_h_n"_a.none(), "d_c_n"_a.none(), "d_tape"_a.none(), "threads"_a,

@@ -256,7 +256,7 @@ void few_backward(BackwardCall<T>& call, int id, int count) {
     for (i64 before = 0; before < d; before++) FewSpace<T>(call, before, carver);
     FewBackward<T>(call, d, team, carver).run();
   });
-  add_inputs<FewSpace<T>>(call, everybody);
+  add_inputs<FewSpace<T>, T>(call, everybody);
 }
 
 }  // namespace gatewise::GATEWISE_ISA

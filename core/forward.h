@@ -219,7 +219,11 @@ struct Forward {
       const Share mine = my_part(own.among(seq.active(t)));
       for (i64 k = mine.begin; k < mine.end; k++) {
         const i64 at = (s - first) * dims.B + own[k];
-        round_row(dir.x.at(seq, t, own[k]), dims.I, as_numbers(ws.x + at * room<E>(dims.I)));
+        Bf16* const to = as_numbers(ws.x + at * room<E>(dims.I));
+        if (dir.brief_x.data)
+          round_row(dir.brief_x.at(seq, t, own[k]), dims.I, to);
+        else
+          round_row(dir.x.at(seq, t, own[k]), dims.I, to);
       }
     }
     split.meet(team);
@@ -342,7 +346,8 @@ struct Forward {
         const i64 panel = j + p, unit = panel * u.U;
         cell.forward(u, {rows, panel, out.from(p), ws.bias + panel * u.W, dir.w.peep,
                          cell_rows(b).right(unit), hidden_rows(t, b).right(unit),
-                         tape_rows(t, b).right(unit), past, rounded_rows(t, b).right(unit)});
+                         tape_rows(t, b).right(unit), past, rounded_rows(t, b).right(unit),
+                         brief_rows(t, b).right(unit)});
       }
     }
   }
@@ -354,7 +359,13 @@ struct Forward {
   Lines<T> hidden_rows(i64 t, i64 b) const {
     if constexpr (!IS_PAIR<E>)
       if (ws.Wr) return rows_from(ws.hidden, dims.H, b);
-    return ws.Wr ? Lines<T>{} : Lines<T>{dir.y.at(seq, t, b), own.step * dir.y.row};
+    return ws.Wr || !dir.y.data ? Lines<T>{} : Lines<T>{dir.y.at(seq, t, b), own.step * dir.y.row};
+  }
+  Lines<Number<E>> brief_rows(i64 t, i64 b) const {
+    if constexpr (IS_PAIR<E>)
+      if (dir.brief_y.data && !ws.Wr)
+        return {dir.brief_y.at(seq, t, b), own.step * dir.brief_y.row};
+    return {};
   }
   Lines<Number<E>> rounded_rows(i64 t, i64 b) const {
     if constexpr (IS_PAIR<E>) {
@@ -383,9 +394,12 @@ struct Forward {
                    {block, W});
         for (i64 r = 0; r < rows; r++) {
           const i64 b = own[k + r];
-          copy(block + r * W, dir.y.at(seq, t, b) + first, n);
-          if constexpr (IS_PAIR<E>)
-            round_row(block + r * W, n, as_numbers(rounded(ws.h[t % 2], dims.P, b).data) + first);
+          const T* const from = block + r * W;
+          if (dir.y.data) copy(from, dir.y.at(seq, t, b) + first, n);
+          if constexpr (IS_PAIR<E>) {
+            round_row(from, n, as_numbers(rounded(ws.h[t % 2], dims.P, b).data) + first);
+            if (dir.brief_y.data) round_numbers(from, n, dir.brief_y.at(seq, t, b) + first);
+          }
         }
       }
     }
@@ -399,7 +413,12 @@ struct Forward {
     if (reverse && t > 0) return;  // right to left every sequence ends at step 0
     for (i64 k = 0; k < rows_now; k++) {
       const i64 b = own[k];
-      if (b >= next) copy(dir.y.at(seq, t, b), dir.h_n + b * dims.P, dims.P);
+      if (b < next) continue;
+      T* const h_n = dir.h_n + b * dims.P;
+      if (dir.brief_y.data)
+        widen_row(dir.brief_y.at(seq, t, b), dims.P, h_n);
+      else
+        copy(dir.y.at(seq, t, b), h_n, dims.P);
     }
   }
 

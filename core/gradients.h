@@ -25,7 +25,7 @@ struct Gradients {
     if constexpr (IS_PAIR<E>)
       if (ws.turned) pair_tokens();
     g.team.meet();
-    if (g.dir.d_x.data) input_gradient();
+    if (g.dir.wants_inputs()) input_gradient();
     if (ws.turned) weight_gradient(first);
     if (ws.d_out_turned) projection_gradient(first);
     if (ws.d_peep) peephole_gradient();
@@ -40,23 +40,40 @@ struct Gradients {
     for (i64 k = mine.begin; k < mine.end; k++) {
       const i64 first = k * L;
       const int count = int(smaller(L, c.tokens - first));
-      const T *x[L], *h[L], *d_out[L];
-      const Number<E>*cell[L], *gate[L];
-      g.tokens(c, first, first + count, step, [&](i64 at, i64 t, i64 b) {
-        x[at - first] = g.dir.x.at(g.seq, t, b);
-        h[at - first] = g.hidden_before(t, b);
-        if (!ws.d_out_turned) return;
-        d_out[at - first] = ws.d_out + at * dims.P;
-        cell[at - first] = g.slot(t, b, g.cell.slot_c());
-        gate[at - first] = g.slot(t, b, larger(0, g.cell.slot_o()));
-      });
+      i64 t[L], b[L];
+      g.tokens(c, first, first + count, step,
+               [&](i64 at, i64 t_, i64 b_) { t[at - first] = t_, b[at - first] = b_; });
+      // The K numbers at of(t, b) of each.
+      const auto turn = [&](auto of, i64 K, E* columns) {
+        decltype(of(0, 0)) row[L];
+        for (int r = 0; r < count; r++) row[r] = of(t[r], b[r]);
+        pack_columns(row, count, K, columns, ws.length, first);
+      };
+      const auto turn_either = [&](bool is_brief, auto brief, auto whole, i64 K, E* columns) {
+        if constexpr (IS_PAIR<E>)
+          if (is_brief) return turn(brief, K, columns);
+        turn(whole, K, columns);
+      };
       if (ws.turned) {
-        pack_columns(x, count, dims.I, ws.turned, ws.length, first);
-        pack_columns(h, count, dims.P, ws.turned + dims.I * ws.length, ws.length, first);
-        store(as_numbers(ws.turned + (dims.I + dims.P) * ws.length) + first, set1(T(1)));
+        E *const x = ws.turned, *const h = x + dims.I * ws.length,
+                 *const one = h + dims.P * ws.length;
+        const auto& dir = g.dir;
+        turn_either(
+            dir.brief_x.data, [&](i64 t, i64 b) { return dir.brief_x.at(g.seq, t, b); },
+            [&](i64 t, i64 b) { return dir.x.at(g.seq, t, b); }, dims.I, x);
+        turn_either(
+            dir.brief_y.data, [&](i64 t, i64 b) { return g.brief_hidden_before(t, b); },
+            [&](i64 t, i64 b) { return g.hidden_before(t, b); }, dims.P, h);
+        store(as_numbers(one) + first, set1(T(1)));
       }
       if (!ws.d_out_turned) continue;
-      pack_columns(d_out, count, dims.P, ws.d_out_turned, ws.length, first);
+      turn([&](i64 t, i64 b) { return ws.d_out + g.place(c, t, b) * dims.P; }, dims.P,
+           ws.d_out_turned);
+      const Number<E>*cell[L], *gate[L];
+      for (int r = 0; r < count; r++) {
+        cell[r] = g.slot(t[r], b[r], g.cell.slot_c());
+        gate[r] = g.slot(t[r], b[r], larger(0, g.cell.slot_o()));
+      }
       hidden_lines(cell, gate, count, first);
     }
   }
@@ -109,9 +126,13 @@ struct Gradients {
         g.gate_product(g.all.Wx, input, p, (p + 1) % input.panels, 1, count, first, 1, {block, W});
         step = started;
         g.tokens(c, first, first + count, step, [&](i64 at, i64 t, i64 b) {
+          const T* const from = block + (at - first) * W;
+          if constexpr (IS_PAIR<E>)
+            if (g.dir.brief_d_x.data && !g.all.own_d_x)
+              return round_numbers(from, n, g.dir.brief_d_x.at(g.seq, t, b) + input.first(p));
           T* to = g.all.own_d_x ? g.all.own_d_x + (g.seq.token(t) + b) * dims.I
                                 : g.dir.d_x.at(g.seq, t, b);
-          copy(block + (at - first) * W, to + input.first(p), n);
+          copy(from, to + input.first(p), n);
         });
       }
     }

@@ -98,10 +98,12 @@ struct GroupSpace {
   }
 };
 
-// Whether direction d adds its d_x: to what is there, or to that of direction 0.
+// Whether the d_x of direction d is kept apart: it is added to what is there, or to that of
+// direction 0, or the sum of both is rounded.
 template <class T>
 bool adds_inputs(const BackwardCall<T>& call, i64 d) {
-  return call.direction[d].d_x.data && (call.adds || d == 1);
+  const auto& dir = call.direction[d];
+  return dir.brief_d_x.data ? call.dims.D == 2 : dir.d_x.data && (call.adds || d == 1);
 }
 
 // The workspace of one direction. What it holds follows from the call alone: where memory is only
@@ -112,9 +114,10 @@ struct BackwardSpace {
   Axis<T> input, output, hidden;
   E *Wx, *Wh;  // [panels][J*W][width]
   E* Wr;       // [panels of H][P][width]
-  T* own_d_x;  // (N, I), where it is added to what is there or direction 0 has written
+  T* own_d_x;  // (N, I), where it is kept apart
   T* zeros;
   Number<E>* c0;  // (B, padded H): as the tape would have it, where it is rounded
+  Bf16* h0;       // (B, padded P): as y would have it, where it is bfloat16
   GroupSpace<T, E> group[GROUPS];
 
   BackwardSpace(const BackwardCall<T>& call, i64 d, Carver& carver)
@@ -122,14 +125,16 @@ struct BackwardSpace {
         input(call.dims.I),
         output(call.dims.P),
         hidden(call.dims.H),
-        Wx(call.direction[d].d_x.data ? carver.take<E>(input.padded * operands<E>(units.K))
-                                      : nullptr),
+        Wx(call.direction[d].wants_inputs() ? carver.take<E>(input.padded * operands<E>(units.K))
+                                            : nullptr),
         Wh(carver.take<E>(output.padded * operands<E>(units.K))),
         Wr(call.direction[d].w.W_hr ? carver.take<E>(hidden.padded * operands<E>(call.dims.P))
                                     : nullptr),
         own_d_x(adds_inputs(call, d) ? carver.take<T>(call.dims.N * call.dims.I) : nullptr),
         zeros(carver.take<T>(larger(call.dims.P, call.dims.H))),
         c0(IS_PAIR<E> ? carver.take<Number<E>>(call.dims.B * hidden.padded) : nullptr),
+        h0(call.direction[d].brief_y.data ? carver.take<Bf16>(call.dims.B * output.padded)
+                                          : nullptr),
         group{{call, call.direction[d], units, output, hidden, 0, carver},
               {call, call.direction[d], units, output, hidden, 1, carver}} {}
 };
@@ -195,6 +200,11 @@ struct Group {
     const i64 back = reverse ? t + 1 : t - 1;
     if (b < seq.active(back)) return dir.y.at(seq, back, b);
     return dir.h0 ? dir.h0 + b * dims.P : all.zeros;
+  }
+  const Bf16* brief_hidden_before(i64 t, i64 b) const {
+    const i64 back = reverse ? t + 1 : t - 1;
+    if (b < seq.active(back)) return dir.brief_y.at(seq, back, b);
+    return all.h0 + b * all.output.padded;
   }
   const K* cell_before(i64 t, i64 b) const {
     const i64 back = reverse ? t + 1 : t - 1;

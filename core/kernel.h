@@ -28,11 +28,13 @@ struct ForwardCall {
   bool in_parts;  // a part of a longer run, with the bits of the whole, even if it is one step
   bool reduced;   // products round what they multiply to bfloat16; only if Table::probe_pairs
   struct Direction {
-    bool reverse;     // from each sequence's last step to its first
-    View<const T> x;  // read, I numbers a token
+    bool reverse;              // from each sequence's last step to its first
+    View<const T> x;           // read, I numbers a token
+    View<const Bf16> brief_x;  // in its place, of reduced calls, if it has data
     Weights<T> w;
     const Bf16 *brief_W_ih, *brief_W_hh;  // of a single step, read in their place; else null
     View<T> y;                            // written, P numbers a token
+    View<Bf16> brief_y;                   // in its place, as above
     const T* h0;                          // read, (B, P); null: zeros
     const T* c0;                          // read, (B, H); null: zeros
     T* h_n;                               // written, (B, P)
@@ -58,7 +60,9 @@ struct BackwardCall {
     View<const T> x;
     View<T> d_x;  // written, the sum where they share it; data null: not wanted, of either
     Weights<T> w;
-    View<const T> y;           // read: what forward wrote
+    View<const T> y;                               // read: what forward wrote
+    View<const Bf16> brief_x, brief_y, brief_d_y;  // in their places, if they have data; only
+    View<Bf16> brief_d_x;      // with a rounded tape, and brief_d_x only if nothing is added to it
     const T *h0, *c0;          // read
     const T* tape;             // read
     const Bf16* rounded_tape;  // read in its place; then products round what they multiply, too
@@ -71,6 +75,8 @@ struct BackwardCall {
     T* g_tape;    // written, (N, S, H): total gradient at every slot
     T* g_h;       // written, (N, P): total gradient at every hidden state
     T* d_z;       // written, (B, G*H): gate gradients; of a single step only, without W_hr
+
+    bool wants_inputs() const { return d_x.data || brief_d_x.data; }
   } direction[2];
   unsigned char* workspace;
   Barrier barrier[7];  // for all workers, one a direction, two a direction for its groups of rows

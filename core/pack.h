@@ -223,8 +223,9 @@ void pack_lines(const T* matrix, i64 K, const Axis<T>& axis, E* panels, i64 p) {
 // Columns of up to L token vectors: column k of the chunk holds the k-th number of every token.
 // columns[k][token], `stride` operands apart. Fills tokens first .. first+count-1 (count <= L);
 // zeros up to L.
-template <class T, class E>
-void pack_columns(const T* const* tokens, int count, i64 K, E* columns, i64 stride, i64 first) {
+template <class N, class E>
+void pack_columns(const N* const* tokens, int count, i64 K, E* columns, i64 stride, i64 first) {
+  using T = Sum<E>;
   constexpr int L = LANES<T>;
   for (i64 k = 0; k < K; k += L) {
     const int kn = int(smaller(L, K - k));

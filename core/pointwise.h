@@ -21,21 +21,23 @@ struct ForwardRows {
   Lines<K> tape;      // written, slots H apart; absent: nothing is kept
   bool past = false;  // the tape past the caches; its whole vectors are aligned
   Lines<Number<E>> h_rounded{};  // written, where operands are pairs
+  Lines<Number<E>> h_brief{};    // written in place of h, where that is bfloat16, too
 };
 
 template <class T, class E = T>
 struct BackwardRows {
   using K = Number<E>;
   i64 rows, j;
-  const T* peep;            // [3][H] read
-  Lines<const K> tape;      // read, slots H apart
-  Lines<const K> c_before;  // read: c(t-1); absent: zeros
-  Lines<const T> d_h;       // read: gradient from the step after; padded to whole vectors
-  Lines<const T> d_y;       // read: gradient from above; absent: zeros
-  Lines<const T> d_tape;    // read, slots H apart; absent: zeros
-  Lines<T> d_c;             // read: d loss / d c(t) from the step after; written: towards c(t-1)
-  Lines<K> d_z;             // written, [W]
-  Lines<T> g_tape;          // written, slots H apart; absent: not wanted
+  const T* peep;             // [3][H] read
+  Lines<const K> tape;       // read, slots H apart
+  Lines<const K> c_before;   // read: c(t-1); absent: zeros
+  Lines<const T> d_h;        // read: gradient from the step after; padded to whole vectors
+  Lines<const T> d_y;        // read: gradient from above; absent: zeros
+  Lines<const K> brief_d_y;  // read in its place, where operands are pairs
+  Lines<const T> d_tape;     // read, slots H apart; absent: zeros
+  Lines<T> d_c;              // read: d loss / d c(t) from the step after; written: towards c(t-1)
+  Lines<K> d_z;              // written, [W]
+  Lines<T> g_tape;           // written, slots H apart; absent: not wanted
 };
 
 // Group q of the panel, n of its lanes; `whole` where that is all of them. p and H are copies: what
@@ -109,6 +111,7 @@ void forward_group(const Units<T>& u, const ForwardRows<T, E, K>& given, int q, 
     if constexpr (cell.slot_o() >= 0) h = load(line(r, cell.slot_o())) * h;
     if constexpr (IS_PAIR<E>) {
       put(p.h_rounded[r] + at, h);
+      if (p.h_brief.data) put(p.h_brief[r] + at, h);
       if (!p.h.data) continue;
     }
     put(p.h[r] + at, h);
@@ -154,6 +157,8 @@ void backward_group(const Units<T>& u, const BackwardRows<T, E>& given, int q, i
 
     Vec<T> d_h = load(p.d_h[r] + at);
     if (p.d_y.data) d_h = d_h + get(p.d_y[r] + at);
+    if constexpr (IS_PAIR<E>)
+      if (p.brief_d_y.data) d_h = d_h + get(p.brief_d_y[r] + at);
     const Vec<T> c = kept(cell.slot_c());
     const Vec<T> a = activate<T, cell.out, E>(c);
     Vec<T> d_c = d_h;

@@ -171,6 +171,83 @@ def test_a_tape_in_bfloat16_is_one_in_float_rounded(isa: str) -> None:
         assert torch.equal(c_n, short["c_n"])
 
 
+BRIEF = [
+    Problem(T=3, B=2, I=1, H=1),
+    Problem(T=9, B=5, I=6, H=37, D=2),
+    Problem(T=40, B=32, I=27, H=64, threads=2),
+    Problem(T=30, B=1, I=33, H=90, D=2, threads=3, states=False),
+    Problem(T=1, B=9, I=15, H=16),
+    Problem(lengths=(6, 5, 2, 1), I=7, H=41, P=9, D=2, threads=2),
+    Problem(lengths=tuple(range(60, 20, -3)), I=20, H=63, D=2, threads=2),
+    Problem(T=5, B=4, I=65, H=41, P=17, bias=False, states=False),
+    Problem(T=4, B=9, I=400, H=601, threads=2),
+    Problem(T=6, B=7, I=3, H=35, cell="rnn", D=2),
+    Problem(T=6, B=7, I=3, H=35, cell="peephole"),
+]
+
+
+@pytest.mark.parametrize("brief", [("x",), ("y",), ("d_y",), ("x", "y", "d_y")], ids="+".join)
+@pytest.mark.parametrize("p", BRIEF, ids=str)
+def test_tokens_in_bfloat16_are_those_in_float_rounded(
+    isa: str, p: Problem, brief: tuple[str, ...]
+) -> None:
+    given = make(p)
+    for k in ("x", "d_y"):
+        given[k] = given[k].detach().bfloat16().double().requires_grad_(k == "x")
+    page = on_the_page(p, given)
+    whole = flat(on_the_core(p, given, page, reduced=True))
+    short = flat(on_the_core(p, given, page, reduced=True, brief=brief))
+    if "y" in brief:
+        whole |= {"y": whole["y"].bfloat16(), "h_n": whole["h_n"].bfloat16().float()}
+    if "x" in brief:
+        whole["d_x"] = whole["d_x"].bfloat16()
+    for name, value in whole.items():
+        assert torch.equal(value, short[name]), name
+
+
+def test_tokens_in_bfloat16_may_be_parts_of_others(isa: str) -> None:
+    """Nothing behind them is read or written."""
+    p = Problem(T=4, B=5, I=19, H=21, D=2)
+    given = make(p)
+    page = on_the_page(p, given)
+
+    def part(n: int, of: Tensor | None = None) -> Tensor:
+        room = torch.full((p.T, p.B, n + 3), float("nan"), dtype=torch.bfloat16)
+        return room[..., :n] if of is None else room[..., :n].copy_(of)
+
+    def rest(of: Tensor) -> Tensor:
+        return of.as_strided((p.T, p.B, 3), of.stride(), of.shape[-1])
+
+    x, y, d_x = part(p.I, given["x"].detach()), part(2 * p.H), part(p.I)
+    d_y = part(2 * p.H, given["d_y"])
+    whole = on_the_core(p, given, page, reduced=True, brief=("x", "y", "d_y"))
+    h0, c0, d_h_n, d_c_n, d_tape = (
+        given[k].detach().float() for k in ("h0", "c0", "d_h_n", "d_c_n", "d_tape")
+    )
+    weights = tuple(tuple(None if w is None else w.float() for w in ws) for ws in given["weights"])
+    h_n, c_n, tape = (torch.empty_like(whole[k]) for k in ("h_n", "c_n", "tape"))
+    _core.forward(p.cell, x, None, h0, c0, weights, y, h_n, c_n, tape, 2, reduced=True)
+    _core.backward(
+        p.cell, x, None, h0, c0, weights, y, tape, d_y, d_h_n, d_c_n, d_tape,
+        d_x, None, None, ((None,) * 6,) * 2, None, None, 2,
+    )  # fmt: skip
+    assert torch.equal(y, whole["y"])
+    assert torch.equal(d_x, whole["d_x"])
+    assert rest(y).isnan().all()
+    assert rest(d_x).isnan().all()
+
+
+def test_only_reduced_runs_have_tokens_in_bfloat16(isa: str) -> None:
+    p = Problem()
+    given = make(p)
+    page = on_the_page(p, given)
+    for brief in ("x", "y", "d_y"):
+        with pytest.raises(TypeError, match=f"^{brief}: expected .*float32"):
+            on_the_core(p, given, page, brief=(brief,))
+    with pytest.raises(TypeError, match="d_x: expected the dtype of x"):  # added to what is there
+        on_the_core(p, given, page, reduced=True, brief=("x",), adds=1.0)
+
+
 @pytest.mark.parametrize("forget_bias", [0.0, 3.0])
 def test_what_the_tape_costs(forget_bias: float) -> None:
     """Gates in bfloat16 put gradients off by what everybody's are; c beside them adds little, so it
@@ -344,12 +421,58 @@ def test_forward_mode_and_vmap(isa: str) -> None:
 
 
 def test_gradient_of_a_gradient(isa: str) -> None:
-    """In float32."""
-    lstm, x = gatewise.LSTM(3, 5), torch.randn(6, 4, 3, requires_grad=True)
+    """In float32, also where x and y are bfloat16."""
+    lstm, x = gatewise.LSTM(3, 5), torch.randn(6, 4, 3).bfloat16().float().requires_grad_()
+    brief = x.detach().bfloat16().requires_grad_()
     found = []
-    for autocast in (True, False):
+    for given, autocast in ((x, False), (x, True), (brief, True)):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y = lstm(given)[0]
+        (d_x,) = torch.autograd.grad(y.float().pow(2).sum(), given, create_graph=True)
+        assert d_x.dtype == given.dtype
+        more = torch.autograd.grad(d_x.float().pow(2).sum(), [given, *lstm.parameters()])
+        assert more[0].dtype == given.dtype
+        found.append(more)
+    for short in found[1:]:
+        assert all(off(a, b.double()) < 3e-2 for a, b in zip(short, found[0], strict=True))
+
+
+def test_gradients_mapped_over(isa: str) -> None:
+    lstm, x = gatewise.LSTM(3, 5), torch.randn(6, 4, 3).bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = lstm(x)[0]
+    d_y = torch.randn(2, *y.shape).bfloat16()
+    (many,) = torch.autograd.grad(y, x, d_y, is_grads_batched=True, retain_graph=True)
+    each = [torch.autograd.grad(y, x, d, retain_graph=True)[0] for d in d_y]
+    assert off(many, torch.stack(each).double()) < 1e-2
+
+
+@pytest.mark.parametrize("module", ["autocast", "bfloat16"])
+def test_what_comes_in_bfloat16_is_kept_and_given_as_it_is(isa: str, module: str) -> None:
+    kept: list[Tensor] = []
+    lstm, x = gatewise.LSTM(8, 16), torch.randn(9, 4, 8).bfloat16().requires_grad_()
+    lstm = lstm.bfloat16() if module == "bfloat16" else lstm
+    watch = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t)
+    with watch, torch.autocast("cpu", torch.bfloat16, enabled=module == "autocast"):
+        y = lstm(x)[0]
+    assert sum(t.data_ptr() == x.data_ptr() for t in kept) == 1
+    assert sum(t.data_ptr() == y.data_ptr() for t in kept) == 1  # not of what was converted
+    y.square().sum().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == torch.bfloat16
+    wide = x.detach().float().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        lstm.float()(wide)[0].square().sum().backward()
+    assert wide.grad is not None
+    assert torch.equal(x.grad, wide.grad.bfloat16())
+
+
+def test_an_output_in_bfloat16_may_be_changed_before_its_gradient(isa: str) -> None:
+    lstm, x = gatewise.LSTM(8, 16), torch.randn(9, 4, 8, requires_grad=True)
+    found = []
+    for changes in (False, True):
+        with torch.autocast("cpu", torch.bfloat16):
             y = lstm(x)[0]
-        (d_x,) = torch.autograd.grad(y.float().pow(2).sum(), x, create_graph=True)
-        found.append(torch.autograd.grad(d_x.pow(2).sum(), list(lstm.parameters())))
-    assert all(off(a, b.double()) < 3e-2 for a, b in zip(*found, strict=True))
+        loss = (y.mul_(2) if changes else 2 * y).sum()
+        found.append(torch.autograd.grad(loss, [x, *lstm.parameters()]))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -153,18 +153,22 @@ def on_the_core(
     page: dict[str, Any],
     reduced: bool = False,
     adds: float | None = None,
+    brief: Collection[str] = (),
 ) -> dict[str, Any]:
     """The same by the kernels, into buffers that hold NaN; reduced: with a tape in bfloat16; adds:
-    the gradients of x and the weights to this number."""
+    the gradients of x and the weights to this number; brief: x, y and d_y that are bfloat16."""
 
-    def cast(v: Tensor | None) -> Tensor | None:
-        return None if v is None else v.to(p.dtype)
+    def dtype(name: str) -> torch.dtype:
+        return torch.bfloat16 if name in brief else p.dtype
+
+    def cast(v: Tensor | None, name: str = "") -> Tensor | None:
+        return None if v is None else v.to(dtype(name))
 
     sizes = None if p.lengths is None else torch.tensor(p.batch_sizes)
-    x, h0, c0 = (cast(given[k]) for k in ("x", "h0", "c0"))
+    x, h0, c0 = (cast(given[k], k) for k in ("x", "h0", "c0"))
     weights = tuple(tuple(cast(w) for w in ws) for ws in given["weights"])
     out = {
-        k: None if page[k] is None else poisoned(page[k], p.dtype)
+        k: None if page[k] is None else poisoned(page[k], dtype(k))
         for k in ("y", "h_n", "c_n", "tape")
     }
     out["d_x"] = torch.full_like(x, float("nan"))  # laid out as x is
@@ -172,7 +176,7 @@ def on_the_core(
     inputs = p.cell, x, sizes, h0, c0, weights
     results = (out[k] for k in ("y", "h_n", "c_n", "tape"))
     _core.forward(*inputs, *results, p.threads, reduced=reduced)
-    bare = poisoned(page["y"], p.dtype)  # inference, without a tape
+    bare = poisoned(page["y"], dtype("y"))  # inference, without a tape
     h_n, c_n = (None if out[k] is None else poisoned(out[k], p.dtype) for k in ("h_n", "c_n"))
     _core.forward(*inputs, bare, h_n, c_n, None, p.threads, reduced=reduced)
     assert torch.equal(bare, out["y"])
@@ -191,7 +195,8 @@ def on_the_core(
     saved = [out[k].clone() for k in ("y", "tape")]
     arguments = (
         *inputs, out["y"], out["tape"],
-        cast(given["d_y"]), cast(given["d_h_n"]), cast(given["d_c_n"]), cast(given["d_tape"]),
+        cast(given["d_y"], "d_y"),
+        *(cast(given[k]) for k in ("d_h_n", "d_c_n", "d_tape")),
         out["d_x"], d_states.get("d_h0"), d_states.get("d_c0"),
         tuple(tuple(ws) for ws in d_weights), g_tape, g_h, p.threads,
     )  # fmt: skip

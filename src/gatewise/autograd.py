@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,13 +27,21 @@ Gradients = tuple[Tensor | None, ...]
 Rule = Callable[..., Gradients]
 
 
-def layer(
-    cell: CellSpec, reduced: bool, tape: torch.dtype, sink: GradSink | None, *flat: Tensor | None
-) -> Tensors:
-    """A layer that every derivative may be taken of; tape is the dtype of the tape."""
+class Run(NamedTuple):
+    """How a layer is run: see ``native``, also for the dtypes of the tape and of y."""
+
+    cell: CellSpec
+    reduced: bool
+    tape: torch.dtype
+    output: torch.dtype
+    sink: GradSink | None
+
+
+def layer(run: Run, *flat: Tensor | None) -> Tensors:
+    """A layer that every derivative may be taken of."""
     if _nested_forward_mode():
-        return formulas.layer(cell, *flat)
-    results: Tensors = apply(Layer, cell, reduced, tape, sink, *flat)
+        return formulas.layer(run.cell, *flat)
+    results: Tensors = apply(Layer, run, *flat)
     return results
 
 
@@ -178,21 +186,20 @@ class Layer(Function):
     """x, batch_sizes, h0, c0, *weights -> y, h_n, c_n, tape."""
 
     @staticmethod
-    def forward(
-        cell: CellSpec, reduced: bool, tape: torch.dtype, sink: GradSink | None, *inputs: Any
-    ) -> Tensors:
-        return native.tensors(native.forward(cell, tape, reduced, *inputs))
+    def forward(run: Run, *inputs: Any) -> Tensors:
+        found = native.forward(run.cell, run.tape, run.reduced, *inputs, output=run.output)
+        return native.tensors(found)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
-        cell, reduced, _, ctx.sink, *flat = inputs
+        ctx.run, *flat = inputs
         y, h_n, c_n, tape = output
         ctx.watch = None
         if torch._C._are_functorch_transforms_active():
             y = y.clone()  # what the caller has may be changed
         elif not y.is_inference():  # of which no change is counted, and no gradient taken
             ctx.watch, y = Watch(y), y.data  # the same numbers, which autograd does not watch
-        remember_layer(ctx, cell, reduced, flat, (y, h_n, c_n, tape))
+        remember_layer(ctx, flat, (y, h_n, c_n, tape))
         if may_be_forward():
             ctx.save_for_forward(*flat, y, tape)
 
@@ -200,16 +207,17 @@ class Layer(Function):
     @new_vmap
     def backward(ctx: Any, *d_results: Tensor | None) -> Gradients:
         *flat, y, tape = ctx.saved_tensors
-        run = ctx.cell, ctx.reduced, reached(ctx.needs_input_grad[4:], flat, *d_results), ctx.sink
+        cell, reduced, _, output, sink = ctx.run
         if ctx.watch is not None and ctx.watch.changed():  # what it was
-            y, *_ = native.forward(ctx.cell, None, ctx.reduced, *flat)
+            y, *_ = native.forward(cell, None, reduced, *flat, output=output)
+        run = cell, reduced, reached(ctx.needs_input_grad[1:], flat, *d_results), sink
         args = (*flat, y, tape, *d_results)
         again = torch.is_grad_enabled() or may_be_forward()
-        return *[None] * 4, *(gradient if again else native.backward)(*run, *args)
+        return None, *(gradient if again else native.backward)(*run, *args)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Gradients:
-        cell, saved, n = ctx.cell, ctx.saved_tensors, len(tangents) - 4
+        cell, saved, n = ctx.run.cell, ctx.saved_tensors, len(tangents) - 1
 
         def page(*both: Tensor | None) -> Gradients:
             layer = partial(formulas.layer, cell)
@@ -218,17 +226,15 @@ class Layer(Function):
         def by_hand(*both: Tensor | None) -> Gradients:
             return tuple(second.tangent(cell, both[: n + 2], both[n + 2 :]))
 
-        y, h_n, c_n, tape = tangent(by_hand, page, *saved, *tangents[4:])
+        y, h_n, c_n, tape = tangent(by_hand, page, *saved, *tangents[1:])
         return y, h_n, c_n if cell.has_cell_state else None, tape
 
     @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[Any, ...], cell: Any, reduced: Any, tape: Any, _: Any, *flat: Any
-    ) -> Any:
+    def vmap(info: Any, in_dims: tuple[Any, ...], run: Run, *flat: Any) -> Any:
         return batching.layer(
-            lambda *unbatched: apply(Layer, cell, reduced, tape, None, *unbatched),
+            lambda *unbatched: apply(Layer, run._replace(sink=None), *unbatched),
             info.batch_size,
-            in_dims[4:],
+            in_dims[1:],
             flat,
         )
 
@@ -255,11 +261,20 @@ def gradient(
     *args: Tensor | None,
 ) -> Gradients:
     """A layer's gradients, by its inputs, that every derivative may be taken of."""
-    *inputs, y, tape, d_y, d_h_n, d_c_n, d_tape = args
+    x, *inputs, y, tape, d_y, d_h_n, d_c_n, d_tape = args
+    W_hh = inputs[3 + native.W_HH]
+    assert x is not None
     assert y is not None
     assert tape is not None
+    assert W_hh is not None
+    if W_hh.dtype != x.dtype or W_hh.dtype != y.dtype:  # the page computes in one dtype
+        y = y.to(W_hh.dtype)
+        d_y = None if d_y is None else d_y.to(W_hh.dtype)
+        args = (x.to(W_hh.dtype), *inputs, y, tape, d_y, d_h_n, d_c_n, d_tape)
+        d_x, *others = gradient(cell, reduced, wanted, sink, *args)
+        return None if d_x is None else d_x.to(x.dtype), *others
     # Else a derivative of this would go back to the layer a second time, with zeros.
-    args = *inputs, y.detach(), tape.detach(), d_y, d_h_n, d_c_n, d_tape
+    args = x, *inputs, y.detach(), tape.detach(), d_y, d_h_n, d_c_n, d_tape
     if _nested_forward_mode():
         found = iter(formulas.gradient(cell, wanted, *args))
     else:
@@ -317,10 +332,9 @@ class LayerGradient(Function):
         )
 
 
-def remember_layer(ctx: Any, cell: CellSpec, reduced: bool, flat: Flat, output: Tensors) -> None:
-    """Keep what the gradient of a layer needs."""
+def remember_layer(ctx: Any, flat: Flat, output: Tensors) -> None:
+    """Keep the tensors that the gradient of a layer needs."""
     y, _, c_n, tape = output
-    ctx.cell, ctx.reduced = cell, reduced
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*flat, y, tape)
     ctx.mark_non_differentiable(*(t for t in (c_n, tape) if not native.is_there(t)))

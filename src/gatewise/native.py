@@ -13,6 +13,8 @@ A run is reduced if its products, forward and backward, round what they multiply
 (core/bf16.h). ``may_reduce`` says which runs can be; whoever begins one decides, for all of it. Its
 tape is bfloat16 too where backward alone will read it. A tape that somebody may see is float32: the
 values that the run used. Backward rounds that one, so the gradients are the same either way.
+Of a reduced run x and y may be bfloat16, each for itself, and then their gradients are: what torch
+has so, or wants so, need not be converted. The numbers are those of float32, rounded.
 """
 
 from __future__ import annotations
@@ -110,18 +112,21 @@ def empty_results(
     batch_sizes: Tensor | None,
     h0: Any,
     weights: Flat,
+    output: torch.dtype | None = None,
 ) -> Results:
     """The buffers that a run fills; the fake kernels call it too, so shapes are said once.
 
     Args:
         tape: its dtype; None for no tape.
+        output: that of y; None for that of the others.
     """
     D, B, H, P = sizes(cell, x, batch_sizes, h0, weights)
     *steps, _ = x.shape
+    dtype = x.dtype if x.dtype in DTYPES else torch.float32
     return (
-        x.new_empty(*steps, D * P),
-        x.new_empty(D, B, P),
-        x.new_empty(D, B, H) if _STATEFUL[cell.name] else None,
+        x.new_empty(*steps, D * P, dtype=output or dtype),
+        x.new_empty(D, B, P, dtype=dtype),
+        x.new_empty(D, B, H, dtype=dtype) if _STATEFUL[cell.name] else None,
         None if tape is None else x.new_empty(D, *steps, _SLOTS[cell.name], H, dtype=tape),
     )
 
@@ -147,12 +152,14 @@ def forward(
     tape: torch.dtype | None,
     reduced: bool,
     *flat: Tensor | None,
+    output: torch.dtype | None = None,
 ) -> Results:
     """Run a layer: y, h_n, c_n, tape.
 
     Args:
-        tape: its dtype, that of x or, of a reduced run, bfloat16; None for no tape.
+        tape: its dtype, that of the weights or, of a reduced run, bfloat16; None for no tape.
         flat: x, batch_sizes, h0, c0, *weights.
+        output: the dtype of y, the same; None for that of the weights.
     """
     x, batch_sizes, h0, c0, *weights = flat
     assert x is not None
@@ -161,10 +168,10 @@ def forward(
     try:
         results = _core.layer(
             cell.name, x, batch_sizes, h0, c0, _by_direction(weights),
-            keep, rounded, reduced, torch.get_num_threads(),
+            keep, rounded, reduced, output is torch.bfloat16, torch.get_num_threads(),
         )  # fmt: skip
     except _UNFIT:
-        results = empty_results(cell, tape, x, batch_sizes, h0, weights)
+        results = empty_results(cell, tape, x, batch_sizes, h0, weights, output)
         fill(cell, reduced, results, flat)
     return results
 

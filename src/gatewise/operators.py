@@ -138,10 +138,10 @@ class _Layer(_SingleLevel):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
-        cell, reduced, _, *flat = inputs
+        ctx.cell, ctx.reduced, _, *flat = inputs
         y, h_n, c_n, tape = output
         y = y.clone()  # what the caller has may be changed
-        autograd.remember_layer(ctx, cell, reduced, flat, (y, h_n, c_n, tape))
+        autograd.remember_layer(ctx, flat, (y, h_n, c_n, tape))
 
     @staticmethod
     @autograd.new_vmap

@@ -90,21 +90,27 @@ def layer(
     for w in weights:
         flat += w
     dtype = _dtype(x)
+    watched = keep_tape or sink is not None or taps is not None
     if dtype == x.dtype == torch.bfloat16 and len(weights) == 1 and x.dim() == 3 and len(x) == 1:
-        watched = keep_tape or sink is not None or taps is not None
         one = None if watched else _brief_step(cell, x, h0, c0, flat)
         if one is not None:
             return one
-    if dtype in REDUCED:
-        flat = _widened(flat, dtype)
-    y, h_n, c_n, tape = _run(cell, keep_tape, sink, taps, checkpoint, flat, dtype == torch.bfloat16)
-    if c_n is None or not native.is_there(c_n):
-        c_n = h_n
+    of_h = of_c = dtype
     if dtype in REDUCED:
         fused = not cell.has_cell_state or (batch_sizes is None and weights[0].W_hr is None)
         came = x if c0 is None else c0
         of_c = dtype if fused else torch.promote_types(dtype, came.dtype)
         of_h = of_c if weights[0].W_hr is None else dtype
+    brief = dtype == torch.bfloat16 and not (watched or checkpoint)
+    found = _brief_run(cell, of_h, flat) if brief else None
+    if found is None:
+        flat = _widened(flat, dtype) if dtype in REDUCED else flat
+        reduced = dtype == torch.bfloat16
+        found = _run(cell, keep_tape, sink, taps, checkpoint, flat, reduced)
+    y, h_n, c_n, tape = found
+    if c_n is None or not native.is_there(c_n):
+        c_n = h_n
+    if dtype in REDUCED:
         y, h_n, c_n = y.to(of_h), h_n.to(of_h), c_n.to(of_c)
     return LayerResult(y, h_n, c_n, tape if keep_tape else None)
 
@@ -160,6 +166,27 @@ def _brief_step(
     return LayerResult(y[None], h_n[None], (h_n if c_n is None else c_n)[None], None)
 
 
+def _brief_run(cell: CellSpec, output: torch.dtype, flat: Flat) -> Results | None:
+    """A reduced run whose x and y are bfloat16 as they come and as they are wanted; None where it
+    has to be done in float32."""
+    x, batch_sizes, *_ = flat
+    assert x is not None
+    if (
+        _recorded(flat)
+        or not x.is_cpu
+        or not native.covers(cell)
+        or not native.may_reduce(x, batch_sizes)
+        or autograd.may_be_forward()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    ):
+        return None
+    wide = _widened(flat, torch.bfloat16, but_x=x.dtype == torch.bfloat16)
+    output = torch.bfloat16 if output == torch.bfloat16 else torch.float32
+    if _wants_grad(wide):
+        return autograd.layer(autograd.Run(cell, True, torch.bfloat16, output, None), *wide)
+    return native.forward(cell, None, True, *wide, output=output)
+
+
 def any_step(
     cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None, w: Weights
 ) -> tuple[Tensor, Tensor]:
@@ -202,8 +229,8 @@ def _autocast(x: Tensor) -> bool:
     return x.is_cpu and torch.is_autocast_enabled("cpu")
 
 
-def _widened(flat: Flat, dtype: torch.dtype) -> list[Tensor | None]:
-    """All numbers in float32; outside autocast all must have come in one dtype."""
+def _widened(flat: Flat, dtype: torch.dtype, but_x: bool = False) -> list[Tensor | None]:
+    """All numbers, x or not, in float32; outside autocast all must have come in one dtype."""
     narrow: dict[int, Tensor] = {}
     for k, t in enumerate(flat):
         if t is None or not t.is_floating_point():
@@ -213,7 +240,7 @@ def _widened(flat: Flat, dtype: torch.dtype) -> list[Tensor | None]:
                 f"layer: expected every tensor in the dtype of x, {dtype}, got {t.dtype}; "
                 "convert it with .to(x)"
             )
-        if t.dtype != torch.float32:
+        if t.dtype != torch.float32 and not (but_x and k == 0):
             narrow[k] = t
     wide = list(flat)
     for k, t in zip(narrow, _in_float32(list(narrow.values()), flat), strict=True):
@@ -267,7 +294,7 @@ def _run(
     if sink is not None or _wants_derivative(flat):
         unseen = reduced and not (keep_tape or autograd.may_be_forward())  # which sees its tangent
         tape = torch.bfloat16 if unseen else x.dtype
-        return autograd.layer(cell, reduced, tape, sink, *flat)
+        return autograd.layer(autograd.Run(cell, reduced, tape, x.dtype, sink), *flat)
     return native.forward(cell, x.dtype if keep_tape else None, reduced, *flat)
 
 
