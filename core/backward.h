@@ -70,8 +70,6 @@ struct GroupWalk {
     }
     if (team.id) return;
     for (i64 k = 0; k < 3 * dims.H && ws.d_peep; k++) ws.d_peep[k] = T(0);
-    if (ws.counted) ws.counted[0] = 0;
-    for (i64 t = 0; t < dims.T && ws.counted; t++) ws.counted[t + 1] = ws.counted[t] + active(t);
   }
 
   void step(const Chunk& c, i64 t) const {
@@ -133,7 +131,7 @@ struct GroupWalk {
     if (known) {
       Lines<const K> c_before;
       if (cell.cell.has_cell_state())
-        c_before = {g.slot(back, own.first, cell.cell.slot_c()), apart * S * dims.H};
+        c_before = {g.slot(back, own.first, cell.cell.slot_c()), g.order.apart(apart) * S * dims.H};
       gates_of_rows(c, t, 0, known, c_before);
     }
     if (known < rows) {
@@ -146,13 +144,14 @@ struct GroupWalk {
   void gates_of_rows(const Chunk& c, i64 t, i64 begin, i64 rows, Lines<const K> c_before) const {
     const auto run = dir.d_tape || dir.g_tape ? cell.backward_watched : cell.backward;
     const i64 b = own[begin], slots = S * dims.H, token = (seq.token(t) + b) * slots;
+    const Lines<const K> tape{g.slot(t, b, 0), g.order.apart(apart) * slots};
     for (i64 j = panels.begin; j < panels.end; j++) {
       const i64 unit = j * u.U;
       BackwardRows<T, E> p{};
       p.rows = rows;
       p.j = j;
       p.peep = dir.w.peep;
-      p.tape = Lines<const K>{tape_of<K>(dir) + token + unit, apart * slots};
+      p.tape = tape.right(unit);
       p.c_before = c_before.right(unit);
       p.d_h = ws.d_out ? Lines<const T>{ws.d_hidden + g.index(b) * all.hidden.padded + unit,
                                         places * all.hidden.padded}

@@ -9,6 +9,8 @@
 // Everything that multiplies is a template over the operand E of numbers T: E = T, or Pair for
 // float.
 #pragma once
+#include "cell.h"
+#include "groups.h"
 #include "shape.h"
 #include "simd.h"
 
@@ -66,6 +68,13 @@ GATEWISE_INLINE auto tape_of(const Direction& dir) {
     return dir.rounded_tape;
   else
     return dir.tape;
+}
+
+// What a call of these operands has for its tape.
+template <class E, class Call>
+GATEWISE_INLINE TapeOrder tape_order(const Call& call) {
+  const int G = CELLS[call.cell].cell.gates();
+  return {call.sequence, call.by_groups ? tape_groups(call.dims, G, sizeof(Number<E>)) : 1};
 }
 
 template <class T>

@@ -10,6 +10,7 @@
 #include "arrays.h"
 #include "cell.h"
 #include "dispatch.h"
+#include "groups.h"
 #include "kernel.h"
 #include "lock.h"
 #include "workers.h"
@@ -24,7 +25,7 @@ namespace {
 struct Problem {
   Dims dims{};
   Sequence sequence{};
-  std::vector<i64> offsets;
+  std::vector<i64> offsets, dealt;
   bool packed = false;
   int G = 0, S = 0;
 };
@@ -54,7 +55,11 @@ Problem measure(const Array& x, const Array& lengths, nb::tuple weights, Arrays&
       fail("batch_sizes: expected a sum of N = " + std::to_string(d.N) + ", got " +
            std::to_string(p.offsets.back()));
     d.B = d.T ? sizes[0] : 0;
-    p.sequence = {sizes, p.offsets.data(), d.T, d.B};
+    for (const i64 parity : {0, 1}) {
+      p.dealt.push_back(0);
+      for (i64 t = 0; t < d.T; t++) p.dealt.push_back(p.dealt.back() + (sizes[t] + 1 - parity) / 2);
+    }
+    p.sequence = {sizes, p.offsets.data(), d.T, d.B, p.dealt.data()};
   } else {
     d.T = x.shape[0];
     d.B = x.shape[1];
@@ -208,7 +213,7 @@ void execute(Call& call, i64 (*bytes)(const Call&, int), void (*kernel)(Call&, i
 template <class T>
 void forward(Layer& layer, nb::handle x, nb::handle h0, nb::handle c0, const nb::tuple& weights,
              nb::handle y, nb::handle h_n, nb::handle c_n, nb::handle tape, bool reduced,
-             bool in_parts, bool reverse = false) {
+             bool by_groups, bool in_parts, bool reverse = false) {
   auto& [arrays, cell, threads, _, p] = layer;
   Reader<T> r(arrays);
   const Dims& d = p.dims;
@@ -227,6 +232,9 @@ void forward(Layer& layer, nb::handle x, nb::handle h0, nb::handle c0, const nb:
   T* cn = r.output(c_n, "c_n", {D, B, H}, CELLS[cell].cell.has_cell_state());
   const bool rounded = is_rounded(arrays, tape);
   if (rounded && !call.reduced) fail_type("tape: expected the dtype of x unless reduced");
+  call.by_groups = by_groups;
+  if (by_groups && call.reduced && !rounded && !tape.is_none())
+    fail_type("tape: expected bfloat16 of a reduced run, to lie by groups");
   T* kept = rounded ? nullptr : r.output(tape, "tape", tape_shape(p));
   Bf16* short_kept = rounded ? Reader<Bf16>(arrays).output(tape, "tape", tape_shape(p)) : nullptr;
   for (int k = 0; k < d.D; k++) {
@@ -247,7 +255,7 @@ void forward(Layer& layer, nb::handle x, nb::handle h0, nb::handle c0, const nb:
 struct BackwardArrays {
   nb::handle x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape, d_x, d_h0, d_c0, g_tape, g_h;
   nb::tuple weights, d_weights;
-  bool adds = false, reverse = false;
+  bool by_groups = false, adds = false, reverse = false;
 };
 
 template <class T>
@@ -267,6 +275,7 @@ void backward(Layer& layer, const BackwardArrays& a) {
   call.sequence = p.sequence;
   call.cell = cell;
   call.adds = a.adds;
+  call.by_groups = a.by_groups;
   const Axis DP{"D*P", d.D * d.P};
   const bool rounded = is_rounded(arrays, a.tape);
   const auto x = either<const T>(r, arrays, rounded, a.x, "x", p, I, I, true);
@@ -321,10 +330,11 @@ void backward(Layer& layer, const BackwardArrays& a) {
 
 void forward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes, nb::handle h0,
                  nb::handle c0, nb::tuple weights, nb::handle y, nb::handle h_n, nb::handle c_n,
-                 nb::handle tape, int threads, bool reduced, bool in_parts, bool reverse) {
+                 nb::handle tape, int threads, bool reduced, bool in_parts, bool reverse,
+                 bool by_groups) {
   Layer layer(cell, x, batch_sizes, weights, threads);
   by_number(layer, reduced, [&]<class T>(T) {
-    forward<T>(layer, x, h0, c0, weights, y, h_n, c_n, tape, reduced, in_parts, reverse);
+    forward<T>(layer, x, h0, c0, weights, y, h_n, c_n, tape, reduced, by_groups, in_parts, reverse);
   });
 }
 
@@ -332,11 +342,11 @@ void backward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes,
                   nb::handle c0, nb::tuple weights, nb::handle y, nb::handle tape, nb::handle d_y,
                   nb::handle d_h_n, nb::handle d_c_n, nb::handle d_tape, nb::handle d_x,
                   nb::handle d_h0, nb::handle d_c0, nb::tuple d_weights, nb::handle g_tape,
-                  nb::handle g_h, int threads, bool adds, bool reverse) {
+                  nb::handle g_h, int threads, bool adds, bool reverse, bool by_groups) {
   Layer layer(cell, x, batch_sizes, weights, threads);
   by_number(layer, is_rounded(layer.arrays, tape), [&]<class T>(T) {
     backward<T>(layer, {x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape, d_x, d_h0, d_c0, g_tape, g_h,
-                        weights, d_weights, adds, reverse});
+                        weights, d_weights, by_groups, adds, reverse});
   });
 }
 
@@ -377,7 +387,7 @@ struct Maker {
 
 nb::tuple layer(const std::string& cell, nb::handle x, nb::handle batch_sizes, nb::handle h0,
                 nb::handle c0, nb::tuple weights, bool keep_tape, bool rounded, bool reduced,
-                bool brief, int threads) {
+                bool brief, bool by_groups, int threads) {
   Layer layer(cell, x, batch_sizes, weights, threads);
   const Maker make(x, layer);
   const auto [_, B, I, H, P, D, N] = layer.p.dims;
@@ -386,7 +396,7 @@ nb::tuple layer(const std::string& cell, nb::handle x, nb::handle batch_sizes, n
                    h_n = make.of({D, B, P}), c_n = stateful ? make.of({D, B, H}) : nb::none(),
                    tape = keep_tape ? make.of(tape_shape(layer.p), rounded) : nb::none();
   by_number(layer, reduced, [&]<class T>(T) {
-    forward<T>(layer, x, h0, c0, weights, y, h_n, c_n, tape, reduced, false);
+    forward<T>(layer, x, h0, c0, weights, y, h_n, c_n, tape, reduced, by_groups, false);
   });
   return nb::make_tuple(y, h_n, c_n, tape);
 }
@@ -394,7 +404,7 @@ nb::tuple layer(const std::string& cell, nb::handle x, nb::handle batch_sizes, n
 nb::tuple layer_gradient(const std::string& cell, nb::tuple wanted, nb::handle x,
                          nb::handle batch_sizes, nb::handle h0, nb::handle c0, nb::tuple weights,
                          nb::handle y, nb::handle tape, nb::handle d_y, nb::handle d_h_n,
-                         nb::handle d_c_n, nb::handle d_tape, int threads) {
+                         nb::handle d_c_n, nb::handle d_tape, bool by_groups, int threads) {
   Layer layer(cell, x, batch_sizes, weights, threads);
   const Maker make(x, layer);
   const std::size_t D = weights.size();
@@ -416,7 +426,7 @@ nb::tuple layer_gradient(const std::string& cell, nb::tuple wanted, nb::handle x
   }
   by_number(layer, is_rounded(layer.arrays, tape), [&]<class T>(T) {
     backward<T>(layer, {x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape, found[0], found[2], found[3],
-                        nb::none(), nb::none(), weights, nb::tuple(d_weights)});
+                        nb::none(), nb::none(), weights, nb::tuple(d_weights), by_groups});
   });
   for (std::size_t k = 0; k < D; k++) {  // the two biases have one gradient
     const nb::object *b_ih = &found[kStates + k * kFields + kB_ih],
@@ -433,33 +443,45 @@ nb::tuple layer_gradient(const std::string& cell, nb::tuple wanted, nb::handle x
 }  // namespace
 
 void bind_layer(nb::module_& m) {
-  m.def("forward", forward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(),
-        "c0"_a.none(), "weights"_a, "y"_a, "h_n"_a, "c_n"_a.none(), "tape"_a.none(), "threads"_a,
-        "reduced"_a = false, "in_parts"_a = false, "reverse"_a = false,
-        "Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. "
-        "Reduced: in float32 the products round what they multiply to bfloat16, where has_pairs(), "
-        "and x, y and the tape may be bfloat16. In parts: a part of a longer run, with the bits of "
-        "the whole, "
-        "even if it is one step; x and y may be tuples, of an array for each direction. Reverse: "
-        "direction 0 runs from right to left, too.");
+  m.def(
+      "tape_groups",
+      [](const std::string& cell, i64 T, i64 B, i64 N, i64 I, i64 H, i64 P, i64 bytes) {
+        const Dims d{T, B, I, H, P, 0, N};
+        return tape_groups(d, CELLS[cell_index(cell)].cell.gates(), bytes);
+      },
+      "cell"_a, "T"_a, "B"_a, "N"_a, "I"_a, "H"_a, "P"_a, "bytes"_a,
+      "In how many groups of rows a tape of numbers of so many bytes lies, if it lies by groups: "
+      "in "
+      "two, all tokens of the one and then all of the other. Of equal lengths they are halves of "
+      "the batch, B // 2 rows in the first; else the rows of even and of odd number.");
+  m.def(
+      "forward", forward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(), "c0"_a.none(),
+      "weights"_a, "y"_a, "h_n"_a, "c_n"_a.none(), "tape"_a.none(), "threads"_a,
+      "reduced"_a = false, "in_parts"_a = false, "reverse"_a = false, "by_groups"_a = false,
+      "Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. "
+      "Reduced: in float32 the products round what they multiply to bfloat16, where has_pairs(), "
+      "and x, y and the tape may be bfloat16. In parts: a part of a longer run, with the bits of "
+      "the whole, "
+      "even if it is one step; x and y may be tuples, of an array for each direction. Reverse: "
+      "direction 0 runs from right to left, too. By groups: so lies the tape, see tape_groups().");
   m.def("backward", backward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(),
         "c0"_a.none(), "weights"_a, "y"_a, "tape"_a, "d_y"_a.none(), "d_h_n"_a.none(),
         "d_c_n"_a.none(), "d_tape"_a.none(), "d_x"_a.none(), "d_h0"_a.none(), "d_c0"_a.none(),
         "d_weights"_a, "g_tape"_a.none(), "g_h"_a.none(), "threads"_a, "adds"_a = false,
-        "reverse"_a = false,
+        "reverse"_a = false, "by_groups"_a = false,
         "Run the layer's gradient; fills every output that is not None, and changes no input. "
         "Adds: those of x and the weights to what is there. x, y, d_y and d_x may be tuples, of an "
         "array for each direction. Reverse: direction 0 runs from right to left, too. "
         "Of a tape in bfloat16: with products that round what they multiply to it; x, y, d_y and, "
         "unless it is added to, d_x may then be bfloat16, too.");
   m.def("layer", layer, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(), "c0"_a.none(),
-        "weights"_a, "keep_tape"_a, "rounded"_a, "reduced"_a, "brief"_a, "threads"_a,
+        "weights"_a, "keep_tape"_a, "rounded"_a, "reduced"_a, "brief"_a, "by_groups"_a, "threads"_a,
         "The same on torch tensors: y, h_n, c_n or None, tape or None; the tape rounded to bfloat16"
         " or not, and y, brief, too. What does not fit, is not contiguous or lazy raises TypeError "
         "or ValueError.");
   m.def("layer_gradient", layer_gradient, "cell"_a, "wanted"_a, "x"_a, "batch_sizes"_a.none(),
         "h0"_a.none(), "c0"_a.none(), "weights"_a, "y"_a, "tape"_a, "d_y"_a.none(),
-        "d_h_n"_a.none(), "d_c_n"_a.none(), "d_tape"_a.none(), "threads"_a,
+        "d_h_n"_a.none(), "d_c_n"_a.none(), "d_tape"_a.none(), "by_groups"_a, "threads"_a,
         "The same of the gradient: one for each of x, batch_sizes, h0, c0 and the fields of the"
         " weights, None where it is not wanted.");
 }

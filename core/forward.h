@@ -72,11 +72,6 @@ struct ForwardSpace {
     x = IS_PAIR<E> ? carver.take<E>(input_tokens * room<E>(d.I)) : nullptr;
     for (E*& of : h) of = IS_PAIR<E> ? carver.take<E>(rows(room<E>(d.P))) : nullptr;
   }
-
-  // What a worker has of an array of rows of this size.
-  static i64 piece(i64 B, i64 workers, i64 size) {
-    return ceil_div(B, workers) * size + APART / i64(sizeof(E));
-  }
 };
 
 template <class T, class E, class K>
@@ -94,6 +89,15 @@ struct Forward {
   const Rows own;
   const Share panels;
   const Dealer dealer;
+  const TapeOrder order;
+  // Some of my rows: how many of mine lie before the first, and from one to the next.
+  struct Part {
+    Rows rows;
+    i64 before, every;
+  };
+  const Part all, part[GROUPS];  // all of mine; by the groups of the tape, or all in the first
+  const i64 first_piece;         // of an array of the workspace
+  const i64 rows_of_piece;
   const bool unpacked;
   const bool fused;
   const bool past;  // the tape would drive the weights out of the caches
@@ -112,6 +116,11 @@ struct Forward {
         own(split.rows),
         panels(split.panels(team, u.J)),
         dealer(split.dealer(team, ws.taken)),
+        order(tape_order<E>(call_)),
+        all{own, 0, 1},
+        part{of_group(0), of_group(1)},
+        first_piece(split.by_batch ? team.id : 0),
+        rows_of_piece(ceil_div(dims.B, team.count)),
         unpacked(is_unpacked<E>(call)),
         fused(!unpacked && own.among(dims.B) >= FUSED_ROWS && share_bytes() <= LARGE_WEIGHTS),
         past(!IS_PAIR<E> && dims.H % LANES<T> == 0 && uintptr_t(dir.tape) % VECTOR_BYTES == 0 &&
@@ -188,25 +197,27 @@ struct Forward {
         const i64 b = own[k];
         for (E* h : ws.h)
           if (dir.h0)
-            round_row(dir.h0 + b * dims.P, dims.P, as_numbers(rounded(h, dims.P, b).data));
+            round_row(dir.h0 + b * dims.P, dims.P, as_numbers(rounded(h, dims.P, all)[k]));
           else
-            clear(rounded(h, dims.P, b).data, room<E>(dims.P));
+            clear(rounded(h, dims.P, all)[k], room<E>(dims.P));
         if (ws.Wr)  // for what is behind the last number
-          clear(rounded(ws.hidden, dims.H, b).data, room<E>(dims.H));
+          clear(rounded(ws.hidden, dims.H, all)[k], room<E>(dims.H));
       }
     }
     if (!dir.c_n) return;
+    const Lines<T> c = rows_from(ws.c, dims.H, all);
     for (i64 k = 0; k < own.among(dims.B); k++) {
       const i64 b = own[k];
       for (i64 n = unit(panels.begin); n < unit(panels.end); n++)
-        cell_rows(b).data[n] = dir.c0 ? dir.c0[b * dims.H + n] : T(0);
+        c[k][n] = dir.c0 ? dir.c0[b * dims.H + n] : T(0);
     }
   }
   // c_n, from the rows and units that I have started.
   void end() const {
     for (i64 k = 0; dir.c_n && k < own.among(dims.B); k++) {
       const i64 b = own[k], first = unit(panels.begin);
-      copy(cell_rows(b).data + first, dir.c_n + b * dims.H + first, unit(panels.end) - first);
+      copy(rows_from(ws.c, dims.H, all)[k] + first, dir.c_n + b * dims.H + first,
+           unit(panels.end) - first);
     }
   }
   // Of my rows those that I round: where all have the same rows, a part.
@@ -230,12 +241,12 @@ struct Forward {
   }
 
   // x of step t, the at-th since inputs were rounded: the rows from b on.
-  Lines<const E> inputs(i64 t, i64 at, i64 b) const {
+  Lines<const E> inputs(i64 t, i64 at, i64 b, i64 apart) const {
     if constexpr (IS_PAIR<E>)
-      return Lines<const E>{ws.x, own.step * room<E>(dims.I)}.right((at * dims.B + b) *
-                                                                    room<E>(dims.I));
+      return Lines<const E>{ws.x, apart * room<E>(dims.I)}.right((at * dims.B + b) *
+                                                                 room<E>(dims.I));
     else
-      return {dir.x.at(seq, t, b), dir.x.row * own.step};
+      return {dir.x.at(seq, t, b), dir.x.row * apart};
   }
 
   i64 unit(i64 panel) const { return smaller(dims.H, panel * u.U); }
@@ -254,7 +265,7 @@ struct Forward {
     const i64 I = operands<E>(dims.I), b = own.first;
     for (i64 s = first; s < last; s++) {
       const i64 t = time(s), rows = own.among(seq.active(t));
-      input_product(j, rows, inputs(t, s - first, b),
+      input_product(j, rows, inputs(t, s - first, b, own.step),
                     {zx(j, (s - first) * dims.B + b), own.step * u.W},
                     ahead(ws.Wx, I, next, rows * (last - first)).behind(rows * (s - first), I));
     }
@@ -266,8 +277,9 @@ struct Forward {
         // Tokens of one sequence lie at equal distances while the same number of sequences goes on.
         for (end = s + 1; end < last && seq.active(time(end)) == seq.active(time(s));) end++;
         if (b >= seq.active(time(s))) continue;
-        const E* x = inputs(time(s), s - first, b).data;
-        const i64 apart = end - s > 1 ? inputs(time(s + 1), s + 1 - first, b).data - x : 0;
+        const E* x = inputs(time(s), s - first, b, own.step).data;
+        const i64 apart =
+            end - s > 1 ? inputs(time(s + 1), s + 1 - first, b, own.step).data - x : 0;
         input_product(j, end - s, {x, apart}, {zx(j, (s - first) * dims.B + b), dims.B * u.W});
       }
     }
@@ -280,37 +292,79 @@ struct Forward {
   }
   T* zx(i64 j, i64 at) const { return ws.zx + (j * ws.input_tokens + at) * u.W; }
 
+  Lines<T> cell_rows(const Part& of) const {
+    return dir.c_n ? rows_from(ws.c, dims.H, of) : Lines<T>{};
+  }
+  // Where the cell writes h: the output, or what is to be projected. Line k is that of the k-th row
+  // of a part, as in the next.
+  Lines<T> hidden_rows(i64 t, const Part& of) const {
+    if constexpr (!IS_PAIR<E>)
+      if (ws.Wr) return rows_from(ws.hidden, dims.H, of);
+    if (ws.Wr || !dir.y.data) return {};
+    return {dir.y.at(seq, t, of.rows.first), of.rows.step * dir.y.row};
+  }
+  Lines<Number<E>> brief_rows(i64 t, const Part& of) const {
+    if constexpr (IS_PAIR<E>)
+      if (dir.brief_y.data && !ws.Wr)
+        return {dir.brief_y.at(seq, t, of.rows.first), of.rows.step * dir.brief_y.row};
+    return {};
+  }
+  Lines<Number<E>> rounded_rows(i64 t, const Part& of) const {
+    if constexpr (IS_PAIR<E>) {
+      const Lines<E> to = ws.Wr ? rounded(ws.hidden, dims.H, of) : rounded(ws.h[t % 2], dims.P, of);
+      return {as_numbers(to.data), to.stride * Operand<E>::numbers};
+    }
+    return {};
+  }
+  Lines<K> tape_rows(i64 t, const Part& of) const {
+    const i64 token = cell.cell.slots() * dims.H;
+    K* tape = tape_of<K>(dir);
+    return tape ? Lines<K>{tape + order.token(t, of.rows.first) * token,
+                           order.apart(of.rows.step) * token}
+                : Lines<K>{};
+  }
+
   // Step t. The first `known` of my rows were there one step back (theirs is h(t-1) in the output);
   // the others begin here, from the initial state. Up and down in turn: the panels that the last
   // step read last are still in the cache.
   void recurrent(i64 t, i64 rows, i64 step_of_input) const {
-    const i64 back = reverse ? t + 1 : t - 1, known = smaller(rows, own.among(seq.active(back)));
+    const i64 back = reverse ? t + 1 : t - 1;
     const i64 most = rows == 1 && !unpacked ? 2 : 1;  // one row: two panels at once
     dealer.deal(ceil_div(u.J, most), 1, t % 2, [&](i64, i64 visit, i64 next) {
       const i64 j = most * visit, count = smaller(most, u.J - j);
-      const auto of_rows = [&](i64 begin, i64 end, Lines<const E> h) {
-        rows_of_step(j, count, most * next, t, begin, end, step_of_input, h);
-      };
-      if constexpr (IS_PAIR<E>) {  // either way it lies rounded in one place
-        of_rows(0, rows, rounded(ws.h[(t + 1) % 2], dims.P, own.first));
-      } else {
-        if (known) of_rows(0, known, {dir.y.at(seq, back, own.first), dir.y.row * own.step});
-        if (known < rows) of_rows(known, rows, initial(own[known]));
+      for (i64 k = 0; k < order.groups; k++) {
+        const Rows& of = part[k].rows;
+        const i64 now = of.among(seq.active(t)), known = smaller(now, of.among(seq.active(back)));
+        const auto of_rows = [&](i64 begin, i64 end, Lines<const E> h) {
+          rows_of_step(j, count, most * next, t, part[k], begin, end, step_of_input, h);
+        };
+        if constexpr (IS_PAIR<E>) {  // either way it lies rounded in one place
+          of_rows(0, now, rounded(ws.h[(t + 1) % 2], dims.P, part[k]));
+        } else {
+          if (known) of_rows(0, known, {dir.y.at(seq, back, of.first), dir.y.row * of.step});
+          if (known < now) of_rows(known, now, initial(of[known], of.step));
+        }
       }
     });
   }
-  Lines<const E> initial(i64 b) const {
-    return dir.h0 ? Lines<const E>{dir.h0 + b * dims.P, own.step * dims.P}
+  Lines<const E> initial(i64 b, i64 apart) const {
+    return dir.h0 ? Lines<const E>{dir.h0 + b * dims.P, apart * dims.P}
                   : Lines<const E>{ws.zeros, 0};
   }
-  // My rows from b on in an array of the workspace: where all have the same rows, in the first
-  // piece.
+  // Of my rows those of a part, in an array of the workspace: where all have the same rows, in the
+  // first piece.
   template <class X>
-  Lines<X> rows_from(X* rows, i64 size, i64 b) const {
-    const i64 piece = split.by_batch ? team.id * ws.piece(dims.B, team.count, size) : 0;
-    return {rows + piece + (b - own.first) / own.step * size, size};
+  Lines<X> rows_from(X* rows, i64 size, const Part& of) const {
+    const i64 piece = first_piece * (rows_of_piece * size + APART / i64(sizeof(E)));
+    return {rows + piece + of.before * size, of.every * size};
   }
-  Lines<E> rounded(E* rows, i64 size, i64 b) const { return rows_from(rows, room<E>(size), b); }
+  Lines<E> rounded(E* rows, i64 size, const Part& of) const {
+    return rows_from(rows, room<E>(size), of);
+  }
+  Part of_group(i64 g) const {
+    const Rows rows = own.of_group(g, order.groups, dims.B, !seq.batch_sizes);
+    return {rows, (rows.first - own.first) / own.step, rows.step / own.step};
+  }
 
   // The panel that is read next, fetched while so many rows use this one; if the weights that a
   // worker reads stay in the second-level cache, nothing.
@@ -320,66 +374,44 @@ struct Forward {
     return Ahead::of(packed + next * size, size * i64(sizeof(E)), rows, length);
   }
 
-  // `count` panels, from j on, of my rows begin .. end-1 of step t; h begins at row `begin`.
-  void rows_of_step(i64 j, i64 count, i64 next, i64 t, i64 begin, i64 end, i64 step_of_input,
-                    Lines<const E> h) const {
+  // `count` panels, from j on, of the rows begin .. end-1 of a part in step t; h begins at row
+  // `begin`.
+  void rows_of_step(i64 j, i64 count, i64 next, i64 t, const Part& part, i64 begin, i64 end,
+                    i64 step_of_input, Lines<const E> h) const {
     alignas(64) T z[ROW_BLOCK * NV * LANES<T>];
-    const i64 first = own[begin], apart = own.step;
     const i64 I = operands<E>(dims.I), P = operands<E>(dims.P);
-    for (i64 done = 0; begin + done < end; done += ROW_BLOCK) {
-      const i64 rows = smaller(ROW_BLOCK, end - begin - done), b = first + done * apart;
+    for (i64 first = begin; first < end; first += ROW_BLOCK) {
+      const i64 rows = smaller(ROW_BLOCK, end - first);
+      const Lines<const E> h_rows = h.from(first - begin);
       const Stretch<E> of[] = {
-          {inputs(t, step_of_input, b), ws.Wx + j * I * u.W, I, 1, 0, I * u.W},
-          {h.from(done), ws.Wh + j * P * u.W, P, 1, 0, P * u.W, ahead(ws.Wh, P, next, rows)}};
+          {inputs(t, step_of_input, part.rows[first], part.rows.step), ws.Wx + j * I * u.W, I, 1, 0,
+           I * u.W},
+          {h_rows, ws.Wh + j * P * u.W, P, 1, 0, P * u.W, ahead(ws.Wh, P, next, rows)}};
       const int stretches = fused ? 2 : 1;
       const Stretch<E>* from = of + 2 - stretches;
       const Lines<T> out{z, u.W};
       Lines<const T> in;
       if (!fused)
-        in = {zx(j, step_of_input * dims.B + b), (count == 2 ? ws.input_tokens : apart) * u.W};
+        in = {zx(j, step_of_input * dims.B + part.rows[first]),
+              (count == 2 ? ws.input_tokens : part.rows.step) * u.W};
       if (unpacked)
-        recurrent_dots(j, rows, h.from(done), in, out);
+        recurrent_dots(j, rows, h_rows, in, out);
       else
         count == 2 ? product_of_two<E>(u.vectors, stretches, from, in, out)
                    : product<E>(rows, u.vectors, stretches, from, in, out);
       for (i64 p = 0; p < count; p++) {
-        const i64 panel = j + p, unit = panel * u.U;
-        cell.forward(u, {rows, panel, out.from(p), ws.bias + panel * u.W, dir.w.peep,
-                         cell_rows(b).right(unit), hidden_rows(t, b).right(unit),
-                         tape_rows(t, b).right(unit), past, rounded_rows(t, b).right(unit),
-                         brief_rows(t, b).right(unit)});
+        const i64 panel = j + p;
+        const auto units = [&](auto lines) { return lines.from(first).right(panel * u.U); };
+        cell.forward(
+            u, {rows, panel, out.from(p), ws.bias + panel * u.W, dir.w.peep, units(cell_rows(part)),
+                units(hidden_rows(t, part)), units(tape_rows(t, part)), past,
+                units(rounded_rows(t, part)), units(brief_rows(t, part))});
       }
     }
   }
   void recurrent_dots(i64 j, i64 rows, Lines<const E> h, Lines<const T> in, Lines<T> out) const {
     if constexpr (!IS_PAIR<E>) dots<T>(u, j, rows, {{h, {dir.w.W_hh, dims.P}, dims.P}}, in, out);
   }
-  Lines<T> cell_rows(i64 b) const { return dir.c_n ? rows_from(ws.c, dims.H, b) : Lines<T>{}; }
-  // Where the cell writes h: the output, or what is to be projected.
-  Lines<T> hidden_rows(i64 t, i64 b) const {
-    if constexpr (!IS_PAIR<E>)
-      if (ws.Wr) return rows_from(ws.hidden, dims.H, b);
-    return ws.Wr || !dir.y.data ? Lines<T>{} : Lines<T>{dir.y.at(seq, t, b), own.step * dir.y.row};
-  }
-  Lines<Number<E>> brief_rows(i64 t, i64 b) const {
-    if constexpr (IS_PAIR<E>)
-      if (dir.brief_y.data && !ws.Wr)
-        return {dir.brief_y.at(seq, t, b), own.step * dir.brief_y.row};
-    return {};
-  }
-  Lines<Number<E>> rounded_rows(i64 t, i64 b) const {
-    if constexpr (IS_PAIR<E>) {
-      const Lines<E> to = ws.Wr ? rounded(ws.hidden, dims.H, b) : rounded(ws.h[t % 2], dims.P, b);
-      return {as_numbers(to.data), to.stride * Operand<E>::numbers};
-    }
-    return {};
-  }
-  Lines<K> tape_rows(i64 t, i64 b) const {
-    const i64 token = cell.cell.slots() * dims.H;
-    K* tape = tape_of<K>(dir);
-    return tape ? Lines<K>{tape + (seq.token(t) + b) * token, own.step * token} : Lines<K>{};
-  }
-
   // y = hidden W_hr^T
   void project(i64 t, i64 rows_now) const {
     alignas(64) T block[ROW_BLOCK * NV * LANES<T>];
@@ -390,14 +422,14 @@ struct Forward {
       const i64 first = ws.out.first(p), W = i64(width) * LANES<T>, n = smaller(dims.P - first, W);
       for (i64 k = 0; k < rows_now; k += ROW_BLOCK) {
         const i64 rows = smaller(ROW_BLOCK, rows_now - k);
-        product<E>(rows, width, {{rounded(ws.hidden, dims.H, own[k]), ws.Wr + first * H, H}}, {},
-                   {block, W});
+        product<E>(rows, width, {{rounded(ws.hidden, dims.H, all).from(k), ws.Wr + first * H, H}},
+                   {}, {block, W});
         for (i64 r = 0; r < rows; r++) {
           const i64 b = own[k + r];
           const T* const from = block + r * W;
           if (dir.y.data) copy(from, dir.y.at(seq, t, b) + first, n);
           if constexpr (IS_PAIR<E>) {
-            round_row(from, n, as_numbers(rounded(ws.h[t % 2], dims.P, b).data) + first);
+            round_row(from, n, as_numbers(rounded(ws.h[t % 2], dims.P, all)[k + r]) + first);
             if (dir.brief_y.data) round_numbers(from, n, dir.brief_y.at(seq, t, b) + first);
           }
         }

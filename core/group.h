@@ -1,9 +1,6 @@
-// What a group of rows works on, backward through time: its memory, and where things lie in it.
-//
-// The batch falls into groups of rows that never wait for each other: two where it is large and the
-// weights are not, else one. A group has gate gradients and sums of weight gradients of its own, so
-// that a worker reads what it has written; the groups' sums are added at the end. How many there
-// are depends on the sizes alone, never on the number of workers, and so do the bits.
+// What a group of rows (groups.h) works on, backward through time: its memory, and where things lie
+// in it. A group has gate gradients and sums of weight gradients of its own, so that a worker reads
+// what it has written; the groups' sums are added at the end.
 //
 // Time is walked in chunks of steps. Token `at` of a chunk is counted within the group:
 //
@@ -17,6 +14,7 @@
 //
 // What serves weights whose gradients nobody asks for is null.
 #pragma once
+#include "groups.h"
 #include "pack.h"
 #include "pointwise.h"
 #include "team.h"
@@ -26,18 +24,14 @@ namespace gatewise::GATEWISE_ISA {
 inline constexpr i64 CHUNK_TOKENS = 512;  // of all groups, about; a chunk is whole steps
 inline constexpr i64 SUM_BLOCK =
     1024;  // numbers of the sum over gates done at once: its panel stays in L2
-inline constexpr i64 GROUPS = 2, GROUP_ROWS = 4;      // most groups; fewest rows of each
-inline constexpr i64 GROUP_WEIGHTS = i64(5) << 19;    // bytes: larger ones had better be read once
 inline constexpr i64 LARGE_RECURRENT = i64(3) << 19;  // bytes of W_hh that are split among workers
 
 template <class T, class E>
 i64 group_count(const BackwardCall<T>& call) {
-  const Dims& d = call.dims;
-  const i64 weights = Units<T>(d.H, CELLS[call.cell].cell.gates()).K * (d.I + d.P);
-  return d.B >= GROUPS * GROUP_ROWS && operand_bytes<E>(weights) <= GROUP_WEIGHTS ? GROUPS : 1;
+  return gatewise::group_count(call.dims, CELLS[call.cell].cell.gates(), sizeof(Number<E>));
 }
 
-// The rows of group g. Where lengths differ they are dealt in turn, see Rows::part.
+// The rows of group g.
 template <class T, class E>
 Rows group_rows(const BackwardCall<T>& call, i64 g) {
   const Team team{int(g), int(group_count<T, E>(call)), nullptr};
@@ -46,12 +40,11 @@ Rows group_rows(const BackwardCall<T>& call, i64 g) {
 
 template <class T, class E>
 struct GroupSpace {
-  i64 rows = 0;            // most sequences of a step
-  i64 chunk = 0;           // tokens a chunk can hold
-  i64 lines = 0;           // lines of a d_z panel, odd
-  i64 sum_lines = 0;       // lines of a d_z_sum panel, odd
-  i64 length = 0;          // of a column, in operands
-  i64* counted = nullptr;  // [T+1]: tokens before each step; null where all lengths are T
+  i64 rows = 0;       // most sequences of a step
+  i64 chunk = 0;      // tokens a chunk can hold
+  i64 lines = 0;      // lines of a d_z panel, odd
+  i64 sum_lines = 0;  // lines of a d_z_sum panel, odd
+  i64 length = 0;     // of a column, in operands
   Number<E>* d_z = nullptr;
   E *d_z_sum = nullptr, *turned = nullptr;
   T* d_W = nullptr;
@@ -77,7 +70,6 @@ struct GroupSpace {
     length = operands<E>(round_up(chunk, LANES<T>) + LANES<T>);
     const i64 columns = s.I + s.P + 1;
     const bool of_gates = dir.d_W_ih || dir.d_W_hh || dir.d_b;  // which weights are asked for
-    counted = call.sequence.batch_sizes ? carver.take<i64>(s.T + 1) : nullptr;
     d_z = carver.take<Number<E>>(u.K * lines);
     if constexpr (IS_PAIR<E>)
       d_z_sum = of_gates ? carver.take<E>(u.K * sum_lines) : nullptr;
@@ -158,6 +150,8 @@ struct Group {
   const Units<T>& u;
   const Cell cell;
   const i64 S;
+  const TapeOrder order;
+  const i64 index_of_group, groups;
   const Rows rows;
   const Team team;
   const Dealer dealer;
@@ -173,12 +167,18 @@ struct Group {
         u(space.units),
         cell(CELLS[call_.cell].cell),
         S(cell.slots()),
+        order(tape_order<E>(call_)),
+        index_of_group(g),
+        groups(group_count<T, E>(call_)),
         rows(group_rows<T, E>(call_, g)),
         team(team_),
         dealer(team, ws.taken) {}
 
   // The group's tokens before step t, and where in its chunk the token of step t and row b lies.
-  i64 counted(i64 t) const { return ws.counted ? ws.counted[t] : t * ws.rows; }
+  i64 counted(i64 t) const {
+    if (!seq.dealt) return t * ws.rows;
+    return groups == 1 ? seq.token(t) : seq.counted(index_of_group, t);
+  }
   i64 place(const Chunk& c, i64 t, i64 b) const { return counted(t) - counted(c.begin) + index(b); }
   // Row b of the batch, counted within the group.
   i64 index(i64 b) const { return (b - rows.first) / rows.step; }
@@ -220,7 +220,7 @@ struct Group {
       return {dir.c0, dims.H};
   }
   const K* slot(i64 t, i64 b, int k) const {
-    return tape_of<K>(dir) + ((seq.token(t) + b) * S + k) * dims.H;
+    return tape_of<K>(dir) + (order.token(t, b) * S + k) * dims.H;
   }
 
   // out = d_z of the tokens at, at + apart, ... times panel p of a packed weight (of one token:

@@ -24,9 +24,10 @@ template <class T>
 struct ForwardCall {
   Dims dims;
   Sequence sequence;
-  int cell;       // index in CELLS
-  bool in_parts;  // a part of a longer run, with the bits of the whole, even if it is one step
-  bool reduced;   // products round what they multiply to bfloat16; only if Table::probe_pairs
+  int cell;        // index in CELLS
+  bool in_parts;   // a part of a longer run, with the bits of the whole, even if it is one step
+  bool reduced;    // products round what they multiply to bfloat16; only if Table::probe_pairs
+  bool by_groups;  // the tape lies by groups (groups.h); only if it is of the products' numbers
   struct Direction {
     bool reverse;              // from each sequence's last step to its first
     View<const T> x;           // read, I numbers a token
@@ -54,7 +55,8 @@ struct BackwardCall {
   Dims dims;
   Sequence sequence;
   int cell;
-  bool adds;  // d_x and the weights' gradients to what is there: a part of a longer run
+  bool adds;       // d_x and the weights' gradients to what is there: a part of a longer run
+  bool by_groups;  // so lies the tape
   struct Direction {
     bool reverse;
     View<const T> x;

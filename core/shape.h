@@ -32,13 +32,16 @@ struct Dims {
 };
 
 // How many sequences take part in each step, the longest first. offsets[t] counts the tokens before
-// step t. Both null where all lengths are T; a token is then t*B + b.
+// step t, dealt those among the even rows, and behind them those among the odd. All null where all
+// lengths are T; a token is then t*B + b.
 struct Sequence {
   const i64* batch_sizes;
   const i64* offsets;
   i64 T, B;
+  const i64* dealt = nullptr;  // [2][T+1]
   i64 active(i64 t) const { return t < 0 || t >= T ? 0 : batch_sizes ? batch_sizes[t] : B; }
   i64 token(i64 t) const { return offsets ? offsets[t] : t * B; }
+  i64 counted(i64 parity, i64 t) const { return dealt[parity * (T + 1) + t]; }
 };
 
 // Rows at equal distances: row r begins at data + r * stride. Distances in elements.

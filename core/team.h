@@ -53,13 +53,24 @@ struct Rows {
   i64 first, step, end;
   i64 operator[](i64 k) const { return first + k * step; }
   // How many of them take part while `active` sequences do.
-  i64 among(i64 active) const { return ceil_div(larger(0, smaller(active, end) - first), step); }
+  i64 among(i64 active) const {
+    const i64 n = larger(0, smaller(active, end) - first);
+    return step == 1 ? n : ceil_div(n, step);  // a division, at every step of a few units
+  }
   // A worker's part. Where all lengths are equal, one piece: neighbours' rows do not meet in a
   // cache. Else they are dealt in turn, so that a batch that shrinks stays balanced.
   Rows part(const Team& team, bool equal_lengths) const {
     if (!equal_lengths) return {first + team.id * step, step * team.count, end};
     const Share s = team.of(among(end));
     return {(*this)[s.begin], step, smaller(end, (*this)[s.end])};
+  }
+  // Those of a group (groups.h); of one group, all.
+  Rows of_group(i64 g, i64 groups, i64 B, bool equal_lengths) const {
+    if (groups == 1) return g ? Rows{end, step, end} : *this;
+    if (equal_lengths)
+      return g ? Rows{larger(first, B / 2), step, end} : Rows{first, step, smaller(end, B / 2)};
+    if (step % 2 == 0) return first % 2 == g ? *this : Rows{end, step, end};
+    return {first % 2 == g ? first : first + step, 2 * step, end};
   }
 };
 

@@ -33,8 +33,9 @@ def forward(
     reduced: bool = False,
     in_parts: bool = False,
     reverse: bool = False,
+    by_groups: bool = False,
 ) -> None:
-    """Fill y, h_n, c_n and tape."""
+    """Fill y, h_n, c_n and tape; see ``tape_groups``."""
     spec = _check(cell, x, batch_sizes, (h0, c0, *sum(weights, ())), threads)
     if y.requires_grad or y.stride(-1) != 1 or (tape is not None and not tape.is_contiguous()):
         raise ValueError("y, tape: detached, with a last stride of 1; the tape contiguous")
@@ -80,6 +81,7 @@ def _backward(
     threads: int,
     adds: bool = False,
     reverse: bool = False,
+    by_groups: bool = False,
 ) -> None:
     inputs = (h0, c0, *sum(weights, ()), y, tape, d_y, d_h_n, d_c_n, d_tape)
     spec = _check(cell, x, batch_sizes, inputs, threads)
@@ -119,6 +121,11 @@ def _backward(
                 g_tape[direction, ..., k, :] = join([_grad(loss, getattr(s, slot)) for s in steps])
         if g_h is not None:
             g_h[direction] = join([_grad(loss, s.h) for s in steps])
+
+
+def tape_groups(*sizes: Any) -> int:
+    """Every tape is in the order of time."""
+    return 1
 
 
 def layer(*given: Any) -> NoReturn:

@@ -154,9 +154,11 @@ def on_the_core(
     reduced: bool = False,
     adds: float | None = None,
     brief: Collection[str] = (),
+    by_groups: bool = False,
 ) -> dict[str, Any]:
     """The same by the kernels, into buffers that hold NaN; reduced: with a tape in bfloat16; adds:
-    the gradients of x and the weights to this number; brief: x, y and d_y that are bfloat16."""
+    the gradients of x and the weights to this number; brief: x, y and d_y that are bfloat16;
+    by_groups: so lies the tape."""
 
     def dtype(name: str) -> torch.dtype:
         return torch.bfloat16 if name in brief else p.dtype
@@ -175,7 +177,7 @@ def on_the_core(
     out["tape"] = out["tape"].bfloat16() if reduced else out["tape"]
     inputs = p.cell, x, sizes, h0, c0, weights
     results = (out[k] for k in ("y", "h_n", "c_n", "tape"))
-    _core.forward(*inputs, *results, p.threads, reduced=reduced)
+    _core.forward(*inputs, *results, p.threads, reduced=reduced, by_groups=by_groups)
     bare = poisoned(page["y"], dtype("y"))  # inference, without a tape
     h_n, c_n = (None if out[k] is None else poisoned(out[k], p.dtype) for k in ("h_n", "c_n"))
     _core.forward(*inputs, bare, h_n, c_n, None, p.threads, reduced=reduced)
@@ -200,7 +202,7 @@ def on_the_core(
         out["d_x"], d_states.get("d_h0"), d_states.get("d_c0"),
         tuple(tuple(ws) for ws in d_weights), g_tape, g_h, p.threads,
     )  # fmt: skip
-    _core.backward(*arguments, adds=adds is not None)
+    _core.backward(*arguments, adds=adds is not None, by_groups=by_groups)
     assert torch.equal(saved[0], out["y"]), "backward overwrote the output"
     assert torch.equal(saved[1], out["tape"]), "backward overwrote the tape"
     assert not g_tape.isnan().any()

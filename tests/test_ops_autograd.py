@@ -79,9 +79,9 @@ def test_only_the_gradients_that_are_wanted(name: str, T: int, monkeypatch) -> N
     asked: list[Any] = []
     backward = native.backward
 
-    def spy(cell: Any, reduced: Any, which: Any, *args: Any) -> Any:
+    def spy(cell: Any, reduced: Any, which: Any, *args: Any, **how: Any) -> Any:
         asked.append(sum(which))
-        return backward(cell, reduced, which, *args)
+        return backward(cell, reduced, which, *args, **how)
 
     monkeypatch.setattr(native, "backward", spy)
     assert_same(gradients(layer.run(), [wanted])[0], expected[id(wanted)])

@@ -138,6 +138,8 @@ def test_takes_two_backward_passes_of_the_core(monkeypatch) -> None:
     (grad,) = torch.autograd.grad(layer.run()[0].sum(), [layer.x], create_graph=True)
     calls = []
     backward = native.backward
-    monkeypatch.setattr(native, "backward", lambda *args: calls.append(args) or backward(*args))
+    monkeypatch.setattr(
+        native, "backward", lambda *args, **how: calls.append(args) or backward(*args, **how)
+    )
     grad.square().sum().backward()
     assert len(calls) == 2

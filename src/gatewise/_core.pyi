@@ -7,22 +7,27 @@ from typing import Any
 from collections.abc import Sequence
 
 
-def forward(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], y: object, h_n: object, c_n: object | None, tape: object | None, threads: int, reduced: bool = False, in_parts: bool = False, reverse: bool = False) -> None:
+def tape_groups(cell: str, T: int, B: int, N: int, I: int, H: int, P: int, bytes: int) -> int:
     """
-    Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. Reduced: in float32 the products round what they multiply to bfloat16, where has_pairs(), and x, y and the tape may be bfloat16. In parts: a part of a longer run, with the bits of the whole, even if it is one step; x and y may be tuples, of an array for each direction. Reverse: direction 0 runs from right to left, too.
+    In how many groups of rows a tape of numbers of so many bytes lies, if it lies by groups: in two, all tokens of the one and then all of the other. Of equal lengths they are halves of the batch, B // 2 rows in the first; else the rows of even and of odd number.
     """
 
-def backward(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], y: object, tape: object, d_y: object | None, d_h_n: object | None, d_c_n: object | None, d_tape: object | None, d_x: object | None, d_h0: object | None, d_c0: object | None, d_weights: tuple[Any, ...], g_tape: object | None, g_h: object | None, threads: int, adds: bool = False, reverse: bool = False) -> None:
+def forward(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], y: object, h_n: object, c_n: object | None, tape: object | None, threads: int, reduced: bool = False, in_parts: bool = False, reverse: bool = False, by_groups: bool = False) -> None:
+    """
+    Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. Reduced: in float32 the products round what they multiply to bfloat16, where has_pairs(), and x, y and the tape may be bfloat16. In parts: a part of a longer run, with the bits of the whole, even if it is one step; x and y may be tuples, of an array for each direction. Reverse: direction 0 runs from right to left, too. By groups: so lies the tape, see tape_groups().
+    """
+
+def backward(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], y: object, tape: object, d_y: object | None, d_h_n: object | None, d_c_n: object | None, d_tape: object | None, d_x: object | None, d_h0: object | None, d_c0: object | None, d_weights: tuple[Any, ...], g_tape: object | None, g_h: object | None, threads: int, adds: bool = False, reverse: bool = False, by_groups: bool = False) -> None:
     """
     Run the layer's gradient; fills every output that is not None, and changes no input. Adds: those of x and the weights to what is there. x, y, d_y and d_x may be tuples, of an array for each direction. Reverse: direction 0 runs from right to left, too. Of a tape in bfloat16: with products that round what they multiply to it; x, y, d_y and, unless it is added to, d_x may then be bfloat16, too.
     """
 
-def layer(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], keep_tape: bool, rounded: bool, reduced: bool, brief: bool, threads: int) -> tuple[Any, ...]:
+def layer(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], keep_tape: bool, rounded: bool, reduced: bool, brief: bool, by_groups: bool, threads: int) -> tuple[Any, ...]:
     """
     The same on torch tensors: y, h_n, c_n or None, tape or None; the tape rounded to bfloat16 or not, and y, brief, too. What does not fit, is not contiguous or lazy raises TypeError or ValueError.
     """
 
-def layer_gradient(cell: str, wanted: tuple[Any, ...], x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], y: object, tape: object, d_y: object | None, d_h_n: object | None, d_c_n: object | None, d_tape: object | None, threads: int) -> tuple[Any, ...]:
+def layer_gradient(cell: str, wanted: tuple[Any, ...], x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], y: object, tape: object, d_y: object | None, d_h_n: object | None, d_c_n: object | None, d_tape: object | None, by_groups: bool, threads: int) -> tuple[Any, ...]:
     """
     The same of the gradient: one for each of x, batch_sizes, h0, c0 and the fields of the weights, None where it is not wanted.
     """

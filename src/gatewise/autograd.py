@@ -28,12 +28,14 @@ Rule = Callable[..., Gradients]
 
 
 class Run(NamedTuple):
-    """How a layer is run: see ``native``, also for the dtypes of the tape and of y."""
+    """How a layer is run: see ``native``, also for the dtypes of the tape and of y, and for a tape
+    that lies by groups."""
 
     cell: CellSpec
     reduced: bool
     tape: torch.dtype
     output: torch.dtype
+    by_groups: bool
     sink: GradSink | None
 
 
@@ -187,7 +189,8 @@ class Layer(Function):
 
     @staticmethod
     def forward(run: Run, *inputs: Any) -> Tensors:
-        found = native.forward(run.cell, run.tape, run.reduced, *inputs, output=run.output)
+        cell, reduced, tape, output, by_groups, _ = run
+        found = native.forward(cell, tape, reduced, *inputs, output=output, by_groups=by_groups)
         return native.tensors(found)
 
     @staticmethod
@@ -207,13 +210,14 @@ class Layer(Function):
     @new_vmap
     def backward(ctx: Any, *d_results: Tensor | None) -> Gradients:
         *flat, y, tape = ctx.saved_tensors
-        cell, reduced, _, output, sink = ctx.run
+        cell, reduced, _, output, by_groups, sink = ctx.run
         if ctx.watch is not None and ctx.watch.changed():  # what it was
             y, *_ = native.forward(cell, None, reduced, *flat, output=output)
         run = cell, reduced, reached(ctx.needs_input_grad[1:], flat, *d_results), sink
-        args = (*flat, y, tape, *d_results)
-        again = torch.is_grad_enabled() or may_be_forward()
-        return None, *(gradient if again else native.backward)(*run, *args)
+        if torch.is_grad_enabled() or may_be_forward():
+            tape = native.in_order(cell, flat, tape) if by_groups else tape
+            return None, *gradient(*run, *flat, y, tape, *d_results)
+        return None, *native.backward(*run, *flat, y, tape, *d_results, by_groups=by_groups)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Gradients:

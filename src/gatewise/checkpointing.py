@@ -243,7 +243,9 @@ def backward(
     if len(runs[0]) == 1:
         none = x.new_empty(0)  # y and tape, which are computed anew
         rest = *weights, none, none, *d_results, None
-        return native.backward(cell, reduced, wanted, None, x, batch_sizes, h0, c0, *rest)
+        return native.backward(
+            cell, reduced, wanted, None, x, batch_sizes, h0, c0, *rest, by_groups=True
+        )
     grads = native.empty_gradients(flat, wanted)
     d_x, _, *d_given = grads[:4]
     for t in (d_x, *grads[4:]):  # which every stretch adds to
@@ -265,7 +267,9 @@ def backward(
             sums = native.of_directions(grads[4:], s.directions)
             found = (d_tokens, None, *d_before, *sums)
             d_outputs = (None if d_y is None else s.of_each(d_y, P), *d_ends, None)
-            native.fill_gradients(cell, found, inputs, y, gates, d_outputs, part=_part(s))
+            native.fill_gradients(
+                cell, found, inputs, y, gates, d_outputs, part=_part(s), by_groups=True
+            )
             d_going = [_d_came(*of, s) for of in zip(d_before, d_given, strict=True)]
     return grads
 
@@ -292,7 +296,8 @@ def _again(
     y, h_n, c_n, _ = native.empty_results(cell, None, x, batch_sizes, h0, weights)
     n = len(s.tokens)
     of_stretch = tape[: n * len(x)].view(n, len(x), *tape.shape[1:])
-    native.fill(cell, reduced, (y, h_n, c_n, of_stretch), inputs, part=_part(s))
+    results = y, h_n, c_n, of_stretch
+    native.fill(cell, reduced, results, inputs, part=_part(s), by_groups=True)
     return y, of_stretch
 
 

@@ -13,12 +13,15 @@ A run is reduced if its products, forward and backward, round what they multiply
 (core/bf16.h). ``may_reduce`` says which runs can be; whoever begins one decides, for all of it. Its
 tape is bfloat16 too where backward alone will read it. A tape that somebody may see is float32: the
 values that the run used. Backward rounds that one, so the gradients are the same either way.
+A tape that backward alone will read lies by groups of rows (core/groups.h): what a worker writes is
+then in one piece. ``in_order`` makes of it one that lies as its shape says.
 Of a reduced run x and y may be bfloat16, each for itself, and then their gradients are: what torch
 has so, or wants so, need not be converted. The numbers are those of float32, rounded.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -153,6 +156,7 @@ def forward(
     reduced: bool,
     *flat: Tensor | None,
     output: torch.dtype | None = None,
+    by_groups: bool = False,
 ) -> Results:
     """Run a layer: y, h_n, c_n, tape.
 
@@ -160,6 +164,7 @@ def forward(
         tape: its dtype, that of the weights or, of a reduced run, bfloat16; None for no tape.
         flat: x, batch_sizes, h0, c0, *weights.
         output: the dtype of y, the same; None for that of the weights.
+        by_groups: so lies the tape, which is bfloat16 if the run is reduced.
     """
     x, batch_sizes, h0, c0, *weights = flat
     assert x is not None
@@ -168,11 +173,11 @@ def forward(
     try:
         results = _core.layer(
             cell.name, x, batch_sizes, h0, c0, _by_direction(weights),
-            keep, rounded, reduced, output is torch.bfloat16, torch.get_num_threads(),
+            keep, rounded, reduced, output is torch.bfloat16, by_groups, torch.get_num_threads(),
         )  # fmt: skip
     except _UNFIT:
         results = empty_results(cell, tape, x, batch_sizes, h0, weights, output)
-        fill(cell, reduced, results, flat)
+        fill(cell, reduced, results, flat, by_groups=by_groups)
     return results
 
 
@@ -195,6 +200,7 @@ def fill(
     inputs: Sequence[Any],
     *,
     part: Part | None = None,
+    by_groups: bool = False,
 ) -> None:
     """Run a layer into the results, of which y may have any outer strides."""
     x, batch_sizes, h0, c0, *weights = inputs
@@ -215,6 +221,7 @@ def fill(
             reduced,
             part is not None,
             part is not None and part.reverse,
+            by_groups,
         )
     except TypeError as wrong:
         raise DTypeError(*wrong.args) from None
@@ -232,12 +239,14 @@ def backward(
     h0: Tensor | None,
     c0: Tensor | None,
     *rest: Tensor | None,
+    by_groups: bool = False,
 ) -> Flat:
     """The gradients of a run.
 
     Args:
         wanted: for each of x, batch_sizes, h0, c0, *weights, whether its gradient is.
         rest: the weights, then y, tape, d_y, d_h_n, d_c_n, d_tape; None is a gradient of zero.
+        by_groups: so lies the tape.
 
     Returns:
         One gradient for each input, None where it is not wanted.
@@ -246,15 +255,15 @@ def backward(
     assert y is not None
     assert tape is not None
     if not is_there(tape):  # whoever exported, or keeps states alone, has none: run again
-        kept = torch.bfloat16 if reduced else x.dtype
-        y, *_, tape = tensors(forward(cell, kept, reduced, x, batch_sizes, h0, c0, *weights))
+        kept, flat = torch.bfloat16 if reduced else x.dtype, (x, batch_sizes, h0, c0, *weights)
+        y, *_, tape = tensors(forward(cell, kept, reduced, *flat, by_groups=by_groups))
     tape = tape.bfloat16() if reduced else tape
     if sink is None:
         try:
             return _core.layer_gradient(
                 cell.name, tuple(wanted), x, batch_sizes, h0, c0, _by_direction(weights), y, tape,
                 d_y, d_h_n, d_c_n if _STATEFUL[cell.name] else None, d_tape,
-                torch.get_num_threads(),
+                by_groups, torch.get_num_threads(),
             )  # fmt: skip
         except _UNFIT:
             pass
@@ -264,10 +273,31 @@ def backward(
     if sink is not None:
         D, _, _, P = sizes(cell, x, batch_sizes, h0, weights)
         g_tape, g_h = x.new_empty(tape.shape), x.new_empty(D, *x.shape[:-1], P)
-    fill_gradients(cell, grads, inputs, y, tape, (d_y, d_h_n, d_c_n, d_tape), g_tape, g_h)
+    cotangents = d_y, d_h_n, d_c_n, d_tape
+    fill_gradients(
+        cell, grads, inputs, y, tape, cotangents, g_tape, g_h, by_groups=by_groups
+    )  # fmt: skip
     if sink is not None and g_tape is not None and g_h is not None:
         sink.add(g_tape, g_h)
     return grads
+
+
+def in_order(cell: CellSpec, flat: Flat, tape: Tensor) -> Tensor:
+    """The tape of this run, which lies by groups, in the order that its shape says."""
+    x, batch_sizes, h0, _, *weights = flat
+    assert x is not None
+    D, B, H, P = sizes(cell, x, batch_sizes, h0, weights)
+    *steps, I = x.shape
+    T = len(x if batch_sizes is None else batch_sizes)
+    if _core.tape_groups(cell.name, T, B, math.prod(steps), I, H, P, tape.itemsize) == 1:
+        return tape
+    if batch_sizes is None:
+        second = (torch.arange(B) >= B // 2).repeat(T)
+    else:
+        second = torch.cat([torch.arange(n) % 2 for n in batch_sizes.tolist()])
+    lies = torch.empty(len(second), dtype=torch.int64)
+    lies[second.argsort(stable=True)] = torch.arange(len(second))
+    return tape.reshape(D, len(second), -1)[:, lies].reshape(tape.shape)
 
 
 def empty_gradients(inputs: Flat, wanted: Sequence[bool]) -> list[Tensor | None]:
@@ -291,6 +321,7 @@ def fill_gradients(
     g_h: Tensor | None = None,
     *,
     part: Part | None = None,
+    by_groups: bool = False,
 ) -> None:
     """Run a layer's gradient into grads, of which that of x may have any outer strides.
 
@@ -330,6 +361,7 @@ def fill_gradients(
         torch.get_num_threads(),
         part is not None,
         part is not None and part.reverse,
+        by_groups,
     )
     for d_ih, d_hh in biases:
         if d_ih is not None and d_hh is not None:

@@ -183,7 +183,8 @@ def _brief_run(cell: CellSpec, output: torch.dtype, flat: Flat) -> Results | Non
     wide = _widened(flat, torch.bfloat16, but_x=x.dtype == torch.bfloat16)
     output = torch.bfloat16 if output == torch.bfloat16 else torch.float32
     if _wants_grad(wide):
-        return autograd.layer(autograd.Run(cell, True, torch.bfloat16, output, None), *wide)
+        run = autograd.Run(cell, True, torch.bfloat16, output, by_groups=True, sink=None)
+        return autograd.layer(run, *wide)
     return native.forward(cell, None, True, *wide, output=output)
 
 
@@ -292,9 +293,9 @@ def _run(
     if checkpoint and _wants_grad(flat) and not (keep_tape or sink or autograd.may_be_forward()):
         return checkpointing.layer(cell, reduced, checkpoint, *flat)
     if sink is not None or _wants_derivative(flat):
-        unseen = reduced and not (keep_tape or autograd.may_be_forward())  # which sees its tangent
-        tape = torch.bfloat16 if unseen else x.dtype
-        return autograd.layer(autograd.Run(cell, reduced, tape, x.dtype, sink), *flat)
+        unseen = not (keep_tape or autograd.may_be_forward())  # which sees its tangent
+        tape = torch.bfloat16 if reduced and unseen else x.dtype
+        return autograd.layer(autograd.Run(cell, reduced, tape, x.dtype, unseen, sink), *flat)
     return native.forward(cell, x.dtype if keep_tape else None, reduced, *flat)
 
 

@@ -58,7 +58,7 @@ struct Shape {
   Problem p;
   Cell cell;
   i64 T, B, N, G, S;
-  std::vector<i64> active, offsets;
+  std::vector<i64> active, offsets, dealt;
   bool projected() const { return p.P != p.H; }
 
   Shape(const Problem& problem, const Cell& c) : p(problem), cell(c) {
@@ -75,6 +75,10 @@ struct Shape {
       N += n;
     }
     offsets.push_back(N);
+    for (i64 parity : {0, 1}) {
+      dealt.push_back(0);
+      for (i64 n : active) dealt.push_back(dealt.back() + (n + 1 - parity) / 2);
+    }
   }
   Inputs random_inputs(double scale) const {
     const double s = scale / std::sqrt(double(p.I + p.H));
@@ -262,7 +266,7 @@ struct Layer {
 
     const Dims dims{s.T, s.B, p.I, p.H, P, D, s.N};
     const Sequence sequence{packed ? s.active.data() : nullptr, packed ? s.offsets.data() : nullptr,
-                            s.T, s.B};
+                            s.T, s.B, packed ? s.dealt.data() : nullptr};
     const auto weights = [](std::vector<Buffer<T>>& v) {
       return Weights<T>{v[3].get(), v[4].get(), v[5].get(), nullptr, v[6].get(), v[7].get()};
     };
