@@ -29,6 +29,38 @@ using namespace nb::literals;
 namespace gatewise {
 namespace {
 
+// --- attributes of tensors ----------------------------------------------------------------------
+
+// An attribute of the objects of one type. Where the type computes it in C, as torch's tensors do,
+// that function is called at once: to find it again at every step takes as long as it does.
+class Attribute {
+ public:
+  explicit Attribute(const char* name) : name_(PyUnicode_InternFromString(name)) {}
+
+  // A new reference; null, with Python's error set, where there is none.
+  PyObject* of(PyObject* object) {
+    if (Py_TYPE(object) != type_) find(Py_TYPE(object));
+    return get_ ? get_->get(object, get_->closure) : PyObject_GetAttr(object, name_);
+  }
+
+ private:
+  void find(PyTypeObject* type) {
+    Py_INCREF(type);  // held, so that no other type can come to stand where it was
+    Py_XDECREF(type_);
+    type_ = type;
+    get_ = nullptr;
+    PyObject* found = PyObject_GetAttr(reinterpret_cast<PyObject*>(type), name_);
+    if (!found) PyErr_Clear();
+    if (found && Py_IS_TYPE(found, &PyGetSetDescr_Type))
+      get_ = reinterpret_cast<PyGetSetDescrObject*>(found)->d_getset;
+    Py_XDECREF(found);
+  }
+
+  PyObject* const name_;
+  PyTypeObject* type_ = nullptr;
+  const PyGetSetDef* get_ = nullptr;
+};
+
 // --- whether a weight is as it was --------------------------------------------------------------
 
 // One tensor and the place in its module that held it. That the place holds another tensor is cheap
@@ -77,8 +109,8 @@ class Watched {
   i64 blocks() const { return (bytes_ + kBlock - 1) / kBlock; }
 
   i64 version() const {
-    static PyObject* const attribute = PyUnicode_InternFromString("_version");
-    PyObject* number = PyObject_GetAttr(tensor_.ptr(), attribute);
+    static Attribute attribute("_version");
+    PyObject* number = attribute.of(tensor_.ptr());
     if (!number) {
       PyErr_Clear();
       return kUncounted;
@@ -315,8 +347,8 @@ class StreamCore {
 
   // Tensors that are more than their numbers: one that wants a gradient would silently get none.
   void refuse_unfit(nb::handle x) const {
-    static PyObject* const attribute = PyUnicode_InternFromString("requires_grad");
-    const nb::object wanted = nb::steal(PyObject_GetAttr(x.ptr(), attribute));
+    static Attribute attribute("requires_grad");
+    const nb::object wanted = nb::steal(attribute.of(x.ptr()));
     if (!wanted.is_valid()) throw nb::python_error();
     if (wanted.ptr() != Py_True || !nb::cast<bool>(is_recording_())) return;
     PyErr_SetString(PyExc_PermissionError,
