@@ -27,6 +27,7 @@ struct GroupWalk {
   const i64 apart = own.step;                 // rows between two of mine
   const i64 places = own.step / g.rows.step;  // tokens of a chunk between two of mine
   const Dealer dealer = split.dealer(team, ws.taken);
+  const bool far = split.by_batch && tokens_are_far<E>(dims, S* dims.H);
 
   bool weights_are_large() const { return u.K * operand_bytes<E>(dims.P) > LARGE_RECURRENT; }
 
@@ -79,9 +80,21 @@ struct GroupWalk {
       split.meet(team);
     }
     gates(c, t, rows);
+    if (far) fetch_step(before(t));
     split.meet(team);
     towards_before(c, t, rows);
     split.meet(team);
+  }
+
+  void fetch_step(i64 t) const {
+    const i64 rows = own.among(seq.active(t)), b = own.first, slots = S * dims.H;
+    if (rows == 0) return;
+    fetch_rows<const K>({g.slot(t, b, 0), g.order.apart(apart) * slots}, rows, slots);
+    if (dir.d_y.data)
+      fetch_rows<const T>({dir.d_y.at(seq, t, b), apart * dir.d_y.row}, rows, dims.P);
+    if (dir.brief_d_y.data)
+      fetch_rows<const Bf16>({dir.brief_d_y.at(seq, t, b), apart * dir.brief_d_y.row}, rows,
+                             dims.P);
   }
 
   // With a projection: d_out = d_h + d_y, d_hidden = d_out W_hr, and the hidden state itself for

@@ -101,6 +101,7 @@ struct Forward {
   const bool unpacked;
   const bool fused;
   const bool past;  // the tape would drive the weights out of the caches
+  const bool far;   // of what each step reads and writes, see team.h
 
   Forward(const ForwardCall<T>& call_, int d, Team team_, i64 workers, Carver& carver)
       : call(call_),
@@ -124,7 +125,9 @@ struct Forward {
         unpacked(is_unpacked<E>(call)),
         fused(!unpacked && own.among(dims.B) >= FUSED_ROWS && share_bytes() <= LARGE_WEIGHTS),
         past(!IS_PAIR<E> && dims.H % LANES<T> == 0 && uintptr_t(dir.tape) % VECTOR_BYTES == 0 &&
-             weight_bytes() > LARGE_WEIGHTS && tape_bytes() >= LARGE_TAPE) {}
+             weight_bytes() > LARGE_WEIGHTS && tape_bytes() >= LARGE_TAPE),
+        far(split.by_batch &&
+            tokens_are_far<E>(dims, tape_of<K>(dir) ? cell.cell.slots() * dims.H : 0)) {}
 
   i64 weight_bytes() const { return u.K * operand_bytes<E>(dims.I + dims.P); }
 
@@ -160,6 +163,7 @@ struct Forward {
         if constexpr (IS_PAIR<E>) round_inputs(first, ready);
         if (!fused) input_product(first, ready);
       }
+      if (far && s + 1 < dims.T) fetch_step(time(s + 1));
       recurrent(t, rows, s - first);
       split.meet(team);
       if (ws.Wr) {
@@ -291,6 +295,19 @@ struct Forward {
     product<E>(rows, u.vectors, {{x, ws.Wx + j * I * u.W, I, 1, 0, 0, ahead}}, {}, out);
   }
   T* zx(i64 j, i64 at) const { return ws.zx + (j * ws.input_tokens + at) * u.W; }
+
+  // (The tape is written in one piece, and rows that are rounded ahead are read in one.)
+  void fetch_step(i64 t) const {
+    for (i64 k = 0; k < order.groups; k++) {
+      const Part& of = part[k];
+      const i64 rows = of.rows.among(seq.active(t));
+      if (rows == 0) continue;
+      if constexpr (!IS_PAIR<E>)
+        if (fused) fetch_rows(inputs(t, 0, of.rows.first, of.rows.step), rows, dims.I);
+      if (!ws.Wr) fetch_rows(hidden_rows(t, of), rows, dims.P);
+      fetch_rows(brief_rows(t, of), rows, dims.P);
+    }
+  }
 
   Lines<T> cell_rows(const Part& of) const {
     return dir.c_n ? rows_from(ws.c, dims.H, of) : Lines<T>{};

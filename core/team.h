@@ -142,6 +142,23 @@ struct Split {
   }
 };
 
+// A layer's tokens are more than the caches of this machine may hold. Then what the next step reads
+// and writes is fetched while this one computes: a worker's rows are a short piece of every array,
+// and the processor's own guess begins anew at each of them.
+inline constexpr i64 FAR_TOKENS = i64(4) << 20;  // bytes
+template <class E>
+bool tokens_are_far(const Dims& d, i64 kept) {  // numbers on the tape, a token
+  return d.N * (d.I + d.P + kept) * i64(sizeof(Number<E>)) >= FAR_TOKENS;
+}
+
+// `count` rows of so many numbers into the second-level cache.
+template <class T>
+void fetch_rows(const Lines<T>& rows, i64 count, i64 numbers) {
+  constexpr i64 line = 64 / i64(sizeof(T));
+  for (i64 r = 0; rows.data && r < count; r++)
+    for (i64 k = 0; k < numbers; k += line) fetch(uintptr_t(rows[r] + k));
+}
+
 // Takes pieces of one block of memory; with a null base it only counts.
 struct Carver {
   unsigned char* base;
