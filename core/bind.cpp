@@ -94,6 +94,14 @@ nb::tuple scratch(nb::handle like, const std::vector<std::vector<i64>>& shapes) 
   return nb::tuple(tensors);
 }
 
+nb::object empty(nb::handle like, const std::vector<i64>& shape, int bytes) {
+  const ExchangeTable* table = Arrays::exchange(Py_TYPE(like.ptr()));
+  if (!table || !table->to_python) fail_type("like: expected a torch tensor");
+  if (shape.size() > Array::kAxes) fail("shape: expected at most 5 axes");
+  const Code code = bytes == sizeof(Bf16) ? kBfloat : kFloat;
+  return Fresh::make(bytes, shape.data(), int(shape.size()), code)->give(*table);
+}
+
 void activations(nb::handle x, nb::handle sigmoid, nb::handle tanh) {
   Arrays arrays;
   const Array in = arrays.read(x, "x");
@@ -162,6 +170,10 @@ NB_MODULE(_core, m) {
   m.def("scratch", scratch, "like"_a, "shapes"_a,
         "Tensors of these shapes in float32, of the kind of like, in memory that is kept for reuse"
         " like that of a call. Their numbers are undefined.");
+  m.def(
+      "empty", empty, "like"_a, "shape"_a, "bytes"_a,
+      "A tensor of this shape, of the kind of like, of numbers of so many bytes: 8 or 4, or 2 for "
+      "bfloat16; in memory that is kept for the next result. Its numbers are undefined.");
   m.def("activations", activations, "x"_a, "sigmoid"_a, "tanh"_a,
         "The kernels' own sigmoid and tanh of a vector.");
   m.def("probe", probe_any, "dtype"_a, "threads"_a, "seconds"_a,

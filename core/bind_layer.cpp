@@ -255,7 +255,7 @@ void forward(Layer& layer, nb::handle x, nb::handle h0, nb::handle c0, const nb:
 struct BackwardArrays {
   nb::handle x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape, d_x, d_h0, d_c0, g_tape, g_h;
   nb::tuple weights, d_weights;
-  bool by_groups = false, adds = false, reverse = false;
+  bool by_groups = false, adds = false, reverse = false, adds_inputs = false;
 };
 
 template <class T>
@@ -275,11 +275,12 @@ void backward(Layer& layer, const BackwardArrays& a) {
   call.sequence = p.sequence;
   call.cell = cell;
   call.adds = a.adds;
+  call.adds_inputs = a.adds_inputs;
   call.by_groups = a.by_groups;
   const Axis DP{"D*P", d.D * d.P};
   const bool rounded = is_rounded(arrays, a.tape);
   const auto x = either<const T>(r, arrays, rounded, a.x, "x", p, I, I, true);
-  const auto d_x = either<T>(r, arrays, rounded && !a.adds, a.d_x, "d_x", p, I, I, false);
+  const auto d_x = either<T>(r, arrays, rounded && !a.adds_inputs, a.d_x, "d_x", p, I, I, false);
   const auto y = either<const T>(r, arrays, rounded, a.y, "y", p, P, DP, true);
   const auto d_y = either<const T>(r, arrays, rounded, a.d_y, "d_y", p, P, DP, false);
   const T *h0 = r.input(a.h0, "h0", {D, B, P}), *c0 = r.input(a.c0, "c0", {D, B, H});
@@ -342,11 +343,13 @@ void backward_any(const std::string& cell, nb::handle x, nb::handle batch_sizes,
                   nb::handle c0, nb::tuple weights, nb::handle y, nb::handle tape, nb::handle d_y,
                   nb::handle d_h_n, nb::handle d_c_n, nb::handle d_tape, nb::handle d_x,
                   nb::handle d_h0, nb::handle d_c0, nb::tuple d_weights, nb::handle g_tape,
-                  nb::handle g_h, int threads, bool adds, bool reverse, bool by_groups) {
+                  nb::handle g_h, int threads, bool adds, bool reverse, bool by_groups,
+                  bool adds_inputs) {
   Layer layer(cell, x, batch_sizes, weights, threads);
   by_number(layer, is_rounded(layer.arrays, tape), [&]<class T>(T) {
-    backward<T>(layer, {x, h0, c0, y, tape, d_y, d_h_n, d_c_n, d_tape, d_x, d_h0, d_c0, g_tape, g_h,
-                        weights, d_weights, by_groups, adds, reverse});
+    backward<T>(layer, {x,       h0,        c0,        y,    tape,    d_y,        d_h_n,
+                        d_c_n,   d_tape,    d_x,       d_h0, d_c0,    g_tape,     g_h,
+                        weights, d_weights, by_groups, adds, reverse, adds_inputs});
   });
 }
 
@@ -464,16 +467,18 @@ void bind_layer(nb::module_& m) {
       "the whole, "
       "even if it is one step; x and y may be tuples, of an array for each direction. Reverse: "
       "direction 0 runs from right to left, too. By groups: so lies the tape, see tape_groups().");
-  m.def("backward", backward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(),
-        "c0"_a.none(), "weights"_a, "y"_a, "tape"_a, "d_y"_a.none(), "d_h_n"_a.none(),
-        "d_c_n"_a.none(), "d_tape"_a.none(), "d_x"_a.none(), "d_h0"_a.none(), "d_c0"_a.none(),
-        "d_weights"_a, "g_tape"_a.none(), "g_h"_a.none(), "threads"_a, "adds"_a = false,
-        "reverse"_a = false, "by_groups"_a = false,
-        "Run the layer's gradient; fills every output that is not None, and changes no input. "
-        "Adds: those of x and the weights to what is there. x, y, d_y and d_x may be tuples, of an "
-        "array for each direction. Reverse: direction 0 runs from right to left, too. "
-        "Of a tape in bfloat16: with products that round what they multiply to it; x, y, d_y and, "
-        "unless it is added to, d_x may then be bfloat16, too.");
+  m.def(
+      "backward", backward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(),
+      "c0"_a.none(), "weights"_a, "y"_a, "tape"_a, "d_y"_a.none(), "d_h_n"_a.none(),
+      "d_c_n"_a.none(), "d_tape"_a.none(), "d_x"_a.none(), "d_h0"_a.none(), "d_c0"_a.none(),
+      "d_weights"_a, "g_tape"_a.none(), "g_h"_a.none(), "threads"_a, "adds"_a = false,
+      "reverse"_a = false, "by_groups"_a = false, "adds_inputs"_a = false,
+      "Run the layer's gradient; fills every output that is not None, and changes no input. "
+      "Adds: those of the weights to what is there; adds_inputs: that of x, too. x, y, d_y and d_x "
+      "may be tuples, of an array for each direction. Reverse: direction 0 runs from right to "
+      "left, too. "
+      "Of a tape in bfloat16: with products that round what they multiply to it; x, y, d_y and, "
+      "unless it is added to, d_x may then be bfloat16, too.");
   m.def("layer", layer, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(), "c0"_a.none(),
         "weights"_a, "keep_tape"_a, "rounded"_a, "reduced"_a, "brief"_a, "by_groups"_a, "threads"_a,
         "The same on torch tensors: y, h_n, c_n or None, tape or None; the tape rounded to bfloat16"

@@ -95,7 +95,7 @@ struct GroupSpace {
 template <class T>
 bool adds_inputs(const BackwardCall<T>& call, i64 d) {
   const auto& dir = call.direction[d];
-  return dir.brief_d_x.data ? call.dims.D == 2 : dir.d_x.data && (call.adds || d == 1);
+  return dir.brief_d_x.data ? call.dims.D == 2 : dir.d_x.data && (call.adds_inputs || d == 1);
 }
 
 // The workspace of one direction. What it holds follows from the call alone: where memory is only

@@ -55,8 +55,9 @@ struct BackwardCall {
   Dims dims;
   Sequence sequence;
   int cell;
-  bool adds;       // d_x and the weights' gradients to what is there: a part of a longer run
-  bool by_groups;  // so lies the tape
+  bool adds;         // the weights' gradients to what is there: a part of a longer run
+  bool adds_inputs;  // d_x, too
+  bool by_groups;    // so lies the tape
   struct Direction {
     bool reverse;
     View<const T> x;

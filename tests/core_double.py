@@ -82,6 +82,7 @@ def _backward(
     adds: bool = False,
     reverse: bool = False,
     by_groups: bool = False,
+    adds_inputs: bool = False,
 ) -> None:
     inputs = (h0, c0, *sum(weights, ()), y, tape, d_y, d_h_n, d_c_n, d_tape)
     spec = _check(cell, x, batch_sizes, inputs, threads)
@@ -112,7 +113,7 @@ def _backward(
     for k, (buffer, leaf) in enumerate(zip(buffers, wanted, strict=True)):
         if buffer is not None:
             assert leaf is not None
-            there = buffer.clone() if adds and k not in (1, 2) else 0
+            there = buffer.clone() if (adds_inputs, False, False, *[adds] * 12)[k] else 0
             buffer.copy_(there + _grad(loss, leaf))
     join = torch.stack if batch_sizes is None else torch.cat
     for direction, (steps, _, _) in enumerate(runs):

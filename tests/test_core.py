@@ -202,7 +202,8 @@ def on_the_core(
         out["d_x"], d_states.get("d_h0"), d_states.get("d_c0"),
         tuple(tuple(ws) for ws in d_weights), g_tape, g_h, p.threads,
     )  # fmt: skip
-    _core.backward(*arguments, adds=adds is not None, by_groups=by_groups)
+    add = adds is not None
+    _core.backward(*arguments, adds=add, adds_inputs=add, by_groups=by_groups)
     assert torch.equal(saved[0], out["y"]), "backward overwrote the output"
     assert torch.equal(saved[1], out["tape"]), "backward overwrote the tape"
     assert not g_tape.isnan().any()

@@ -17,9 +17,9 @@ def forward(cell: str, x: object, batch_sizes: object | None, h0: object | None,
     Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. Reduced: in float32 the products round what they multiply to bfloat16, where has_pairs(), and x, y and the tape may be bfloat16. In parts: a part of a longer run, with the bits of the whole, even if it is one step; x and y may be tuples, of an array for each direction. Reverse: direction 0 runs from right to left, too. By groups: so lies the tape, see tape_groups().
     """
 
-def backward(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], y: object, tape: object, d_y: object | None, d_h_n: object | None, d_c_n: object | None, d_tape: object | None, d_x: object | None, d_h0: object | None, d_c0: object | None, d_weights: tuple[Any, ...], g_tape: object | None, g_h: object | None, threads: int, adds: bool = False, reverse: bool = False, by_groups: bool = False) -> None:
+def backward(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], y: object, tape: object, d_y: object | None, d_h_n: object | None, d_c_n: object | None, d_tape: object | None, d_x: object | None, d_h0: object | None, d_c0: object | None, d_weights: tuple[Any, ...], g_tape: object | None, g_h: object | None, threads: int, adds: bool = False, reverse: bool = False, by_groups: bool = False, adds_inputs: bool = False) -> None:
     """
-    Run the layer's gradient; fills every output that is not None, and changes no input. Adds: those of x and the weights to what is there. x, y, d_y and d_x may be tuples, of an array for each direction. Reverse: direction 0 runs from right to left, too. Of a tape in bfloat16: with products that round what they multiply to it; x, y, d_y and, unless it is added to, d_x may then be bfloat16, too.
+    Run the layer's gradient; fills every output that is not None, and changes no input. Adds: those of the weights to what is there; adds_inputs: that of x, too. x, y, d_y and d_x may be tuples, of an array for each direction. Reverse: direction 0 runs from right to left, too. Of a tape in bfloat16: with products that round what they multiply to it; x, y, d_y and, unless it is added to, d_x may then be bfloat16, too.
     """
 
 def layer(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], keep_tape: bool, rounded: bool, reduced: bool, brief: bool, by_groups: bool, threads: int) -> tuple[Any, ...]:
@@ -92,6 +92,11 @@ class Stream:
 def scratch(like: object, shapes: Sequence[Sequence[int]]) -> tuple[Any, ...]:
     """
     Tensors of these shapes in float32, of the kind of like, in memory that is kept for reuse like that of a call. Their numbers are undefined.
+    """
+
+def empty(like: object, shape: Sequence[int], bytes: int) -> object:
+    """
+    A tensor of this shape, of the kind of like, of numbers of so many bytes: 8 or 4, or 2 for bfloat16; in memory that is kept for the next result. Its numbers are undefined.
     """
 
 def activations(x: object, sigmoid: object, tanh: object) -> None:

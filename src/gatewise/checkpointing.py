@@ -32,7 +32,7 @@ from gatewise.spec import CellSpec
 
 #: Tokens of a stretch beside which the packing takes little time (3 %), and values of h beside
 #: which the calls do.
-TOKENS, VALUES = 1024, 2048 * 64
+TOKENS, VALUES = 2048, 2048 * 64
 
 #: Numbers that torch sets to zero in the thread that asks for it; of 32768 it makes a team's work.
 CLEARED = 1 << 14
@@ -91,6 +91,11 @@ class Stretch(NamedTuple):
     begin: slice
     going: int
     at: int
+
+    @property
+    def of_both(self) -> bool:
+        """Whether two directions run, each in tokens of its own."""
+        return len(self.tokens) == 2
 
     def of(self, t: Tensor) -> tuple[Tensor, ...]:
         """The tokens of each direction in t, where all see the same."""
@@ -155,8 +160,8 @@ def forward(
     kept_h, kept_c = x.new_empty(R, P), x.new_empty(R if cell.has_cell_state else 0, H)
     if len(runs[0]) == 1:
         return native.forward(cell, None, reduced, *flat), kept_h, kept_c
-    results = native.empty_results(cell, None, x, batch_sizes, h0, weights)
-    y, *last, _ = results
+    _, *last, _ = native.empty_results(cell, None, x, batch_sizes, h0, weights)
+    y = native.empty(x.dtype, *x.shape[:-1], D * P)
     kept = kept_h, None if last[1] is None else kept_c
     for run in runs:
         for s, following in pairwise([*run, None]):
@@ -167,11 +172,11 @@ def forward(
             native.fill(cell, reduced, (s.of_each(y, P), *ends, None), inputs, part=_part(s))
             for of in zip(ends, kept, last, strict=True):
                 _bring(*of, s, following)
-    return results, kept_h, kept_c
+    return (y, last[0], last[1], None), kept_h, kept_c
 
 
 def _part(s: Stretch) -> native.Part:
-    return native.Part(reverse=s.directions.start == 1)
+    return native.Part(reverse=s.directions.start == 1, adds_inputs=s.directions.stop == 2)
 
 
 def _before(kept: Tensor | None, given: Tensor | None, s: Stretch) -> Tensor | None:
@@ -246,19 +251,20 @@ def backward(
         return native.backward(
             cell, reduced, wanted, None, x, batch_sizes, h0, c0, *rest, by_groups=True
         )
-    grads = native.empty_gradients(flat, wanted)
-    d_x, _, *d_given = grads[:4]
-    for t in (d_x, *grads[4:]):  # which every stretch adds to
+    grads = native.empty_gradients((None, *flat[1:]), wanted)
+    grads[0] = d_x = native.empty(x.dtype, *x.shape) if wanted[0] else None
+    d_given = grads[2:4]
+    for t in (d_x if runs[0][0].of_both else None, *grads[4:]):  # which every stretch adds to
         _clear(t)
     d_y, *d_last = d_results
     stateful = kept if cell.has_cell_state else (kept[0], None)
-    tape = _tape(cell, torch.bfloat16 if reduced else x.dtype, x, H, runs)
+    rooms = _rooms(cell, torch.bfloat16 if reduced else x.dtype, x, P, H, runs)
     for run in runs:
         d_going: list[Tensor | None] = [None, None]
         for s in reversed(run):
             states = [_before(*of, s) for of in zip(stateful, (h0, c0), strict=True)]
             inputs = (s.of(x), s.sizes, *states, *native.of_directions(weights, s.directions))
-            y, gates = _again(cell, reduced, inputs, tape, s)
+            y, gates = _again(cell, reduced, inputs, *rooms, s)
             d_ends = [
                 _joined(*of, slice(s.going, s.rows), s) for of in zip(d_going, d_last, strict=True)
             ]
@@ -280,21 +286,25 @@ def _clear(t: Tensor | None) -> None:
         piece.zero_()
 
 
-def _tape(
-    cell: CellSpec, dtype: torch.dtype, x: Tensor, H: int, runs: list[list[Stretch]]
-) -> Tensor:
-    """For that of any stretch."""
-    most = max(sum(t.stop - t.start for t in s.tokens) for run in runs for s in run)
-    return x.new_empty(most, *x.shape[1:-1], len(cell.slots), H, dtype=dtype)
+def _rooms(
+    cell: CellSpec, dtype: torch.dtype, x: Tensor, P: int, H: int, runs: list[list[Stretch]]
+) -> tuple[Tensor, Tensor]:
+    """For y and the tape of any stretch."""
+    most = max(t.stop - t.start for run in runs for s in run for t in s.tokens)
+    D = len(runs[0][0].tokens)
+    return (
+        native.empty(x.dtype, most, *x.shape[1:-1], D * P),
+        native.empty(dtype, D * most, *x.shape[1:-1], len(cell.slots), H),
+    )
 
 
 def _again(
-    cell: CellSpec, reduced: bool, inputs: Sequence[Any], tape: Tensor, s: Stretch
+    cell: CellSpec, reduced: bool, inputs: Sequence[Any], ys: Tensor, tape: Tensor, s: Stretch
 ) -> tuple[Tensor, Tensor]:
-    """y and the tape of a stretch, which is written over that of another."""
+    """y and the tape of a stretch, which are written over those of another."""
     (x, *_), batch_sizes, h0, _, *weights = inputs
-    y, h_n, c_n, _ = native.empty_results(cell, None, x, batch_sizes, h0, weights)
-    n = len(s.tokens)
+    _, h_n, c_n, _ = native.empty_results(cell, None, x, batch_sizes, h0, weights)
+    y, n = ys[: len(x)], len(s.tokens)
     of_stretch = tape[: n * len(x)].view(n, len(x), *tape.shape[1:])
     results = y, h_n, c_n, of_stretch
     native.fill(cell, reduced, results, inputs, part=_part(s), by_groups=True)

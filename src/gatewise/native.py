@@ -99,6 +99,13 @@ def scratch(shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
     return found
 
 
+def empty(dtype: torch.dtype, *shape: int) -> Tensor:
+    """A tensor of undefined numbers, in memory that the core keeps for the next result: to have much
+    of it fresh from the system, and touch it for the first time, takes long."""
+    found: Tensor = _core.empty(_LIKE, shape, dtype.itemsize)
+    return found
+
+
 _LIKE = torch.empty(0)  # torch's kind of tensor
 
 
@@ -184,13 +191,15 @@ def forward(
 class Part(NamedTuple):
     """What a run is that is a part of a longer one, with the bits of the whole; of one step they
     are otherwise those of another order. Its x, y and their gradients may be tuples, of a tensor
-    for each direction. The gradients of x and the weights are added to what is there.
+    for each direction. The gradients of the weights are added to what is there.
 
     Args:
         reverse: direction 0 runs from right to left, too.
+        adds_inputs: the gradient of x is added to what is there, too.
     """
 
     reverse: bool
+    adds_inputs: bool
 
 
 def fill(
@@ -362,6 +371,7 @@ def fill_gradients(
         part is not None,
         part is not None and part.reverse,
         by_groups,
+        part is not None and part.adds_inputs,
     )
     for d_ih, d_hh in biases:
         if d_ih is not None and d_hh is not None:
