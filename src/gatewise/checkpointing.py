@@ -160,9 +160,9 @@ def forward(
     kept_h, kept_c = x.new_empty(R, P), x.new_empty(R if cell.has_cell_state else 0, H)
     if len(runs[0]) == 1:
         return native.forward(cell, None, reduced, *flat), kept_h, kept_c
-    _, *last, _ = native.empty_results(cell, None, x, batch_sizes, h0, weights)
-    y = native.empty(x.dtype, *x.shape[:-1], D * P)
-    kept = kept_h, None if last[1] is None else kept_c
+    _, h_n, c_n, _ = native.empty_results(cell, None, x, batch_sizes, h0, weights)
+    y, last = native.empty(x.dtype, *x.shape[:-1], D * P), (h_n, c_n)
+    kept = kept_h, None if c_n is None else kept_c
     for run in runs:
         for s, following in pairwise([*run, None]):
             assert s is not None
@@ -172,7 +172,7 @@ def forward(
             native.fill(cell, reduced, (s.of_each(y, P), *ends, None), inputs, part=_part(s))
             for of in zip(ends, kept, last, strict=True):
                 _bring(*of, s, following)
-    return (y, last[0], last[1], None), kept_h, kept_c
+    return (y, h_n, c_n, None), kept_h, kept_c
 
 
 def _part(s: Stretch) -> native.Part:

@@ -100,9 +100,10 @@ def scratch(shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
 
 
 def empty(dtype: torch.dtype, *shape: int) -> Tensor:
-    """A tensor of undefined numbers, in memory that the core keeps for the next result: to have much
-    of it fresh from the system, and touch it for the first time, takes long."""
-    found: Tensor = _core.empty(_LIKE, shape, dtype.itemsize)
+    """A tensor of undefined numbers, in memory that the core keeps for the next result: to have
+    much of it fresh from the system, and touch it for the first time, takes long."""
+    made: Any = _core.empty(_LIKE, shape, dtype.itemsize)
+    found: Tensor = made
     return found
 
 
