@@ -11,9 +11,9 @@
 
 namespace gatewise::GATEWISE_ISA {
 
-// Each token costs more than in backward.h, as much as packing so many numbers of each weight row;
-// and so does each reading of W_hh, of which a step has one for a tile of rows, and never more than
-// two: of many rows a part of it is packed.
+// Each token costs more than in backward.h (FEW_TOKENS, groups.h); and so does each reading of
+// W_hh, of which a step has one for a tile of rows, and never more than two: of many rows a part of
+// it is packed.
 inline constexpr i64 FEW_READINGS = 24;
 
 template <class T>

@@ -17,7 +17,9 @@ namespace gatewise {
 
 inline constexpr i64 GROUPS = 2, GROUP_ROWS = 4;    // most groups; fewest rows of each
 inline constexpr i64 GROUP_WEIGHTS = i64(5) << 19;  // bytes: larger ones had better be read once
-inline constexpr i64 FEW_TOKENS = 4;                // backward by few.h, which has no groups
+// What each token costs in few.h more than in backward.h, as packed numbers of each weight row. The
+// tokens that few.h may take lie in the order of time: it has no groups.
+inline constexpr i64 FEW_TOKENS = 4;
 
 // bytes: of a number of the weights, as products read them.
 constexpr i64 group_count(const Dims& d, int G, i64 bytes) {

@@ -271,12 +271,9 @@ def gradient(
     assert y is not None
     assert tape is not None
     assert W_hh is not None
-    if W_hh.dtype != x.dtype or W_hh.dtype != y.dtype:  # the page computes in one dtype
-        y = y.to(W_hh.dtype)
-        d_y = None if d_y is None else d_y.to(W_hh.dtype)
-        args = (x.to(W_hh.dtype), *inputs, y, tape, d_y, d_h_n, d_c_n, d_tape)
-        d_x, *others = gradient(cell, reduced, wanted, sink, *args)
-        return None if d_x is None else d_x.to(x.dtype), *others
+    # The page computes in one dtype; autograd gives the gradient of x in its own.
+    x, y = x.to(W_hh.dtype), y.to(W_hh.dtype)
+    d_y = None if d_y is None else d_y.to(W_hh.dtype)
     # Else a derivative of this would go back to the layer a second time, with zeros.
     args = x, *inputs, y.detach(), tape.detach(), d_y, d_h_n, d_c_n, d_tape
     if _nested_forward_mode():

@@ -30,7 +30,7 @@ from gatewise.autograd import Gradients
 from gatewise.native import Flat, Results
 from gatewise.spec import CellSpec
 
-#: Tokens of a stretch beside which the packing takes little time (3 %), and values of h beside
+#: Tokens of a stretch beside which the packing takes little time, and values of h beside
 #: which the calls do.
 TOKENS, VALUES = 2048, 2048 * 64
 

@@ -408,7 +408,7 @@ class LSTM(Layers):
         checkpoint: what a training step keeps for backward. None: every gate of every step. k: the
             states of every k steps, from which backward computes the gates again; True: k =
             ceil(sqrt(T)), so that memory beyond input and output grows with sqrt(T), but no fewer
-            steps than are worth the calls: about 1024 tokens, and 131072 / H of them.
+            steps than are worth the calls: about 2048 tokens, and 131072 / H of them.
             Outputs are the same to the bit (to rounding, where 16*T*B <= I + P), gradients to
             rounding. It holds for ``backward`` and ``torch.autograd.grad`` in eager mode. Under
             ``torch.compile``, ``torch.export`` and the transforms of ``torch.func``, in forward
