@@ -21,11 +21,9 @@ struct GroupWalk {
   const Units<T>& u = g.u;
   const Team& team = g.team;
   const i64 S = g.S;
-  const Split split{team, g.rows, !seq.batch_sizes, weights_are_large()};
+  const Split split{team, g.rows, seq, weights_are_large()};
   const Rows own = split.rows;
   const Share panels = split.panels(team, u.J);
-  const i64 apart = own.step;                 // rows between two of mine
-  const i64 places = own.step / g.rows.step;  // tokens of a chunk between two of mine
   const Dealer dealer = split.dealer(team, ws.taken);
   const bool far = split.by_batch && tokens_are_far<E>(dims, S* dims.H);
 
@@ -55,9 +53,9 @@ struct GroupWalk {
   // What arrives behind the last step of every sequence: d_h_n and d_c_n.
   void start() const {
     g.dealer.start();
-    const Rows mine = g.rows.part(team, true);
-    for (i64 k = 0; k < mine.among(dims.B); k++) {
-      const i64 b = mine[k], padded = all.output.padded;
+    const Share mine = team.of(g.rows.count());
+    for (i64 k = mine.begin; k < mine.end; k++) {
+      const i64 b = g.rows[k], padded = all.output.padded;
       for (i64 n = 0; n < padded; n++)
         ws.d_h[g.index(b) * padded + n] =
             dir.d_h_n && n < dims.P ? dir.d_h_n[b * dims.P + n] : T(0);
@@ -89,12 +87,10 @@ struct GroupWalk {
   void fetch_step(i64 t) const {
     const i64 rows = own.among(seq.active(t)), b = own.first, slots = S * dims.H;
     if (rows == 0) return;
-    fetch_rows<const K>({g.slot(t, b, 0), g.order.apart(apart) * slots}, rows, slots);
-    if (dir.d_y.data)
-      fetch_rows<const T>({dir.d_y.at(seq, t, b), apart * dir.d_y.row}, rows, dims.P);
+    fetch_rows<const K>({g.slot(t, b, 0), slots}, rows, slots);
+    if (dir.d_y.data) fetch_rows<const T>({dir.d_y.at(seq, t, b), dir.d_y.row}, rows, dims.P);
     if (dir.brief_d_y.data)
-      fetch_rows<const Bf16>({dir.brief_d_y.at(seq, t, b), apart * dir.brief_d_y.row}, rows,
-                             dims.P);
+      fetch_rows<const Bf16>({dir.brief_d_y.at(seq, t, b), dir.brief_d_y.row}, rows, dims.P);
   }
 
   // With a projection: d_out = d_h + d_y, d_hidden = d_out W_hr, and the hidden state itself for
@@ -111,10 +107,9 @@ struct GroupWalk {
     const i64 b = own.first;
     for (i64 p = mine.begin; p < mine.end; p++) {
       const i64 first = all.hidden.first(p);
-      product<E>(
-          rows, all.hidden.width(p),
-          {{d_out_rows(c, t, b), all.Wr + first * operands<E>(dims.P), operands<E>(dims.P)}}, {},
-          {ws.d_hidden + g.index(b) * all.hidden.padded + first, places * all.hidden.padded});
+      product<E>(rows, all.hidden.width(p),
+                 {{d_out_rows(c, t, b), all.Wr + first * operands<E>(dims.P), operands<E>(dims.P)}},
+                 {}, {ws.d_hidden + g.index(b) * all.hidden.padded + first, all.hidden.padded});
     }
   }
   // d_h + d_y of a token.
@@ -131,10 +126,9 @@ struct GroupWalk {
   // d_out of step t as the product wants it: my rows from b on.
   Lines<E> d_out_rows(const Chunk& c, i64 t, i64 b) const {
     if constexpr (IS_PAIR<E>)
-      return {ws.d_out_rounded + (b - g.rows.first) / g.rows.step * room<E>(dims.P),
-              places * room<E>(dims.P)};
+      return {ws.d_out_rounded + g.index(b) * room<E>(dims.P), room<E>(dims.P)};
     else
-      return {ws.d_out + g.place(c, t, b) * dims.P, places * dims.P};
+      return {ws.d_out + g.place(c, t, b) * dims.P, dims.P};
   }
 
   // The cell, backwards: d_h and d_c to d_z, d_c towards the step before. The rows that were there
@@ -144,12 +138,12 @@ struct GroupWalk {
     if (known) {
       Lines<const K> c_before;
       if (cell.cell.has_cell_state())
-        c_before = {g.slot(back, own.first, cell.cell.slot_c()), g.order.apart(apart) * S * dims.H};
+        c_before = {g.slot(back, own.first, cell.cell.slot_c()), S * dims.H};
       gates_of_rows(c, t, 0, known, c_before);
     }
     if (known < rows) {
       const Lines<const K> c0 = g.initial_cells();
-      gates_of_rows(c, t, known, rows - known, {c0[own[known]], apart * c0.stride});
+      gates_of_rows(c, t, known, rows - known, c0.from(own[known]));
     }
     if (dir.g_h && (split.by_batch || team.id == 0)) keep_hidden_gradient(c, t, rows);
   }
@@ -157,7 +151,7 @@ struct GroupWalk {
   void gates_of_rows(const Chunk& c, i64 t, i64 begin, i64 rows, Lines<const K> c_before) const {
     const auto run = dir.d_tape || dir.g_tape ? cell.backward_watched : cell.backward;
     const i64 b = own[begin], slots = S * dims.H, token = (seq.token(t) + b) * slots;
-    const Lines<const K> tape{g.slot(t, b, 0), g.order.apart(apart) * slots};
+    const Lines<const K> tape{g.slot(t, b, 0), slots};
     for (i64 j = panels.begin; j < panels.end; j++) {
       const i64 unit = j * u.U;
       BackwardRows<T, E> p{};
@@ -166,18 +160,17 @@ struct GroupWalk {
       p.peep = dir.w.peep;
       p.tape = tape.right(unit);
       p.c_before = c_before.right(unit);
-      p.d_h = ws.d_out ? Lines<const T>{ws.d_hidden + g.index(b) * all.hidden.padded + unit,
-                                        places * all.hidden.padded}
-                       : Lines<const T>{ws.d_h + g.index(b) * all.output.padded + unit,
-                                        places * all.output.padded};
-      if (dir.d_y.data && !ws.d_out) p.d_y = {dir.d_y.at(seq, t, b) + unit, apart * dir.d_y.row};
+      const i64 hidden = all.hidden.padded, output = all.output.padded;
+      p.d_h = ws.d_out ? Lines<const T>{ws.d_hidden + g.index(b) * hidden + unit, hidden}
+                       : Lines<const T>{ws.d_h + g.index(b) * output + unit, output};
+      if (dir.d_y.data && !ws.d_out) p.d_y = {dir.d_y.at(seq, t, b) + unit, dir.d_y.row};
       if constexpr (IS_PAIR<E>)
         if (dir.brief_d_y.data && !ws.d_out)
-          p.brief_d_y = {dir.brief_d_y.at(seq, t, b) + unit, apart * dir.brief_d_y.row};
-      if (dir.d_tape) p.d_tape = {dir.d_tape + token + unit, apart * slots};
-      if (dir.g_tape) p.g_tape = {dir.g_tape + token + unit, apart * slots};
-      p.d_c = {ws.d_c + g.index(b) * dims.H + unit, places * dims.H};
-      p.d_z = {g.d_z(j, g.place(c, t, b)), places * u.W};
+          p.brief_d_y = {dir.brief_d_y.at(seq, t, b) + unit, dir.brief_d_y.row};
+      if (dir.d_tape) p.d_tape = {dir.d_tape + token + unit, slots};
+      if (dir.g_tape) p.g_tape = {dir.g_tape + token + unit, slots};
+      p.d_c = {ws.d_c + g.index(b) * dims.H + unit, dims.H};
+      p.d_z = {g.d_z(j, g.place(c, t, b)), u.W};
       run(u, p);
     }
   }
@@ -201,9 +194,9 @@ struct GroupWalk {
     dealer.deal(ceil_div(output.panels, most), 1, t % 2, [&](i64, i64 visit, i64 next) {
       const i64 p = most * visit, last = smaller(output.panels, p + most) - 1;
       const auto of_panels = [&](i64 first, int count) {
-        g.gate_product(all.Wh, output, first, most * next, count, rows, g.place(c, t, b), places,
+        g.gate_product(all.Wh, output, first, most * next, count, rows, g.place(c, t, b),
                        {ws.d_h + g.index(b) * output.padded + output.first(first),
-                        count == 2 ? output.first(1) : places * output.padded});
+                        count == 2 ? output.first(1) : output.padded});
       };
       if (last > p && output.width(p) == output.width(last)) {
         of_panels(p, 2);
@@ -266,8 +259,8 @@ struct Backward {
         put(lines, dir.d_W_hr + k * dims.H + first, smaller(W, dims.H - first));
     }
     for (i64 k = 0; k < groups; k++) {
-      const Rows of_group = group_rows<T, E>(call, k);
-      const Share mine = team.of(of_group.among(dims.B));
+      const Rows of_group = rows_of_group<T, E>(call, k);
+      const Share mine = team.of(of_group.count());
       for (i64 n = mine.begin; n < mine.end; n++) {
         const GroupSpace<T, E>& from = ws.group[k];
         const i64 b = of_group[n];

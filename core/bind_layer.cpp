@@ -25,10 +25,37 @@ namespace {
 struct Problem {
   Dims dims{};
   Sequence sequence{};
-  std::vector<i64> offsets, dealt;
+  std::vector<i64> offsets, first_offsets, row_offsets;
   bool packed = false;
   int G = 0, S = 0;
 };
+
+// Packed input of N tokens.
+void read_lengths(const Array& lengths, i64 N, Problem& p) {
+  if (lengths.code != kInt || lengths.bytes != 8 || lengths.ndim != 1 || !lengths.contiguous())
+    fail_type("batch_sizes: expected a contiguous array of int64 with one axis");
+  const i64 *sizes = lengths.as<const i64>(), T = lengths.shape[0];
+  p.offsets.assign(1, 0), p.row_offsets.assign(1, 0), p.first_offsets.assign(1, 0);
+  for (i64 t = 0; t < T; t++) {
+    if (sizes[t] < 1 || (t && sizes[t] > sizes[t - 1]) || sizes[t] > N)
+      fail("batch_sizes: expected positive numbers that never grow");
+    p.offsets.push_back(p.offsets.back() + sizes[t]);
+  }
+  if (p.offsets.back() != N)
+    fail("batch_sizes: expected a sum of N = " + std::to_string(N) + ", got " +
+         std::to_string(p.offsets.back()));
+  const i64 B = T ? sizes[0] : 0;
+  for (i64 b = 0, length = T; b < B; b++) {
+    while (sizes[length - 1] <= b) length--;
+    p.row_offsets.push_back(p.row_offsets.back() + length);
+  }
+  const i64 first_rows = border({0, B}, p.row_offsets.data(), 1, GROUPS);
+  for (i64 t = 0; t < T; t++)
+    p.first_offsets.push_back(p.first_offsets.back() + smaller(first_rows, sizes[t]));
+  p.dims.T = T, p.dims.B = B, p.dims.N = N;
+  p.sequence = {
+      sizes, p.offsets.data(), T, B, first_rows, p.first_offsets.data(), p.row_offsets.data()};
+}
 
 Problem measure(const Array& x, const Array& lengths, nb::tuple weights, Arrays& arrays, int cell) {
   Problem p;
@@ -40,26 +67,7 @@ Problem measure(const Array& x, const Array& lengths, nb::tuple weights, Arrays&
   d.D = i64(weights.size());
   if (d.D != 1 && d.D != 2) fail("weights: expected 1 or 2 directions, got " + std::to_string(d.D));
   if (p.packed) {
-    if (lengths.code != kInt || lengths.bytes != 8 || lengths.ndim != 1 || !lengths.contiguous())
-      fail_type("batch_sizes: expected a contiguous array of int64 with one axis");
-    const i64* sizes = lengths.as<const i64>();
-    d.T = lengths.shape[0];
-    d.N = x.shape[0];
-    p.offsets.assign(1, 0);
-    for (i64 t = 0; t < d.T; t++) {
-      if (sizes[t] < 1 || (t && sizes[t] > sizes[t - 1]) || sizes[t] > d.N)
-        fail("batch_sizes: expected positive numbers that never grow");
-      p.offsets.push_back(p.offsets.back() + sizes[t]);
-    }
-    if (p.offsets.back() != d.N)
-      fail("batch_sizes: expected a sum of N = " + std::to_string(d.N) + ", got " +
-           std::to_string(p.offsets.back()));
-    d.B = d.T ? sizes[0] : 0;
-    for (const i64 parity : {0, 1}) {
-      p.dealt.push_back(0);
-      for (i64 t = 0; t < d.T; t++) p.dealt.push_back(p.dealt.back() + (sizes[t] + 1 - parity) / 2);
-    }
-    p.sequence = {sizes, p.offsets.data(), d.T, d.B, p.dealt.data()};
+    read_lengths(lengths, x.shape[0], p);
   } else {
     d.T = x.shape[0];
     d.B = x.shape[1];
@@ -447,26 +455,32 @@ nb::tuple layer_gradient(const std::string& cell, nb::tuple wanted, nb::handle x
 
 void bind_layer(nb::module_& m) {
   m.def(
-      "tape_groups",
-      [](const std::string& cell, i64 T, i64 B, i64 N, i64 I, i64 H, i64 P, i64 bytes) {
-        const Dims d{T, B, I, H, P, 0, N};
-        return tape_groups(d, CELLS[cell_index(cell)].cell.gates(), bytes);
+      "rows_of_first_group",
+      [](const std::string& cell, nb::handle batch_sizes, i64 T, i64 B, i64 N, i64 I, i64 H, i64 P,
+         i64 bytes) {
+        Arrays arrays;
+        Problem p;
+        p.sequence = {nullptr, nullptr, T, B};
+        const Array lengths = arrays.read(batch_sizes, "batch_sizes");
+        if (lengths.present) read_lengths(lengths, N, p);
+        const int G = CELLS[cell_index(cell)].cell.gates();
+        const i64 groups = tape_groups({T, B, I, H, P, 0, N}, G, bytes);
+        return group_rows(p.sequence, 0, groups).end;
       },
-      "cell"_a, "T"_a, "B"_a, "N"_a, "I"_a, "H"_a, "P"_a, "bytes"_a,
-      "In how many groups of rows a tape of numbers of so many bytes lies, if it lies by groups: "
-      "in "
-      "two, all tokens of the one and then all of the other. Of equal lengths they are halves of "
-      "the batch, B // 2 rows in the first; else the rows of even and of odd number.");
-  m.def(
-      "forward", forward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(), "c0"_a.none(),
-      "weights"_a, "y"_a, "h_n"_a, "c_n"_a.none(), "tape"_a.none(), "threads"_a,
-      "reduced"_a = false, "in_parts"_a = false, "reverse"_a = false, "by_groups"_a = false,
-      "Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. "
-      "Reduced: in float32 the products round what they multiply to bfloat16, where has_pairs(), "
-      "and x, y and the tape may be bfloat16. In parts: a part of a longer run, with the bits of "
-      "the whole, "
-      "even if it is one step; x and y may be tuples, of an array for each direction. Reverse: "
-      "direction 0 runs from right to left, too. By groups: so lies the tape, see tape_groups().");
+      "cell"_a, "batch_sizes"_a.none(), "T"_a, "B"_a, "N"_a, "I"_a, "H"_a, "P"_a, "bytes"_a,
+      "A tape of numbers of so many bytes that lies by groups has all tokens of so many rows, the "
+      "first of the batch, before those of the others; and is in the order of time if these are "
+      "all B.");
+  m.def("forward", forward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(),
+        "c0"_a.none(), "weights"_a, "y"_a, "h_n"_a, "c_n"_a.none(), "tape"_a.none(), "threads"_a,
+        "reduced"_a = false, "in_parts"_a = false, "reverse"_a = false, "by_groups"_a = false,
+        "Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. "
+        "Reduced: in float32 the products round what they multiply to bfloat16, where has_pairs(), "
+        "and x, y and the tape may be bfloat16. In parts: a part of a longer run, with the bits of "
+        "the whole, "
+        "even if it is one step; x and y may be tuples, of an array for each direction. Reverse: "
+        "direction 0 runs from right to left, too. By groups: so lies the tape, see "
+        "rows_of_first_group().");
   m.def(
       "backward", backward_any, "cell"_a, "x"_a, "batch_sizes"_a.none(), "h0"_a.none(),
       "c0"_a.none(), "weights"_a, "y"_a, "tape"_a, "d_y"_a.none(), "d_h_n"_a.none(),

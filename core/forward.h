@@ -61,9 +61,7 @@ struct ForwardSpace {
     Wh = carver.take<E>(K * operands<E>(d.P));
     bias = carver.take<T>(units.K);
     Wr = projected ? carver.take<E>(out.padded * operands<E>(d.H)) : nullptr;
-    const auto rows = [&](i64 size) {
-      return (d.B + workers) * size + workers * APART / i64(sizeof(E));
-    };
+    const auto rows = [&](i64 size) { return d.B * size + workers * APART / i64(sizeof(E)); };
     c = carver.take<T>(rows(d.H));
     hidden = projected ? carver.take<E>(rows(room<E>(d.H))) : nullptr;
     zeros = carver.take<T>(larger(d.P, d.H));
@@ -90,14 +88,7 @@ struct Forward {
   const Share panels;
   const Dealer dealer;
   const TapeOrder order;
-  // Some of my rows: how many of mine lie before the first, and from one to the next.
-  struct Part {
-    Rows rows;
-    i64 before, every;
-  };
-  const Part all, part[GROUPS];  // all of mine; by the groups of the tape, or all in the first
-  const i64 first_piece;         // of an array of the workspace
-  const i64 rows_of_piece;
+  const Rows part[GROUPS];  // my rows by the groups of the tape, or all in the first
   const bool unpacked;
   const bool fused;
   const bool past;  // the tape would drive the weights out of the caches
@@ -113,15 +104,12 @@ struct Forward {
         cell(pointwise_of<T, E, K>(call_.cell)),
         ws(call_, call_.direction[d].w.W_hr, workers, carver),
         u(ws.units),
-        split(team, {0, 1, dims.B}, !seq.batch_sizes, weights_are_shared()),
+        split(team, {0, dims.B}, seq, weights_are_shared()),
         own(split.rows),
         panels(split.panels(team, u.J)),
         dealer(split.dealer(team, ws.taken)),
         order(tape_order<E>(call_)),
-        all{own, 0, 1},
-        part{of_group(0), of_group(1)},
-        first_piece(split.by_batch ? team.id : 0),
-        rows_of_piece(ceil_div(dims.B, team.count)),
+        part{own.in(group_rows(seq, 0, order.groups)), own.in(group_rows(seq, 1, order.groups))},
         unpacked(is_unpacked<E>(call)),
         fused(!unpacked && own.among(dims.B) >= FUSED_ROWS && share_bytes() <= LARGE_WEIGHTS),
         past(!IS_PAIR<E> && dims.H % LANES<T> == 0 && uintptr_t(dir.tape) % VECTOR_BYTES == 0 &&
@@ -201,16 +189,16 @@ struct Forward {
         const i64 b = own[k];
         for (E* h : ws.h)
           if (dir.h0)
-            round_row(dir.h0 + b * dims.P, dims.P, as_numbers(rounded(h, dims.P, all)[k]));
+            round_row(dir.h0 + b * dims.P, dims.P, as_numbers(rounded(h, dims.P, own)[k]));
           else
-            clear(rounded(h, dims.P, all)[k], room<E>(dims.P));
+            clear(rounded(h, dims.P, own)[k], room<E>(dims.P));
         if (ws.Wr)  // for what is behind the last number
-          clear(rounded(ws.hidden, dims.H, all)[k], room<E>(dims.H));
+          clear(rounded(ws.hidden, dims.H, own)[k], room<E>(dims.H));
       }
     }
     if (!dir.c_n) return;
-    const Lines<T> c = rows_from(ws.c, dims.H, all);
-    for (i64 k = 0; k < own.among(dims.B); k++) {
+    const Lines<T> c = rows_from(ws.c, dims.H, own);
+    for (i64 k = 0; k < own.count(); k++) {
       const i64 b = own[k];
       for (i64 n = unit(panels.begin); n < unit(panels.end); n++)
         c[k][n] = dir.c0 ? dir.c0[b * dims.H + n] : T(0);
@@ -218,9 +206,9 @@ struct Forward {
   }
   // c_n, from the rows and units that I have started.
   void end() const {
-    for (i64 k = 0; dir.c_n && k < own.among(dims.B); k++) {
+    for (i64 k = 0; dir.c_n && k < own.count(); k++) {
       const i64 b = own[k], first = unit(panels.begin);
-      copy(rows_from(ws.c, dims.H, all)[k] + first, dir.c_n + b * dims.H + first,
+      copy(rows_from(ws.c, dims.H, own)[k] + first, dir.c_n + b * dims.H + first,
            unit(panels.end) - first);
     }
   }
@@ -245,12 +233,11 @@ struct Forward {
   }
 
   // x of step t, the at-th since inputs were rounded: the rows from b on.
-  Lines<const E> inputs(i64 t, i64 at, i64 b, i64 apart) const {
+  Lines<const E> inputs(i64 t, i64 at, i64 b) const {
     if constexpr (IS_PAIR<E>)
-      return Lines<const E>{ws.x, apart * room<E>(dims.I)}.right((at * dims.B + b) *
-                                                                 room<E>(dims.I));
+      return Lines<const E>{ws.x, room<E>(dims.I)}.from(at * dims.B + b);
     else
-      return {dir.x.at(seq, t, b), dir.x.row * apart};
+      return {dir.x.at(seq, t, b), dir.x.row};
   }
 
   i64 unit(i64 panel) const { return smaller(dims.H, panel * u.U); }
@@ -258,7 +245,7 @@ struct Forward {
   // W_ih x for my rows of the steps first .. last-1: in tiles over rows where there are enough, a
   // panel for all the steps; else in tiles over steps of one sequence.
   void input_product(i64 first, i64 last) const {
-    const bool by_steps = own.among(dims.B) < FUSED_ROWS;
+    const bool by_steps = own.count() < FUSED_ROWS;
     dealer.deal(u.J, 1, false, [&](i64, i64 j, i64 next) {
       by_steps ? input_product_of_rows(j, first, last)
                : input_product_of_steps(j, next, first, last);
@@ -269,21 +256,18 @@ struct Forward {
     const i64 I = operands<E>(dims.I), b = own.first;
     for (i64 s = first; s < last; s++) {
       const i64 t = time(s), rows = own.among(seq.active(t));
-      input_product(j, rows, inputs(t, s - first, b, own.step),
-                    {zx(j, (s - first) * dims.B + b), own.step * u.W},
+      input_product(j, rows, inputs(t, s - first, b), {zx(j, (s - first) * dims.B + b), u.W},
                     ahead(ws.Wx, I, next, rows * (last - first)).behind(rows * (s - first), I));
     }
   }
   void input_product_of_rows(i64 j, i64 first, i64 last) const {
-    for (i64 k = 0; k < own.among(dims.B); k++) {
-      const i64 b = own[k];
+    for (i64 b = own.first; b < own.end; b++) {
       for (i64 s = first, end; s < last; s = end) {
         // Tokens of one sequence lie at equal distances while the same number of sequences goes on.
         for (end = s + 1; end < last && seq.active(time(end)) == seq.active(time(s));) end++;
         if (b >= seq.active(time(s))) continue;
-        const E* x = inputs(time(s), s - first, b, own.step).data;
-        const i64 apart =
-            end - s > 1 ? inputs(time(s + 1), s + 1 - first, b, own.step).data - x : 0;
+        const E* x = inputs(time(s), s - first, b).data;
+        const i64 apart = end - s > 1 ? inputs(time(s + 1), s + 1 - first, b).data - x : 0;
         input_product(j, end - s, {x, apart}, {zx(j, (s - first) * dims.B + b), dims.B * u.W});
       }
     }
@@ -299,46 +283,43 @@ struct Forward {
   // (The tape is written in one piece, and rows that are rounded ahead are read in one.)
   void fetch_step(i64 t) const {
     for (i64 k = 0; k < order.groups; k++) {
-      const Part& of = part[k];
-      const i64 rows = of.rows.among(seq.active(t));
+      const Rows& of = part[k];
+      const i64 rows = of.among(seq.active(t));
       if (rows == 0) continue;
       if constexpr (!IS_PAIR<E>)
-        if (fused) fetch_rows(inputs(t, 0, of.rows.first, of.rows.step), rows, dims.I);
+        if (fused) fetch_rows(inputs(t, 0, of.first), rows, dims.I);
       if (!ws.Wr) fetch_rows(hidden_rows(t, of), rows, dims.P);
       fetch_rows(brief_rows(t, of), rows, dims.P);
     }
   }
 
-  Lines<T> cell_rows(const Part& of) const {
+  Lines<T> cell_rows(const Rows& of) const {
     return dir.c_n ? rows_from(ws.c, dims.H, of) : Lines<T>{};
   }
-  // Where the cell writes h: the output, or what is to be projected. Line k is that of the k-th row
-  // of a part, as in the next.
-  Lines<T> hidden_rows(i64 t, const Part& of) const {
+  // Where the cell writes h: the output, or what is to be projected. Line k is that of the k-th of
+  // these rows, as in the next.
+  Lines<T> hidden_rows(i64 t, const Rows& of) const {
     if constexpr (!IS_PAIR<E>)
       if (ws.Wr) return rows_from(ws.hidden, dims.H, of);
     if (ws.Wr || !dir.y.data) return {};
-    return {dir.y.at(seq, t, of.rows.first), of.rows.step * dir.y.row};
+    return {dir.y.at(seq, t, of.first), dir.y.row};
   }
-  Lines<Number<E>> brief_rows(i64 t, const Part& of) const {
+  Lines<Number<E>> brief_rows(i64 t, const Rows& of) const {
     if constexpr (IS_PAIR<E>)
-      if (dir.brief_y.data && !ws.Wr)
-        return {dir.brief_y.at(seq, t, of.rows.first), of.rows.step * dir.brief_y.row};
+      if (dir.brief_y.data && !ws.Wr) return {dir.brief_y.at(seq, t, of.first), dir.brief_y.row};
     return {};
   }
-  Lines<Number<E>> rounded_rows(i64 t, const Part& of) const {
+  Lines<Number<E>> rounded_rows(i64 t, const Rows& of) const {
     if constexpr (IS_PAIR<E>) {
       const Lines<E> to = ws.Wr ? rounded(ws.hidden, dims.H, of) : rounded(ws.h[t % 2], dims.P, of);
       return {as_numbers(to.data), to.stride * Operand<E>::numbers};
     }
     return {};
   }
-  Lines<K> tape_rows(i64 t, const Part& of) const {
+  Lines<K> tape_rows(i64 t, const Rows& of) const {
     const i64 token = cell.cell.slots() * dims.H;
     K* tape = tape_of<K>(dir);
-    return tape ? Lines<K>{tape + order.token(t, of.rows.first) * token,
-                           order.apart(of.rows.step) * token}
-                : Lines<K>{};
+    return tape ? Lines<K>{tape + order.token(t, of.first) * token, token} : Lines<K>{};
   }
 
   // Step t. The first `known` of my rows were there one step back (theirs is h(t-1) in the output);
@@ -350,37 +331,32 @@ struct Forward {
     dealer.deal(ceil_div(u.J, most), 1, t % 2, [&](i64, i64 visit, i64 next) {
       const i64 j = most * visit, count = smaller(most, u.J - j);
       for (i64 k = 0; k < order.groups; k++) {
-        const Rows& of = part[k].rows;
+        const Rows& of = part[k];
         const i64 now = of.among(seq.active(t)), known = smaller(now, of.among(seq.active(back)));
         const auto of_rows = [&](i64 begin, i64 end, Lines<const E> h) {
-          rows_of_step(j, count, most * next, t, part[k], begin, end, step_of_input, h);
+          rows_of_step(j, count, most * next, t, of, begin, end, step_of_input, h);
         };
         if constexpr (IS_PAIR<E>) {  // either way it lies rounded in one place
-          of_rows(0, now, rounded(ws.h[(t + 1) % 2], dims.P, part[k]));
+          of_rows(0, now, rounded(ws.h[(t + 1) % 2], dims.P, of));
         } else {
-          if (known) of_rows(0, known, {dir.y.at(seq, back, of.first), dir.y.row * of.step});
-          if (known < now) of_rows(known, now, initial(of[known], of.step));
+          if (known) of_rows(0, known, {dir.y.at(seq, back, of.first), dir.y.row});
+          if (known < now) of_rows(known, now, initial(of[known]));
         }
       }
     });
   }
-  Lines<const E> initial(i64 b, i64 apart) const {
-    return dir.h0 ? Lines<const E>{dir.h0 + b * dims.P, apart * dims.P}
-                  : Lines<const E>{ws.zeros, 0};
+  Lines<const E> initial(i64 b) const {
+    return dir.h0 ? Lines<const E>{dir.h0 + b * dims.P, dims.P} : Lines<const E>{ws.zeros, 0};
   }
-  // Of my rows those of a part, in an array of the workspace: where all have the same rows, in the
-  // first piece.
+  // Some of my rows, in an array of the workspace: each worker's lie apart from those of the
+  // others.
   template <class X>
-  Lines<X> rows_from(X* rows, i64 size, const Part& of) const {
-    const i64 piece = first_piece * (rows_of_piece * size + APART / i64(sizeof(E)));
-    return {rows + piece + of.before * size, of.every * size};
+  Lines<X> rows_from(X* rows, i64 size, const Rows& of) const {
+    const i64 before = split.by_batch ? team.id * APART / i64(sizeof(E)) : 0;
+    return {rows + before + of.first * size, size};
   }
-  Lines<E> rounded(E* rows, i64 size, const Part& of) const {
+  Lines<E> rounded(E* rows, i64 size, const Rows& of) const {
     return rows_from(rows, room<E>(size), of);
-  }
-  Part of_group(i64 g) const {
-    const Rows rows = own.of_group(g, order.groups, dims.B, !seq.batch_sizes);
-    return {rows, (rows.first - own.first) / own.step, rows.step / own.step};
   }
 
   // The panel that is read next, fetched while so many rows use this one; if the weights that a
@@ -391,9 +367,9 @@ struct Forward {
     return Ahead::of(packed + next * size, size * i64(sizeof(E)), rows, length);
   }
 
-  // `count` panels, from j on, of the rows begin .. end-1 of a part in step t; h begins at row
-  // `begin`.
-  void rows_of_step(i64 j, i64 count, i64 next, i64 t, const Part& part, i64 begin, i64 end,
+  // `count` panels, from j on, of some of my rows in step t, the begin-th to that before the
+  // end-th; h is that of the begin-th on.
+  void rows_of_step(i64 j, i64 count, i64 next, i64 t, const Rows& of_part, i64 begin, i64 end,
                     i64 step_of_input, Lines<const E> h) const {
     alignas(64) T z[ROW_BLOCK * NV * LANES<T>];
     const i64 I = operands<E>(dims.I), P = operands<E>(dims.P);
@@ -401,16 +377,15 @@ struct Forward {
       const i64 rows = smaller(ROW_BLOCK, end - first);
       const Lines<const E> h_rows = h.from(first - begin);
       const Stretch<E> of[] = {
-          {inputs(t, step_of_input, part.rows[first], part.rows.step), ws.Wx + j * I * u.W, I, 1, 0,
-           I * u.W},
+          {inputs(t, step_of_input, of_part[first]), ws.Wx + j * I * u.W, I, 1, 0, I * u.W},
           {h_rows, ws.Wh + j * P * u.W, P, 1, 0, P * u.W, ahead(ws.Wh, P, next, rows)}};
       const int stretches = fused ? 2 : 1;
       const Stretch<E>* from = of + 2 - stretches;
       const Lines<T> out{z, u.W};
       Lines<const T> in;
       if (!fused)
-        in = {zx(j, step_of_input * dims.B + part.rows[first]),
-              (count == 2 ? ws.input_tokens : part.rows.step) * u.W};
+        in = {zx(j, step_of_input * dims.B + of_part[first]),
+              (count == 2 ? ws.input_tokens : 1) * u.W};
       if (unpacked)
         recurrent_dots(j, rows, h_rows, in, out);
       else
@@ -419,10 +394,10 @@ struct Forward {
       for (i64 p = 0; p < count; p++) {
         const i64 panel = j + p;
         const auto units = [&](auto lines) { return lines.from(first).right(panel * u.U); };
-        cell.forward(
-            u, {rows, panel, out.from(p), ws.bias + panel * u.W, dir.w.peep, units(cell_rows(part)),
-                units(hidden_rows(t, part)), units(tape_rows(t, part)), past,
-                units(rounded_rows(t, part)), units(brief_rows(t, part))});
+        cell.forward(u, {rows, panel, out.from(p), ws.bias + panel * u.W, dir.w.peep,
+                         units(cell_rows(of_part)), units(hidden_rows(t, of_part)),
+                         units(tape_rows(t, of_part)), past, units(rounded_rows(t, of_part)),
+                         units(brief_rows(t, of_part))});
       }
     }
   }
@@ -439,14 +414,14 @@ struct Forward {
       const i64 first = ws.out.first(p), W = i64(width) * LANES<T>, n = smaller(dims.P - first, W);
       for (i64 k = 0; k < rows_now; k += ROW_BLOCK) {
         const i64 rows = smaller(ROW_BLOCK, rows_now - k);
-        product<E>(rows, width, {{rounded(ws.hidden, dims.H, all).from(k), ws.Wr + first * H, H}},
+        product<E>(rows, width, {{rounded(ws.hidden, dims.H, own).from(k), ws.Wr + first * H, H}},
                    {}, {block, W});
         for (i64 r = 0; r < rows; r++) {
           const i64 b = own[k + r];
           const T* const from = block + r * W;
           if (dir.y.data) copy(from, dir.y.at(seq, t, b) + first, n);
           if constexpr (IS_PAIR<E>) {
-            round_row(from, n, as_numbers(rounded(ws.h[t % 2], dims.P, all)[k + r]) + first);
+            round_row(from, n, as_numbers(rounded(ws.h[t % 2], dims.P, own)[k + r]) + first);
             if (dir.brief_y.data) round_numbers(from, n, dir.brief_y.at(seq, t, b) + first);
           }
         }

@@ -123,7 +123,7 @@ struct Gradients {
       const i64 count = smaller(INPUT_ROWS, mine.end - first), started = step;
       for (i64 p = 0; p < input.panels; p++) {
         const i64 W = i64(input.width(p)) * L, n = smaller(W, dims.I - input.first(p));
-        g.gate_product(g.all.Wx, input, p, (p + 1) % input.panels, 1, count, first, 1, {block, W});
+        g.gate_product(g.all.Wx, input, p, (p + 1) % input.panels, 1, count, first, {block, W});
         step = started;
         g.tokens(c, first, first + count, step, [&](i64 at, i64 t, i64 b) {
           const T* const from = block + (at - first) * W;

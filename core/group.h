@@ -33,9 +33,8 @@ i64 group_count(const BackwardCall<T>& call) {
 
 // The rows of group g.
 template <class T, class E>
-Rows group_rows(const BackwardCall<T>& call, i64 g) {
-  const Team team{int(g), int(group_count<T, E>(call)), nullptr};
-  return Rows{0, 1, call.dims.B}.part(team, !call.sequence.batch_sizes);
+Rows rows_of_group(const BackwardCall<T>& call, i64 g) {
+  return group_rows(call.sequence, g, group_count<T, E>(call));
 }
 
 template <class T, class E>
@@ -63,8 +62,8 @@ struct GroupSpace {
              Carver& carver) {
     if (g >= group_count<T, E>(call)) return;
     const Dims& s = call.dims;
-    rows = group_rows<T, E>(call, g).among(s.B);
-    chunk = rows * smaller(s.T, ceil_div(CHUNK_TOKENS, s.B));
+    rows = rows_of_group<T, E>(call, g).count();
+    chunk = rows * smaller(s.T, ceil_div(CHUNK_TOKENS / group_count<T, E>(call), rows));
     lines = chunk | 1;
     sum_lines = operands<E>(chunk) | 1;
     length = operands<E>(round_up(chunk, LANES<T>) + LANES<T>);
@@ -170,18 +169,15 @@ struct Group {
         order(tape_order<E>(call_)),
         index_of_group(g),
         groups(group_count<T, E>(call_)),
-        rows(group_rows<T, E>(call_, g)),
+        rows(rows_of_group<T, E>(call_, g)),
         team(team_),
         dealer(team, ws.taken) {}
 
   // The group's tokens before step t, and where in its chunk the token of step t and row b lies.
-  i64 counted(i64 t) const {
-    if (!seq.dealt) return t * ws.rows;
-    return groups == 1 ? seq.token(t) : seq.counted(index_of_group, t);
-  }
+  i64 counted(i64 t) const { return groups == 1 ? seq.token(t) : seq.token_of(index_of_group, t); }
   i64 place(const Chunk& c, i64 t, i64 b) const { return counted(t) - counted(c.begin) + index(b); }
   // Row b of the batch, counted within the group.
-  i64 index(i64 b) const { return (b - rows.first) / rows.step; }
+  i64 index(i64 b) const { return b - rows.first; }
   K* d_z(i64 j, i64 at) const { return ws.d_z + (j * ws.lines + at) * u.W; }
   E* d_z_sum(i64 j) const { return ws.d_z_sum + j * ws.sum_lines * u.W; }
 
@@ -223,12 +219,12 @@ struct Group {
     return tape_of<K>(dir) + (order.token(t, b) * S + k) * dims.H;
   }
 
-  // out = d_z of the tokens at, at + apart, ... times panel p of a packed weight (of one token:
-  // times two panels). The sum over all gates is cut in blocks, so that the block of the panel
+  // out = d_z of the tokens from `at` on times panel p of a packed weight (of one token: times two
+  // panels). The sum over all gates is cut in blocks, so that the block of the panel
   // stays in the second-level cache for all rows; what comes after it, in the end panel `next`, is
   // fetched meanwhile.
   void gate_product(const E* packed, const Axis<T>& axis, i64 p, i64 next, int panels_at_once,
-                    i64 count, i64 at, i64 apart, Lines<T> out) const {
+                    i64 count, i64 at, Lines<T> out) const {
     const int width = axis.width(p);
     const i64 step = larger(1, SUM_BLOCK / u.W), line = i64(width) * L;
     const i64 W = operands<E>(u.W), all_gates = operands<E>(u.K);
@@ -239,7 +235,7 @@ struct Group {
       const E* const after =
           j + blocks < u.J ? panel + size : packed + axis.first(next) * all_gates;
       const Stretch<E> sum[1] = {
-          {{reinterpret_cast<const E*>(d_z(j, at)), apart * W},
+          {{reinterpret_cast<const E*>(d_z(j, at)), W},
            panel,
            W,
            blocks,

@@ -88,10 +88,10 @@ struct BackwardCall {
 // The weight gradients that n tokens make together; each may be null.
 template <class T>
 struct Tokens {
-  i64 n, R, I, H;            // R = G*H
-  bool add;                  // to what is there
-  Lines<const T> d_z, x, h;  // read, n rows; h: the states that the steps began with
-  T *d_W_ih, *d_W_hh, *d_b;  // written, (R, I), (R, H), (R)
+  i64 n, R, I, H;                  // R = G*H
+  bool add;                        // to what is there
+  Lines<const T> d_z{}, x{}, h{};  // read, n rows; h: the states that the steps began with
+  T *d_W_ih = nullptr, *d_W_hh = nullptr, *d_b = nullptr;  // written, (R, I), (R, H), (R)
 };
 
 template <class T>

@@ -31,17 +31,23 @@ struct Dims {
   i64 T, B, I, H, P, D, N;
 };
 
-// How many sequences take part in each step, the longest first. offsets[t] counts the tokens before
-// step t, dealt those among the even rows, and behind them those among the odd. All null where all
-// lengths are T; a token is then t*B + b.
+// How many sequences take part in each step, the longest first, and the tokens before step t: of
+// all rows, and of those of the first group (groups.h). All null where all lengths are T; a token
+// is then t*B + b.
 struct Sequence {
   const i64* batch_sizes;
-  const i64* offsets;
+  const i64* offsets;  // [T+1]
   i64 T, B;
-  const i64* dealt = nullptr;  // [2][T+1]
+  i64 first_rows = B / 2;              // of the first group
+  const i64* first_offsets = nullptr;  // [T+1]
+  const i64* row_offsets = nullptr;    // [B+1]: tokens of the rows before row b, of all steps
   i64 active(i64 t) const { return t < 0 || t >= T ? 0 : batch_sizes ? batch_sizes[t] : B; }
   i64 token(i64 t) const { return offsets ? offsets[t] : t * B; }
-  i64 counted(i64 parity, i64 t) const { return dealt[parity * (T + 1) + t]; }
+  // The same of group g of two.
+  i64 token_of(i64 g, i64 t) const {
+    const i64 first = first_offsets ? first_offsets[t] : t * first_rows;
+    return g ? token(t) - first : first;
+  }
 };
 
 // Rows at equal distances: row r begins at data + r * stride. Distances in elements.

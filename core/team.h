@@ -3,6 +3,7 @@
 #pragma once
 #include "bf16.h"
 #include "cell.h"
+#include "groups.h"
 #include "kernel.h"
 
 namespace gatewise::GATEWISE_ISA {
@@ -47,32 +48,6 @@ inline __attribute__((always_inline)) void each_direction(const Call& call, cons
   if (d.B > IN_TURN_ROWS || weights <= HUGE_WEIGHTS) return side_by_side(d.D, all, barrier, f);
   for (i64 k = 0; k < d.D; k++) f(k, all);
 }
-
-// Rows of the batch: first, first + step, ... below end.
-struct Rows {
-  i64 first, step, end;
-  i64 operator[](i64 k) const { return first + k * step; }
-  // How many of them take part while `active` sequences do.
-  i64 among(i64 active) const {
-    const i64 n = larger(0, smaller(active, end) - first);
-    return step == 1 ? n : ceil_div(n, step);  // a division, at every step of a few units
-  }
-  // A worker's part. Where all lengths are equal, one piece: neighbours' rows do not meet in a
-  // cache. Else they are dealt in turn, so that a batch that shrinks stays balanced.
-  Rows part(const Team& team, bool equal_lengths) const {
-    if (!equal_lengths) return {first + team.id * step, step * team.count, end};
-    const Share s = team.of(among(end));
-    return {(*this)[s.begin], step, smaller(end, (*this)[s.end])};
-  }
-  // Those of a group (groups.h); of one group, all.
-  Rows of_group(i64 g, i64 groups, i64 B, bool equal_lengths) const {
-    if (groups == 1) return g ? Rows{end, step, end} : *this;
-    if (equal_lengths)
-      return g ? Rows{larger(first, B / 2), step, end} : Rows{first, step, smaller(end, B / 2)};
-    if (step % 2 == 0) return first % 2 == g ? *this : Rows{end, step, end};
-    return {first % 2 == g ? first : first + step, 2 * step, end};
-  }
-};
 
 // How much of a worker's share is taken, by whomever: in this round, and (0 until then) the next.
 struct alignas(64) Taken {
@@ -123,16 +98,16 @@ struct Dealer {
   }
 };
 
-// Which rows and which panels a worker takes. By batch: rows of its own and all panels, and the
+// Which rows and which panels a worker takes. By batch: a piece of the rows and all panels, and the
 // workers never meet between steps. By units: all rows and panels of its own, and they meet at
 // every step; for few rows, and for weights so large that each worker had better read a part of
 // them.
 struct Split {
   bool by_batch;
   Rows rows;
-  Split(const Team& team, const Rows& all, bool equal_lengths, bool large)
-      : by_batch(team.count == 1 || (!large && all.among(all.end) >= 2 * team.count)),
-        rows(by_batch ? all.part(team, equal_lengths) : all) {}
+  Split(const Team& team, const Rows& all, const Sequence& seq, bool large)
+      : by_batch(team.count == 1 || (!large && all.count() >= 2 * team.count)),
+        rows(by_batch ? piece(all, seq, team.id, team.count) : all) {}
   Share panels(const Team& team, i64 n) const { return by_batch ? Share{0, n} : team.of(n); }
   Dealer dealer(const Team& team, Taken* lines) const {
     return by_batch ? Dealer{Team{0, 1, nullptr}, nullptr} : Dealer{team, lines};

@@ -35,7 +35,7 @@ def forward(
     reverse: bool = False,
     by_groups: bool = False,
 ) -> None:
-    """Fill y, h_n, c_n and tape; see ``tape_groups``."""
+    """Fill y, h_n, c_n and tape; see ``rows_of_first_group``."""
     spec = _check(cell, x, batch_sizes, (h0, c0, *sum(weights, ())), threads)
     if y.requires_grad or y.stride(-1) != 1 or (tape is not None and not tape.is_contiguous()):
         raise ValueError("y, tape: detached, with a last stride of 1; the tape contiguous")
@@ -124,9 +124,9 @@ def _backward(
             g_h[direction] = join([_grad(loss, s.h) for s in steps])
 
 
-def tape_groups(*sizes: Any) -> int:
-    """Every tape is in the order of time."""
-    return 1
+def rows_of_first_group(cell: str, batch_sizes: Tensor | None, T: int, B: int, *sizes: int) -> int:
+    """All: every tape is in the order of time."""
+    return B
 
 
 def layer(*given: Any) -> NoReturn:

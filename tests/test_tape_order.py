@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 import torch
 from layers import assert_same, random_layer
@@ -37,23 +39,28 @@ PROBLEMS = [
     Problem(lengths=(9, 9, 7, 6, 6, 4, 2, 2, 1), I=7, H=41, D=2),
     Problem(lengths=tuple(range(40, 6, -3)), I=20, H=18, P=5),
     Problem(lengths=(3,) * 8, I=2, H=3, bias=False),
+    Problem(lengths=(40,) + (2,) * 8, I=3, H=17, D=2),  # a group of one
+    Problem(lengths=(9,) * 3 + (1,) * 20, I=3, H=17),
     Problem(T=6, B=8, I=3, H=35, cell="peephole"),
     Problem(lengths=(6, 5, 5, 3, 3, 2, 1, 1, 1), I=4, H=21, cell="rnn"),
 ]
 
 
-def groups(p: Problem, given: dict[str, Any], itemsize: int) -> int:
+def sizes(p: Problem) -> Tensor | None:
+    return None if p.lengths is None else torch.tensor(p.batch_sizes)
+
+
+def has_groups(p: Problem, given: dict[str, Any], itemsize: int) -> bool:
     *tokens, I = given["x"].shape
     B = len(p.lengths) if p.lengths else p.B
     T = p.lengths[0] if p.lengths else p.T
-    N = torch.Size(tokens).numel()
-    return _core.tape_groups(p.cell, T, B, N, I, p.H, p.P or p.H, itemsize)
+    N, P = torch.Size(tokens).numel(), p.P or p.H
+    return _core.rows_of_first_group(p.cell, sizes(p), T, B, N, I, p.H, P, itemsize) < B
 
 
 def in_time(p: Problem, given: dict[str, Any], tape: Tensor) -> Tensor:
-    sizes = None if p.lengths is None else torch.tensor(p.batch_sizes)
     weights = [w for ws in given["weights"] for w in ws]
-    flat = (given["x"], sizes, given["h0"], given["c0"], *weights)
+    flat = (given["x"], sizes(p), given["h0"], given["c0"], *weights)
     return native.in_order(CELLS[p.cell], flat, tape)
 
 
@@ -61,7 +68,7 @@ def assert_same_numbers(p: Problem, reduced: bool = False) -> None:
     given = make(p)
     page = on_the_page(p, given)
     expected = on_the_core(p, given, page, reduced)
-    assert groups(p, given, expected["tape"].itemsize) == 2
+    assert has_groups(p, given, expected["tape"].itemsize)
     for threads in (1, 2, 3, 4):
         q = replace(p, threads=threads)
         found = on_the_core(q, given, page, reduced, by_groups=True)
@@ -82,6 +89,20 @@ def test_the_same_numbers_in_bfloat16(isa: str, p: Problem) -> None:
     assert_same_numbers(p, reduced=True)
 
 
+@hypothesis.given(st.lists(st.integers(1, 60), min_size=8, max_size=40))
+def test_half_of_the_tokens_in_each(lengths: list[int]) -> None:
+    """As nearly as whole sequences allow, the longest first."""
+    lengths = sorted(lengths, reverse=True)
+    active = torch.tensor([sum(n > t for n in lengths) for t in range(lengths[0])])
+    B, N = len(lengths), sum(lengths)
+    first = _core.rows_of_first_group("lstm", active, len(active), B, N, 1, 3, 3, 4)
+    if len(active) == 1:
+        assert first == B, "one step has one group"
+    else:
+        apart = [abs(N - 2 * sum(lengths[:k])) for k in range(1, B)]
+        assert apart[first - 1] == min(apart)
+
+
 @pytest.mark.parametrize(
     "p",
     [
@@ -96,7 +117,7 @@ def test_one_group_is_in_the_order_of_time(isa: str, p: Problem) -> None:
     given = make(p)
     page = on_the_page(p, given)
     expected = on_the_core(p, given, page)
-    assert groups(p, given, 4) == 1
+    assert not has_groups(p, given, 4)
     assert_same(on_the_core(p, given, page, by_groups=True), expected, rtol=0, atol=0)
 
 

@@ -7,14 +7,14 @@ from typing import Any
 from collections.abc import Sequence
 
 
-def tape_groups(cell: str, T: int, B: int, N: int, I: int, H: int, P: int, bytes: int) -> int:
+def rows_of_first_group(cell: str, batch_sizes: object | None, T: int, B: int, N: int, I: int, H: int, P: int, bytes: int) -> int:
     """
-    In how many groups of rows a tape of numbers of so many bytes lies, if it lies by groups: in two, all tokens of the one and then all of the other. Of equal lengths they are halves of the batch, B // 2 rows in the first; else the rows of even and of odd number.
+    A tape of numbers of so many bytes that lies by groups has all tokens of so many rows, the first of the batch, before those of the others; and is in the order of time if these are all B.
     """
 
 def forward(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], y: object, h_n: object, c_n: object | None, tape: object | None, threads: int, reduced: bool = False, in_parts: bool = False, reverse: bool = False, by_groups: bool = False) -> None:
     """
-    Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. Reduced: in float32 the products round what they multiply to bfloat16, where has_pairs(), and x, y and the tape may be bfloat16. In parts: a part of a longer run, with the bits of the whole, even if it is one step; x and y may be tuples, of an array for each direction. Reverse: direction 0 runs from right to left, too. By groups: so lies the tape, see tape_groups().
+    Run the D directions of one layer; fills y, h_n, c_n and, unless it is None, the tape. Reduced: in float32 the products round what they multiply to bfloat16, where has_pairs(), and x, y and the tape may be bfloat16. In parts: a part of a longer run, with the bits of the whole, even if it is one step; x and y may be tuples, of an array for each direction. Reverse: direction 0 runs from right to left, too. By groups: so lies the tape, see rows_of_first_group().
     """
 
 def backward(cell: str, x: object, batch_sizes: object | None, h0: object | None, c0: object | None, weights: tuple[Any, ...], y: object, tape: object, d_y: object | None, d_h_n: object | None, d_c_n: object | None, d_tape: object | None, d_x: object | None, d_h0: object | None, d_c0: object | None, d_weights: tuple[Any, ...], g_tape: object | None, g_h: object | None, threads: int, adds: bool = False, reverse: bool = False, by_groups: bool = False, adds_inputs: bool = False) -> None:

@@ -299,12 +299,13 @@ def in_order(cell: CellSpec, flat: Flat, tape: Tensor) -> Tensor:
     D, B, H, P = sizes(cell, x, batch_sizes, h0, weights)
     *steps, I = x.shape
     T = len(x if batch_sizes is None else batch_sizes)
-    if _core.tape_groups(cell.name, T, B, math.prod(steps), I, H, P, tape.itemsize) == 1:
+    first = _core.rows_of_first_group(
+        cell.name, batch_sizes, T, B, math.prod(steps), I, H, P, tape.itemsize
+    )
+    if first == B:
         return tape
-    if batch_sizes is None:
-        second = (torch.arange(B) >= B // 2).repeat(T)
-    else:
-        second = torch.cat([torch.arange(n) % 2 for n in batch_sizes.tolist()])
+    active = [B] * T if batch_sizes is None else batch_sizes.tolist()
+    second = torch.cat([torch.arange(n) >= first for n in active])
     lies = torch.empty(len(second), dtype=torch.int64)
     lies[second.argsort(stable=True)] = torch.arange(len(second))
     return tape.reshape(D, len(second), -1)[:, lies].reshape(tape.shape)
