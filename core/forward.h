@@ -23,9 +23,6 @@ inline constexpr i64 PASS_TOKENS = 192;  // the same, for a panel of W_ih that i
 inline constexpr i64 LARGE_WEIGHTS = i64(3) << 19;  // bytes that a worker's L2 does not hold
 inline constexpr i64 LARGE_TAPE = i64(8) << 20;     // bytes that drive everything else out of it
 inline constexpr i64 SHARED_PANELS = 4;             // fewest of a worker: fewer are unfair shares
-// Bytes between the rows of two workers in the workspace. What a processor fetches ahead, behind
-// the rows of one, must not be those of the next, who writes them at every step.
-inline constexpr i64 APART = 4096;
 
 // Whether the weights are read as they lie (dots.h): adding up the lanes of a dot product, of x and
 // of h, costs each token as much as packing 16 numbers of each weight row.
@@ -46,10 +43,10 @@ struct ForwardSpace {
   T* c;          // rows of H, each worker's in one piece; the running cell state
   E* hidden;     // rows of H, the same, before the projection
   T* zeros;      // a state that is not given
-  T* zx;         // [J][input_tokens][W]
+  T* zx;         // [J][input_tokens][W], each worker's tokens in one piece
   Taken* taken;  // of every worker
-  E* x;          // (input_tokens, I), rounded; null where operands are numbers, like the next
-  E* h[2];       // rows of P, each worker's in one piece, rounded: of the even and the odd steps
+  E* x;     // (input_tokens, I), the same; rounded; null where operands are numbers, like the next
+  E* h[2];  // rows of P, each worker's in one piece, rounded: of the even and the odd steps
 
   ForwardSpace(const ForwardCall<T>& call, bool projected, i64 workers, Carver& carver)
       : units(call.dims.H, CELLS[call.cell].cell.gates()),
@@ -61,13 +58,14 @@ struct ForwardSpace {
     Wh = carver.take<E>(K * operands<E>(d.P));
     bias = carver.take<T>(units.K);
     Wr = projected ? carver.take<E>(out.padded * operands<E>(d.H)) : nullptr;
-    const auto rows = [&](i64 size) { return d.B * size + workers * APART / i64(sizeof(E)); };
+    const i64 apart = workers * APART / i64(sizeof(E));
+    const auto rows = [&](i64 size) { return apart + d.B * size; };
     c = carver.take<T>(rows(d.H));
     hidden = projected ? carver.take<E>(rows(room<E>(d.H))) : nullptr;
     zeros = carver.take<T>(larger(d.P, d.H));
     zx = carver.take<T>(units.K * input_tokens);
     taken = carver.take<Taken>(MOST_DEALERS);
-    x = IS_PAIR<E> ? carver.take<E>(input_tokens * room<E>(d.I)) : nullptr;
+    x = IS_PAIR<E> ? carver.take<E>(apart + input_tokens * room<E>(d.I)) : nullptr;
     for (E*& of : h) of = IS_PAIR<E> ? carver.take<E>(rows(room<E>(d.P))) : nullptr;
   }
 };
@@ -91,8 +89,9 @@ struct Forward {
   const Rows part[GROUPS];  // my rows by the groups of the tape, or all in the first
   const bool unpacked;
   const bool fused;
-  const bool past;  // the tape would drive the weights out of the caches
-  const bool far;   // of what each step reads and writes, see team.h
+  const i64 steps_ahead;  // of which x is rounded, or W_ih x computed, at once
+  const bool past;        // the tape would drive the weights out of the caches
+  const bool far;         // of what each step reads and writes, see team.h
 
   Forward(const ForwardCall<T>& call_, int d, Team team_, i64 workers, Carver& carver)
       : call(call_),
@@ -112,6 +111,7 @@ struct Forward {
         part{own.in(group_rows(seq, 0, order.groups)), own.in(group_rows(seq, 1, order.groups))},
         unpacked(is_unpacked<E>(call)),
         fused(!unpacked && own.among(dims.B) >= FUSED_ROWS && share_bytes() <= LARGE_WEIGHTS),
+        steps_ahead(larger(1, ws.input_tokens / dims.B)),
         past(!IS_PAIR<E> && dims.H % LANES<T> == 0 && uintptr_t(dir.tape) % VECTOR_BYTES == 0 &&
              weight_bytes() > LARGE_WEIGHTS && tape_bytes() >= LARGE_TAPE),
         far(split.by_batch &&
@@ -147,7 +147,7 @@ struct Forward {
       if (rows == 0 && split.by_batch) continue;
       if ((!fused || IS_PAIR<E>) && s >= ready) {
         first = s;
-        ready = smaller(dims.T, s + larger(1, ws.input_tokens / dims.B));
+        ready = smaller(dims.T, s + steps_ahead);
         if constexpr (IS_PAIR<E>) round_inputs(first, ready);
         if (!fused) input_product(first, ready);
       }
@@ -221,8 +221,7 @@ struct Forward {
       const i64 t = time(s);
       const Share mine = my_part(own.among(seq.active(t)));
       for (i64 k = mine.begin; k < mine.end; k++) {
-        const i64 at = (s - first) * dims.B + own[k];
-        Bf16* const to = as_numbers(ws.x + at * room<E>(dims.I));
+        Bf16* const to = as_numbers(rounded_inputs(s - first, own[k]).data);
         if (dir.brief_x.data)
           round_row(dir.brief_x.at(seq, t, own[k]), dims.I, to);
         else
@@ -235,9 +234,21 @@ struct Forward {
   // x of step t, the at-th since inputs were rounded: the rows from b on.
   Lines<const E> inputs(i64 t, i64 at, i64 b) const {
     if constexpr (IS_PAIR<E>)
-      return Lines<const E>{ws.x, room<E>(dims.I)}.from(at * dims.B + b);
+      return rounded_inputs(at, b);
     else
       return {dir.x.at(seq, t, b), dir.x.row};
+  }
+  Lines<E> rounded_inputs(i64 at, i64 b) const {
+    return Lines<E>{ws.x + apart<E>(), room<E>(dims.I)}.from(place(at, b));
+  }
+  // The place of row b in the at-th of the steps ahead.
+  i64 place(i64 at, i64 b) const {
+    return own.first * steps_ahead + at * own.count() + b - own.first;
+  }
+  // Where mine begin in an array of the workspace, behind so many rows of the workers before me.
+  template <class X>
+  i64 apart() const {
+    return split.by_batch ? team.id * APART / i64(sizeof(X)) : 0;
   }
 
   i64 unit(i64 panel) const { return smaller(dims.H, panel * u.U); }
@@ -256,7 +267,7 @@ struct Forward {
     const i64 I = operands<E>(dims.I), b = own.first;
     for (i64 s = first; s < last; s++) {
       const i64 t = time(s), rows = own.among(seq.active(t));
-      input_product(j, rows, inputs(t, s - first, b), {zx(j, (s - first) * dims.B + b), u.W},
+      input_product(j, rows, inputs(t, s - first, b), {zx(j, place(s - first, b)), u.W},
                     ahead(ws.Wx, I, next, rows * (last - first)).behind(rows * (s - first), I));
     }
   }
@@ -268,7 +279,7 @@ struct Forward {
         if (b >= seq.active(time(s))) continue;
         const E* x = inputs(time(s), s - first, b).data;
         const i64 apart = end - s > 1 ? inputs(time(s + 1), s + 1 - first, b).data - x : 0;
-        input_product(j, end - s, {x, apart}, {zx(j, (s - first) * dims.B + b), dims.B * u.W});
+        input_product(j, end - s, {x, apart}, {zx(j, place(s - first, b)), own.count() * u.W});
       }
     }
   }
@@ -352,8 +363,7 @@ struct Forward {
   // others.
   template <class X>
   Lines<X> rows_from(X* rows, i64 size, const Rows& of) const {
-    const i64 before = split.by_batch ? team.id * APART / i64(sizeof(E)) : 0;
-    return {rows + before + of.first * size, size};
+    return {rows + apart<X>() + of.first * size, size};
   }
   Lines<E> rounded(E* rows, i64 size, const Rows& of) const {
     return rows_from(rows, room<E>(size), of);
@@ -384,7 +394,7 @@ struct Forward {
       const Lines<T> out{z, u.W};
       Lines<const T> in;
       if (!fused)
-        in = {zx(j, step_of_input * dims.B + of_part[first]),
+        in = {zx(j, place(step_of_input, of_part[first])),
               (count == 2 ? ws.input_tokens : 1) * u.W};
       if (unpacked)
         recurrent_dots(j, rows, h_rows, in, out);

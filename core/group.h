@@ -69,6 +69,7 @@ struct GroupSpace {
     length = operands<E>(round_up(chunk, LANES<T>) + LANES<T>);
     const i64 columns = s.I + s.P + 1;
     const bool of_gates = dir.d_W_ih || dir.d_W_hh || dir.d_b;  // which weights are asked for
+    carver.take<unsigned char>(APART);                          // from the group before
     d_z = carver.take<Number<E>>(u.K * lines);
     if constexpr (IS_PAIR<E>)
       d_z_sum = of_gates ? carver.take<E>(u.K * sum_lines) : nullptr;

@@ -90,8 +90,9 @@ GATEWISE_INLINE void transpose(Vec<T> (&row)[LANES<T>]) {
 
 // Columns first .. end-1 of up to L rows of K numbers, n of them there: the rows as the lanes of
 // one vector a line, `apart` operands from line to line; zeros in the other lanes.
-template <class T, class E>
-void pack_lanes(const T* rows, int n, i64 K, i64 first, i64 end, E* column, i64 apart) {
+template <class N, class E>
+void pack_lanes(const N* rows, int n, i64 K, i64 first, i64 end, E* column, i64 apart) {
+  using T = Sum<E>;
   constexpr int L = LANES<T>, numbers = Operand<E>::numbers;
   for (i64 k = first; k < end; k += L) {
     const int kn = int(smaller(L, end - k));
@@ -111,8 +112,8 @@ void pack_lanes(const T* rows, int n, i64 K, i64 first, i64 end, E* column, i64 
 
 // Lines first .. end-1 of gate panel j of W (G*H, K), to `lines`. What is packed in parts is cut at
 // whole vectors.
-template <class T, class E>
-void pack_gate_lines(const T* weight, i64 K, i64 first, i64 end, const Units<T>& u, E* lines,
+template <class N, class T, class E>
+void pack_gate_lines(const N* weight, i64 K, i64 first, i64 end, const Units<T>& u, E* lines,
                      i64 j) {
   constexpr int L = LANES<T>;
   for (int q = 0; q < u.groups; q++)

@@ -18,26 +18,33 @@ inline constexpr bool PAIRS = false;
 template <class T>
 inline constexpr bool MAY_ROUND = PAIRS && sizeof(T) == 4;
 
-template <class T>
-i64 forward_bytes_of_any(const ForwardCall<T>& call, int threads) {
+template <class T, class E = T>
+i64 bytes_of_forward(const ForwardCall<T>& call, int threads) {
+  if (!is_single(call)) return forward_bytes<T, E>(call, threads);
   Carver carver{nullptr};
-  if constexpr (MAY_ROUND<T>)
-    if (call.reduced) return forward_bytes<T, Pair>(call, threads);
-  if (!is_single(call)) return forward_bytes<T>(call, threads);
-  SingleForward<T>(call, 0, threads, carver);
+  SingleForward<T, E>(call, Team{0, threads, nullptr}, carver);
   return carver.used;
 }
+template <class T>
+i64 forward_bytes_of_any(const ForwardCall<T>& call, int threads) {
+  if constexpr (MAY_ROUND<T>)
+    if (call.reduced) return bytes_of_forward<T, Pair>(call, threads);
+  return bytes_of_forward(call, threads);
+}
 
+template <class T, class E = T, class K = Number<E>>
+void run_forward(ForwardCall<T>& call, int id, int count) {
+  if (!is_single(call)) return forward<T, E, K>(call, id, count);
+  Carver carver{call.workspace};
+  SingleForward<T, E, K>(call, Team{id, count, call.barrier}, carver).run();
+}
 template <class T>
 void forward_of_any(ForwardCall<T>& call, int id, int count) {
   if constexpr (MAY_ROUND<T>)
     if (call.reduced)
-      return call.direction[0].rounded_tape ? forward<T, Pair, Bf16>(call, id, count)
-                                            : forward<T, Pair, T>(call, id, count);
-  if (!is_single(call)) return forward<T>(call, id, count);
-  Carver carver{call.workspace};
-  const SingleForward<T> single(call, id, count, carver);
-  single.run(share(single.u.J, id, count));
+      return call.direction[0].rounded_tape ? run_forward<T, Pair, Bf16>(call, id, count)
+                                            : run_forward<T, Pair, T>(call, id, count);
+  run_forward(call, id, count);
 }
 
 template <class T>

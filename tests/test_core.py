@@ -292,24 +292,24 @@ def test_lengths(isa: str, lengths: tuple[int, ...], D: int) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_one_step(isa: str, size: int) -> None:
-    """Single steps go by routes of their own (few.h; forward single.h, up to 64 rows), and few rows
-    are not packed (dots.h)."""
+    """Single steps go by routes of their own (few.h; forward single.h, up to 128 rows), and few
+    rows are not packed (dots.h)."""
     for dtype in (torch.float32, torch.float64):
         check(Problem(T=1, B=3, I=5, H=size, dtype=dtype))
         check(Problem(T=1, B=1, I=size, H=9, dtype=dtype))
     check(Problem(T=1, B=size, I=3, H=17, threads=3))
     check(Problem(T=1, B=2, I=size, H=size, states=False, bias=False, threads=2))
-    check(Problem(T=1, B=64, I=size, H=70, threads=2))
-    check(Problem(T=1, B=65, I=size, H=70))
+    check(Problem(T=1, B=128, I=size, H=70, threads=2))
+    check(Problem(T=1, B=129, I=size, H=70))
     check(Problem(T=1, B=12, I=size, H=70))
     check(Problem(T=1, B=13, I=size, H=70))
-    check(Problem(T=1, B=150, I=size, H=70, threads=3))
+    check(Problem(T=1, B=20, I=1030 + size, H=70, threads=3))  # a panel in parts
 
 
 @pytest.mark.parametrize("cell", list(CELLS))
 @pytest.mark.parametrize("H", [5, 19, 70])
 def test_one_step_of_every_cell(isa: str, cell: str, H: int) -> None:
-    for B in (1, 2, 7):
+    for B in (1, 7, 20):
         check(Problem(T=1, B=B, I=6, H=H, cell=cell))
     check(Problem(T=1, B=4, I=6, H=H, cell=cell, states=False, dtype=torch.float64))
     check(Problem(lengths=(1, 1, 1), I=6, H=H, cell=cell))
@@ -339,6 +339,7 @@ def test_huge_weights_of_two_directions(isa: str, threads: int) -> None:
 def test_large_weights(isa: str, threads: int) -> None:
     """Weights so large that their units are split, and rows are not dealt into groups."""
     check(Problem(T=7, B=9, I=330, H=345, threads=threads))
+    check(Problem(T=1, B=150, I=330, H=345, threads=threads))
     check(Problem(lengths=(9, 8, 8, 5, 5, 4, 2, 1, 1), I=40, H=345, P=330, threads=threads))
 
 
