@@ -121,10 +121,12 @@ class Result {
 };
 
 template <class T>
-nb::tuple forward(Step& s, nb::handle h, nb::handle c, nb::handle weights, bool keep_tape) {
+nb::tuple forward(Step& s, nb::handle h, nb::handle c, nb::handle weights, bool keep_tape,
+                  bool reduced) {
   if (keep_tape) s.refuse_peepholes();
   Reader<T> r(s.arrays);
   auto call = s.call<T, ForwardCall>(r, h, c, weights);
+  call.reduced = reduced && sizeof(T) == 4 && has_pairs();
   const auto [_, B, I, H, P, D, N] = s.dims;
   constexpr int bytes = sizeof(T);
   Result h_n(true, bytes, B, H), c_n(s.row.has_cell_state(), bytes, B, H),
@@ -354,14 +356,14 @@ nb::tuple backward(Step& s, nb::tuple wanted, nb::handle h, nb::handle c, nb::ha
 }
 
 nb::tuple step(const std::string& cell, nb::handle x, nb::handle h, nb::handle c, nb::tuple weights,
-               bool keep_tape) {
+               bool keep_tape, bool reduced) {
   Step s(cell, x, weights);
   if (s.is_brief()) {
     if (keep_tape) fail_type("x: expected float32 or float64 with a tape");
     return BriefStep(s, h, c, weights).run();
   }
-  return s.x.bytes == 4 ? forward<float>(s, h, c, weights, keep_tape)
-                        : forward<double>(s, h, c, weights, keep_tape);
+  return s.x.bytes == 4 ? forward<float>(s, h, c, weights, keep_tape, reduced)
+                        : forward<double>(s, h, c, weights, keep_tape, reduced);
 }
 
 nb::tuple step_gradient(const std::string& cell, nb::tuple wanted, nb::handle x, nb::handle h,
@@ -441,8 +443,10 @@ void bind_step(nb::module_& m) {
            "The last three are written: what finish() returns. None: not wanted.")
       .def("finish", &TokenSums::finish, "d_W_ih, d_W_hh, d_b: the sums over all steps.");
   m.def("step", step, "cell"_a, "x"_a, "h"_a.none(), "c"_a.none(), "weights"_a, "keep_tape"_a,
+        "reduced"_a = false,
         "One step of a layer of one direction, on torch tensors: (h, c or None, tape or None)."
-        " What does not fit or is not contiguous raises TypeError or ValueError.");
+        " Reduced as in forward(). What does not fit or is not contiguous raises TypeError or "
+        "ValueError.");
   m.def(
       "step_gradient", step_gradient, "cell"_a, "wanted"_a, "x"_a, "h"_a.none(), "c"_a.none(),
       "weights"_a, "tape"_a, "d_h_n"_a.none(), "d_c_n"_a.none(), "sums"_a.none(),

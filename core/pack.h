@@ -10,6 +10,8 @@
 //     g: H rows                    2 gates [ g:L | o:L | g:L | o:L ]  (2 groups)          U = 2 L
 //     o: H rows                    RNN     [ g:L | g:L | g:L | g:L ]  (4 groups)          U = 4 L
 //
+// (No more groups than there are units for: a small RNN has narrow panels.)
+//
 // A line has W = groups * G * L numbers: gate q of unit j*U + group*L + lane stands at
 // (group*G + q)*L + lane. Units past H are zeros. Panels follow each other: [J][K][W].
 //
@@ -29,7 +31,7 @@ template <class T>
 struct Units {
   i64 H;
   int G;
-  int groups;   // groups of L units in a panel
+  int groups;   // groups of L units in a panel: no more than there are
   int vectors;  // vectors in a panel, groups * G
   i64 W;        // numbers in a line of a panel
   i64 U;        // units in a panel
@@ -38,7 +40,7 @@ struct Units {
   constexpr Units(i64 units, int gates)
       : H(units),
         G(gates),
-        groups(gates > 2 ? 1 : NV / gates),
+        groups(int(smaller(gates > 2 ? 1 : NV / gates, ceil_div(units, LANES<T>)))),
         vectors(groups * gates),
         W(i64(vectors) * LANES<T>),
         U(i64(groups) * LANES<T>),

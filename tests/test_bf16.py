@@ -102,6 +102,23 @@ def test_cells(isa: str, cell: str) -> None:
     check_first_step(Problem(T=2, B=4, I=6, H=70, cell=cell, states=False, bias=False))
 
 
+@pytest.mark.parametrize("cell", list(CELLS))
+def test_one_step(isa: str, cell: str) -> None:
+    """By a route of its own (single.h); with the bits of a run of two directions, which has not."""
+    for p in (
+        Problem(T=1, B=5, I=6, H=37, cell=cell),
+        Problem(T=1, B=70, I=7, H=70, cell=cell, threads=3, states=False),
+        Problem(T=1, B=13, I=2050, H=3, cell=cell, bias=False, threads=2),  # a panel in parts
+    ):
+        check_first_step(p)
+        given = make(replace(p, D=2))
+        one = {k: v[:1] if k in ("h0", "c0") and v is not None else v for k, v in given.items()}
+        both = run(replace(p, D=2), given, True)
+        step = run(p, one | {"weights": given["weights"][:1]}, True)
+        assert torch.equal(step["y"], both["y"][..., : p.H])  # type: ignore[index, arg-type]
+        assert torch.equal(step["tape"][0], both["tape"][0])  # type: ignore[index]
+
+
 def integers(p: Problem) -> dict[str, Any]:
     """-1, 0 and 1: then h(1) is at most (I + 2)^3, and bfloat16 holds integers up to 256."""
     given = make(p)
@@ -140,6 +157,7 @@ def test_bits_do_not_depend_on_threads(isa: str) -> None:
         Problem(T=60, B=23, I=9, H=70, D=2),
         Problem(T=40, B=5, I=90, H=130, P=40),
         Problem(lengths=(60, 52, 44, 30, 22, 9, 9), I=80, H=130),
+        Problem(T=1, B=23, I=9, H=70),
     ):
         given = make(p)
         one = run(p, given, True)

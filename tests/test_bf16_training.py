@@ -177,6 +177,7 @@ BRIEF = [
     Problem(T=40, B=32, I=27, H=64, threads=2),
     Problem(T=30, B=1, I=33, H=90, D=2, threads=3, states=False),
     Problem(T=1, B=9, I=15, H=16),
+    Problem(T=1, B=66, I=15, H=40, threads=2, states=False),
     Problem(lengths=(6, 5, 2, 1), I=7, H=41, P=9, D=2, threads=2),
     Problem(lengths=tuple(range(60, 20, -3)), I=20, H=63, D=2, threads=2),
     Problem(T=5, B=4, I=65, H=41, P=17, bias=False, states=False),

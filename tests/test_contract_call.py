@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from itertools import product
 
@@ -14,7 +15,7 @@ from torch.testing._internal import common_modules
 from twins import OURS, assert_close, assert_same, flat, gradients, twins
 
 import gatewise
-from gatewise import CELLS, reference
+from gatewise import CELLS, _core, reference
 
 F64 = torch.float64
 rand = partial(torch.randn, dtype=F64)
@@ -413,6 +414,39 @@ def test_autocast_of_cells(cls, x_dtype, state_dtype) -> None:
     for a, b in zip(got, expected, strict=True):
         assert a.dtype == b.dtype
         torch.testing.assert_close(a.float(), b.float(), rtol=0, atol=3e-2)
+
+
+@pytest.mark.parametrize("cls", [nn.LSTMCell, nn.RNNCell])
+def test_autocast_of_a_large_step(cls) -> None:
+    """Of many rows products are rounded, as torch's are; who looks on sees the same numbers."""
+    B, I, H = 80, 600, 1300 if cls is nn.RNNCell else 350
+    ours, theirs = twins(cls, I, H)
+    x = torch.randn(3, B, I, requires_grad=True)
+
+    def steps(cell, around=contextlib.nullcontext):
+        state, found = None, []
+        with torch.autocast("cpu", dtype=torch.bfloat16), around():
+            for step in x:
+                state = cell(step, state)
+                found += flat(state)
+        if not found[0].requires_grad:
+            return found
+        loss = sum(t.float().square().sum() for t in found)
+        return found + list(torch.autograd.grad(loss, [x, *cell.parameters()]))
+
+    got, expected = steps(ours), steps(theirs)
+    for a, b in zip(got, expected, strict=True):
+        assert a.dtype == b.dtype
+        distance = (a.float() - b.float()).abs().max() / b.float().abs().max()
+        assert distance < 3e-2
+    for around in (torch.no_grad, lambda: gatewise.tracing(ours)):
+        for a, b in zip(steps(ours, around), got, strict=False):
+            assert torch.equal(a, b)
+    if _core.has_pairs():
+        with torch.no_grad():
+            plain = ours(x[0])
+        plain = plain[0] if cls is nn.LSTMCell else plain
+        assert not torch.equal(plain.bfloat16(), got[0].bfloat16()), "not rounded"
 
 
 def test_settings_are_read_at_the_call() -> None:

@@ -56,9 +56,9 @@ class TokenSums:
     def finish(self) -> tuple[Any, ...]:
         """d_W_ih, d_W_hh, d_b: the sums over all steps."""
 
-def step(cell: str, x: object, h: object | None, c: object | None, weights: tuple[Any, ...], keep_tape: bool) -> tuple[Any, ...]:
+def step(cell: str, x: object, h: object | None, c: object | None, weights: tuple[Any, ...], keep_tape: bool, reduced: bool = False) -> tuple[Any, ...]:
     """
-    One step of a layer of one direction, on torch tensors: (h, c or None, tape or None). What does not fit or is not contiguous raises TypeError or ValueError.
+    One step of a layer of one direction, on torch tensors: (h, c or None, tape or None). Reduced as in forward(). What does not fit or is not contiguous raises TypeError or ValueError.
     """
 
 def step_gradient(cell: str, wanted: tuple[Any, ...], x: object, h: object | None, c: object | None, weights: tuple[Any, ...], tape: object, d_h_n: object | None, d_c_n: object | None, sums: TokenSums | None) -> tuple[Any, ...]:

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from gatewise import checks, ops
+from gatewise import checks, native, ops
 from gatewise.lstm import FIELDS, Recurrent, row_of
 from gatewise.reference import Weights
 from gatewise.spec import CELLS, CellSpec
 from gatewise.stepping import Memo
 
 _LSTM = CELLS["lstm"]
+#: Multiplications of a step from which on it is reduced under autocast.
+_LARGE_STEP = 1 << 26
 
 
 class Cell(Recurrent):
@@ -68,7 +70,12 @@ class Cell(Recurrent):
         return Weights(*map(self._weight, FIELDS[:2]), *biases)
 
     def _step(
-        self, cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None
+        self,
+        cell: CellSpec,
+        x: Tensor,
+        h: Tensor | None,
+        c: Tensor | None,
+        reduced: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """x (B, I), h and c (B, H), or without B for one, to the next h and c."""
         if isinstance(x, Tensor) and x.dim() == 1 and _is_one(h) and _is_one(c):
@@ -76,20 +83,21 @@ class Cell(Recurrent):
             h, c = Cell._step(self, cell, x, h, c)  # a watch, if there is one, has been asked
             return h.squeeze(0), c.squeeze(0)
         own = self._parameters
+        weights: Any
         try:
             weights = own["weight_ih"], own["weight_hh"], own["bias_ih"], own["bias_hh"], None, None
         except KeyError:  # a parametrization keeps it elsewhere
-            pass
+            weights = self._weights()
         else:
-            quick = ops.step(cell, self._memo, x, h, c, weights)
+            quick = ops.step(cell, self._memo, x, h, c, weights, reduced)
             if quick is not None:
                 return quick
-        w = self._weights()
-        if torch.is_autocast_enabled("cpu") and w.W_ih.dtype != torch.float64:
-            return self._step_autocast(cell, x, h, c, w.W_ih.dtype)
+        if torch.is_autocast_enabled("cpu") and weights[0].dtype != torch.float64:
+            return self._step_autocast(cell, x, h, c, weights)
+        w = Weights(*weights)
         if not self._all_fit(x, h, c, w.W_ih):
             x, h, c = self._checked(cell, x, h, c, w.W_ih)
-        return ops.any_step(cell, x, h, c, w)
+        return ops.any_step(cell, x, h, c, w, reduced)
 
     def _checked(
         self, cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None, w: Tensor
@@ -104,20 +112,38 @@ class Cell(Recurrent):
         return x, h, c
 
     def _step_autocast(
-        self, cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None, dtype: torch.dtype
+        self, cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None, weights: Any
     ) -> tuple[Tensor, Tensor]:
         """A step in the weights' own dtype, in results of the dtypes that torch's autocast gives.
 
         torch, too, keeps c and h as they came, so that a long loop of cells loses nothing by it.
+        What products multiply is rounded as torch rounds it where they are so large that this pays.
         """
         checks.tensor("input", x)
-        states = (None if s is None else s.to(dtype) for s in (h, c))
-        with torch.autocast("cpu", enabled=False):
-            new_h, new_c = self._step(cell, x.to(dtype), *states)
+        own = weights[0].dtype
         kept = torch.get_autocast_dtype("cpu")
         if cell.has_cell_state:
             kept = torch.promote_types(kept, x.dtype if c is None else c.dtype)
-        return new_h.to(kept), new_c.to(kept)
+        x = x.to(own)
+        h, c = (None if s is None else s.to(own) for s in (h, c))
+        reduced = self._pays_reduced(x, weights[0])
+        new = None
+        if "_step" not in self.__dict__:  # nobody watches
+            new = ops.step(cell, self._memo, x, h, c, weights, reduced, autocast=True)
+        if new is None:
+            with torch.autocast("cpu", enabled=False):
+                new = self._step(cell, x, h, c, reduced)
+        new_h = new[0].to(kept)
+        return new_h, new_h if new[1] is new[0] else new[1].to(kept)
+
+    def _pays_reduced(self, x: Tensor, w: Tensor) -> bool:
+        """Whether a step under autocast is large enough to round what its products multiply."""
+        return (
+            x.dim() == 2
+            and len(x) * len(w) * (x.shape[1] + self.hidden_size) >= _LARGE_STEP
+            and torch.get_autocast_dtype("cpu") == torch.bfloat16
+            and native.may_reduce(x[None], None)
+        )
 
     def _all_fit(self, x: Tensor, h: Tensor | None, c: Tensor | None, w: Tensor) -> bool:
         """The quick answer for a batch; what is wrong, if anything, is for the checks to say."""

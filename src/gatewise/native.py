@@ -110,10 +110,14 @@ def empty(dtype: torch.dtype, *shape: int) -> Tensor:
 _LIKE = torch.empty(0)  # torch's kind of tensor
 
 
+#: Sequences for which a step alone is worth packing its weights as bfloat16.
+REDUCED_ROWS = 64
+
+
 def may_reduce(x: Tensor, batch_sizes: Tensor | None) -> bool:
-    """Whether a run may be reduced: where the kernels have the products for it. A step alone is
-    not worth the packing."""
-    return len(x if batch_sizes is None else batch_sizes) > 1 and _core.has_pairs()
+    """Whether a run may be reduced: where the kernels have the products for it, and it pays."""
+    steps = len(x if batch_sizes is None else batch_sizes)
+    return (steps > 1 or x.shape[-2] >= REDUCED_ROWS) and _core.has_pairs()
 
 
 def empty_results(
@@ -387,15 +391,19 @@ def step(
     h: Tensor | None,
     c: Tensor | None,
     weights: tuple[Tensor | None, ...],
+    reduced: bool = False,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Run one step of a layer: x (B, I) to h (B, H), c (B, H), tape (B, S, H). In bfloat16 there is
     no tape, and B is at most 16.
+
+    Args:
+        reduced: products round what they multiply to bfloat16.
 
     Raises:
         ValueError, TypeError: what does not fit or does not lie in one piece.
     """
     found: tuple[Tensor, Tensor | None, Tensor | None]
-    found = _core.step(cell.name, x, h, c, weights, keep_tape)
+    found = _core.step(cell.name, x, h, c, weights, keep_tape, reduced)
     return found
 
 

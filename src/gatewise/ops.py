@@ -57,6 +57,7 @@ def layer(
     sink: GradSink | None = None,
     taps: Sequence[Callable[..., Tensor]] | None = None,
     checkpoint: bool | int | None = None,
+    reduced: bool = False,
 ) -> LayerResult:
     """Run the D directions of one layer.
 
@@ -73,6 +74,8 @@ def layer(
         checkpoint: for the gradient, keep the states of every k steps in place of the gates; True
             for k = ceil(sqrt(T)) or more. Only eager, without tape, sink and taps; else it means
             nothing.
+        reduced: products round what they multiply to bfloat16, as under autocast, where that pays;
+            all else stays in the dtype of x.
 
     Returns:
         LayerResult, in the dtype of x; a tape is never rounded. Under autocast in autocast's, but
@@ -105,7 +108,7 @@ def layer(
     found = _brief_run(cell, of_h, flat) if brief else None
     if found is None:
         flat = _widened(flat, dtype) if dtype in REDUCED else flat
-        reduced = dtype == torch.bfloat16
+        reduced = reduced or dtype == torch.bfloat16
         found = _run(cell, keep_tape, sink, taps, checkpoint, flat, reduced)
     y, h_n, c_n, tape = found
     if c_n is None or not native.is_there(c_n):
@@ -122,6 +125,8 @@ def step(
     h: Tensor | None,
     c: Tensor | None,
     weights: tuple[Tensor | None, ...],
+    reduced: bool = False,
+    autocast: bool = False,
 ) -> tuple[Tensor, Tensor] | None:
     """One step of a layer, in as few calls as can be: h and c, or h twice where there is no
     cell state; None where ``layer`` has to do it, since something is not plain or does not fit.
@@ -131,20 +136,24 @@ def step(
         x: (B, I).
         h, c: (B, H), or None for zeros.
         weights: the fields of ``reference.Weights``.
+        reduced: as in ``layer``, which does it where somebody wants a gradient.
+        autocast: whether what autocast asks for is seen to.
     """
     if (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._is_any_autocast_enabled()
+        or (not autocast and torch._C._is_any_autocast_enabled())
         or autograd.may_be_forward()
     ):
         return None
     try:
         joint = memo.of(weights) if records_gradients() else None
         if joint and (joint.stand_in is not None or _any_requires_grad((x, h, c))):
+            if reduced:
+                return None
             h_n, c_n = stepping.step(cell, joint, x, h, c)
         else:
-            h_n, c_n, _ = native.step(cell, False, x, h, c, weights)
+            h_n, c_n, _ = native.step(cell, False, x, h, c, weights, reduced)
     except (AttributeError, TypeError, ValueError, RuntimeError):  # the checks say what it is
         return None
     return h_n, h_n if c_n is None else c_n
@@ -189,7 +198,12 @@ def _brief_run(cell: CellSpec, output: torch.dtype, flat: Flat) -> Results | Non
 
 
 def any_step(
-    cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None, w: Weights
+    cell: CellSpec,
+    x: Tensor,
+    h: Tensor | None,
+    c: Tensor | None,
+    w: Weights,
+    reduced: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """One step, as ``step``, of whatever ``layer`` takes; the compiler gets the page to compile: it
     fuses a step with what surrounds it, where an operator a step takes twice the time."""
@@ -197,7 +211,7 @@ def any_step(
     if compiling and x.dtype in native.DTYPES:
         return formulas.step(cell, x, h, c, w)
     x, h, c = as_first(x, h, c)
-    run = layer(cell, x, h, c, (w,))
+    run = layer(cell, x, h, c, (w,), reduced=reduced)
     return run.h_n.squeeze(0), run.c_n.squeeze(0)
 
 

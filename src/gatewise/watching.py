@@ -277,7 +277,12 @@ class CellWatch(Watch):
 
     @in_plain_sight
     def step(
-        self, cell: CellSpec, x: Tensor, h: Tensor | None, c: Tensor | None
+        self,
+        cell: CellSpec,
+        x: Tensor,
+        h: Tensor | None,
+        c: Tensor | None,
+        reduced: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """One step, in place of the module's own, which says what the arguments are."""
         module = self.module
@@ -295,7 +300,14 @@ class CellWatch(Watch):
         x, h, c = ops.as_first(x, h, c)
         sink = GradSink()
         result = ops.layer(
-            cell, x, h, c, (w,), keep_tape=True, sink=sink if ops.records_gradients() else None
+            cell,
+            x,
+            h,
+            c,
+            (w,),
+            keep_tape=True,
+            sink=sink if ops.records_gradients() else None,
+            reduced=reduced,
         )
         record = _record(x, h, c, (w,), result, sink)
         if any(one.z for one in recorders):
