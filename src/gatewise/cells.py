@@ -9,15 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from gatewise import checks, native, ops
+from gatewise import checks, ops
 from gatewise.lstm import FIELDS, Recurrent, row_of
 from gatewise.reference import Weights
 from gatewise.spec import CELLS, CellSpec
 from gatewise.stepping import Memo
 
 _LSTM = CELLS["lstm"]
-#: Multiplications of a step from which on it is reduced under autocast.
-_LARGE_STEP = 1 << 26
 
 
 class Cell(Recurrent):
@@ -126,7 +124,7 @@ class Cell(Recurrent):
             kept = torch.promote_types(kept, x.dtype if c is None else c.dtype)
         x = x.to(own)
         h, c = (None if s is None else s.to(own) for s in (h, c))
-        reduced = self._pays_reduced(x, weights[0])
+        reduced = ops.pays_reduced(x, *weights[:2])
         new = None
         if "_step" not in self.__dict__:  # nobody watches
             new = ops.step(cell, self._memo, x, h, c, weights, reduced, autocast=True)
@@ -135,15 +133,6 @@ class Cell(Recurrent):
                 new = self._step(cell, x, h, c, reduced)
         new_h = new[0].to(kept)
         return new_h, new_h if new[1] is new[0] else new[1].to(kept)
-
-    def _pays_reduced(self, x: Tensor, w: Tensor) -> bool:
-        """Whether a step under autocast is large enough to round what its products multiply."""
-        return (
-            x.dim() == 2
-            and len(x) * len(w) * (x.shape[1] + self.hidden_size) >= _LARGE_STEP
-            and torch.get_autocast_dtype("cpu") == torch.bfloat16
-            and native.may_reduce(x[None], None)
-        )
 
     def _all_fit(self, x: Tensor, h: Tensor | None, c: Tensor | None, w: Tensor) -> bool:
         """The quick answer for a batch; what is wrong, if anything, is for the checks to say."""

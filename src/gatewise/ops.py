@@ -34,6 +34,9 @@ _PLAIN = frozenset({Tensor, torch.nn.Parameter, type(None)})
 #: Computed in float32 and rounded once, at the end, by runs that are not reduced (native.py).
 REDUCED = (torch.bfloat16, torch.float16)
 
+#: Multiplications from which on a step of a cell is reduced.
+_LARGE_STEP = 1 << 26
+
 
 class LayerResult(NamedTuple):
     """output (T, B, D*P) or (N, D*P); h_n (D, B, P); c_n (D, B, H), h_n where there is no cell
@@ -157,6 +160,17 @@ def step(
     except (AttributeError, TypeError, ValueError, RuntimeError):  # the checks say what it is
         return None
     return h_n, h_n if c_n is None else c_n
+
+
+def pays_reduced(x: Tensor, W_ih: Tensor, W_hh: Tensor) -> bool:
+    """Whether autocast is of bfloat16, and a step of x (B, I) through a cell so large that it pays
+    to round what its products multiply."""
+    return (
+        x.dim() == 2
+        and len(x) * (W_ih.numel() + W_hh.numel()) >= _LARGE_STEP
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and native.may_reduce(x[None], None)
+    )
 
 
 def _brief_step(
