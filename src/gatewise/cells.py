@@ -90,6 +90,8 @@ class Cell(Recurrent):
             quick = ops.step(cell, self._memo, x, h, c, weights, reduced)
             if quick is not None:
                 return quick
+            if not torch.is_autocast_enabled("cpu") or weights[0] is None or weights[1] is None:
+                weights = self._weights()  # which says what is wrong with them
         if torch.is_autocast_enabled("cpu") and weights[0].dtype != torch.float64:
             return self._step_autocast(cell, x, h, c, weights)
         w = Weights(*weights)
