@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cell.h"
+#include "groups.h"
 
 namespace gatewise::GATEWISE_ISA {
 extern const Table table;
@@ -58,7 +59,7 @@ struct Shape {
   Problem p;
   Cell cell;
   i64 T, B, N, G, S;
-  std::vector<i64> active, offsets, dealt;
+  std::vector<i64> active, offsets, row_offsets, first_offsets;
   bool projected() const { return p.P != p.H; }
 
   Shape(const Problem& problem, const Cell& c) : p(problem), cell(c) {
@@ -75,10 +76,17 @@ struct Shape {
       N += n;
     }
     offsets.push_back(N);
-    for (i64 parity : {0, 1}) {
-      dealt.push_back(0);
-      for (i64 n : active) dealt.push_back(dealt.back() + (n + 1 - parity) / 2);
-    }
+    row_offsets.push_back(0);
+    for (i64 length : p.lengths) row_offsets.push_back(row_offsets.back() + length);
+    first_offsets.push_back(0);
+    for (i64 n : active) first_offsets.push_back(first_offsets.back() + smaller(first_rows(), n));
+  }
+  i64 first_rows() const { return border({0, B}, row_offsets.data(), 1, GROUPS); }
+  // What a kernel is told of the lengths: nothing where they are all T.
+  Sequence sequence() const {
+    if (p.lengths.front() == p.lengths.back()) return {nullptr, nullptr, T, B};
+    return {active.data(),        offsets.data(),    T, B, first_rows(),
+            first_offsets.data(), row_offsets.data()};
   }
   Inputs random_inputs(double scale) const {
     const double s = scale / std::sqrt(double(p.I + p.H));
@@ -237,7 +245,6 @@ struct Layer {
     const bool narrow = sizeof(T) == 4;
     const Problem& p = s.p;
     const i64 P = p.P, D = p.D;
-    const bool packed = p.lengths.front() != p.lengths.back();
     std::vector<Outputs> want, ask;
     std::vector<std::vector<Buffer<T>>> given, got, asked, grads;
     for (i64 d = 0; d < D; d++) {
@@ -265,8 +272,7 @@ struct Layer {
           d_y.data[size_t((n * D + d) * P + k)] = T(ask[size_t(d)].y[size_t(n * P + k)]);
 
     const Dims dims{s.T, s.B, p.I, p.H, P, D, s.N};
-    const Sequence sequence{packed ? s.active.data() : nullptr, packed ? s.offsets.data() : nullptr,
-                            s.T, s.B, packed ? s.dealt.data() : nullptr};
+    const Sequence sequence = s.sequence();
     const auto weights = [](std::vector<Buffer<T>>& v) {
       return Weights<T>{v[3].get(), v[4].get(), v[5].get(), nullptr, v[6].get(), v[7].get()};
     };
@@ -371,6 +377,7 @@ const Problem PROBLEMS[] = {
     {"odd sizes", 5, 17, 17, {4, 4, 4}, 1, 1},
     {"many rows, two ways", 3, 9, 9, std::vector<i64>(13, 3), 2, 1},
     {"lengths, two workers", 6, 37, 37, {5, 4, 4, 1, 1}, 2, 2},
+    {"lengths, two groups", 6, 19, 19, {6, 5, 5, 4, 3, 2, 2, 1, 1}, 2, 2},
     {"projection", 7, 21, 10, {4, 3, 1}, 2, 1},
     {"one row, two workers", 9, 40, 40, {7}, 1, 2},
 };
