@@ -294,7 +294,7 @@ i64 backward_bytes(const BackwardCall<T>& call) {
 }
 
 // What the directions keep of d_x, on top of what is there: an input may feed both. In bfloat16 the
-// sum, rounded.
+// sum, rounded, or that of the one direction.
 template <class Space, class E, class T>
 void add_inputs(const BackwardCall<T>& call, const Team& team) {
   Carver carver{call.workspace};
@@ -310,7 +310,7 @@ void add_inputs(const BackwardCall<T>& call, const Team& team) {
       if constexpr (IS_PAIR<E>)
         if (const auto& d_x = call.direction[0].brief_d_x; d_x.data) {
           T* const sum = own[0] + at;
-          for (i64 n = 0; n < I; n++) sum[n] += own[1][at + n];
+          for (i64 n = 0; own[1] && n < I; n++) sum[n] += own[1][at + n];
           round_numbers(sum, I, d_x.at(seq, t, b));
           continue;
         }

@@ -104,7 +104,7 @@ class Result {
  public:
   template <class... Sizes>
   Result(bool wanted, int bytes, Sizes... sizes)
-      : fresh_(wanted ? Fresh::make(bytes, {sizes...}) : nullptr) {}
+      : fresh_(wanted ? Fresh::make(bytes, {sizes...}, bytes == 2 ? kBfloat : kFloat) : nullptr) {}
   template <class T>
   T* as() const {
     return fresh_ ? reinterpret_cast<T*>(fresh_->numbers()) : nullptr;
@@ -130,7 +130,7 @@ nb::tuple forward(Step& s, nb::handle h, nb::handle c, nb::handle weights, bool 
   const auto [_, B, I, H, P, D, N] = s.dims;
   constexpr int bytes = sizeof(T);
   Result h_n(true, bytes, B, H), c_n(s.row.has_cell_state(), bytes, B, H),
-      tape(keep_tape, bytes, B, i64(s.row.slots()), H);
+      tape(keep_tape, call.reduced ? 2 : bytes, B, i64(s.row.slots()), H);
   const i64 state = round_up(B * H * bytes, 64);  // the kernel's h_n: its output is ours
   const int threads = s.threads(1);
   Workspace space(state + kernels<T>().forward_bytes(call, threads));
@@ -138,7 +138,10 @@ nb::tuple forward(Step& s, nb::handle h, nb::handle c, nb::handle weights, bool 
   dir.y = {h_n.as<T>(), 0, H};
   dir.h_n = reinterpret_cast<T*>(space.data());
   dir.c_n = c_n.as<T>();
-  dir.tape = tape.as<T>();
+  if (call.reduced)
+    dir.rounded_tape = tape.as<Bf16>();
+  else
+    dir.tape = tape.as<T>();
   call.workspace = space.data() + state;
   s.run(call, kernels<T>().forward, threads, 1);
   space.check();
@@ -236,18 +239,20 @@ class TokenSums {
     bytes_ == 4 ? read<float>(arrays) : read<double>(arrays);
   }
 
-  // Where the d_z of a step's B tokens are to be written.
-  template <class T>
-  T* room(const Dims& d, int G) {
+  // Where the d_z of a step's B tokens are to be written, in T or rounded.
+  template <class T, class K>
+  K* room(const Dims& d, int G) {
     if (sizeof(T) != std::size_t(bytes_) || d.I != I_ || d.H != H_ || G * d.H != R_)
       fail("sums: expected those of the weights");
-    if (held_ + d.B > most_) {
-      add_up();
-      most_ = larger(kTokens, d.B);
+    const bool rounded = sizeof(K) == sizeof(Bf16);
+    if (held_ && (held_ + d.B > most_ || rounded != rounded_)) add_up();
+    rounded_ = rounded;
+    if (d.B > most_) {
+      most_ = d.B;
       memory_.reset();
     }
-    if (!memory_) memory_ = std::make_unique<Workspace>(most_ * (R_ + I_ + H_) * bytes_);
-    return d_z<T>() + held_ * R_;
+    if (!memory_) memory_ = std::make_unique<Workspace>(most_ * (row() + I_ + H_) * bytes_);
+    return d_z<K>() + held_ * row();
   }
 
   // Keeps the step's tokens; h null: zeros.
@@ -270,9 +275,12 @@ class TokenSums {
   static constexpr i64 kTokens = 512;
   nb::tuple results_;
   i64 R_, I_, H_, bytes_, most_ = kTokens, held_ = 0;
-  bool add_ = false;  // to what is there; false: that is nothing yet
+  bool add_ = false;      // to what is there; false: that is nothing yet
+  bool rounded_ = false;  // the d_z that are held
   void* result_[3];
-  std::unique_ptr<Workspace> memory_;
+  std::unique_ptr<Workspace> memory_;  // d_z, x and h, each of the most tokens
+
+  i64 row() const { return even_row(R_); }
 
   template <class T>
   void read(Arrays& arrays) {
@@ -289,7 +297,7 @@ class TokenSums {
   }
   template <class T>
   T* x() const {
-    return d_z<T>() + most_ * R_;
+    return d_z<T>() + most_ * row();
   }
   template <class T>
   T* h() const {
@@ -309,12 +317,13 @@ class TokenSums {
                    I_,
                    H_,
                    add_,
-                   {d_z<T>(), R_},
+                   {d_z<T>(), row()},
                    {x<T>(), I_},
                    {h<T>(), H_},
                    static_cast<T*>(result_[0]),
                    static_cast<T*>(result_[1]),
                    static_cast<T*>(result_[2])};
+    if (rounded_) call.tokens.rounded_d_z = {d_z<Bf16>(), row()};
     Workspace space(kernels<T>().sums_bytes(call));
     call.workspace = space.data();
     const Dims dims{1, larger(1, held_), I_, H_, H_, 1, larger(1, held_)};
@@ -336,7 +345,12 @@ nb::tuple backward(Step& s, nb::tuple wanted, nb::handle h, nb::handle c, nb::ha
   const i64 S = s.row.slots();
   constexpr int bytes = sizeof(T);
   auto& dir = call.direction[0];
-  dir.tape = r.input(tape, "tape", {{"B", B}, {"S", S}, {"H", H}}, true);
+  const bool rounded = sizeof(T) == 4 && has_pairs() && s.arrays.read(tape, "tape").code == kBfloat;
+  const std::initializer_list<Axis> of_tape = {{"B", B}, {"S", S}, {"H", H}};
+  if (rounded)
+    dir.rounded_tape = Reader<Bf16>(s.arrays).input(tape, "tape", of_tape, true);
+  else
+    dir.tape = r.input(tape, "tape", of_tape, true);
   dir.d_h_n = r.input(d_h_n, "d_h_n", {{"B", B}, {"H", H}});
   dir.d_c_n = r.input(d_c_n, "d_c_n", {{"B", B}, {"H", H}});
   if (wanted.size() != 3) fail("wanted: expected three");
@@ -345,7 +359,10 @@ nb::tuple backward(Step& s, nb::tuple wanted, nb::handle h, nb::handle c, nb::ha
       d_c(want(2) && dir.c0, bytes, B, H);
   dir.d_x = {d_x.as<T>(), 0, I};
   dir.d_h0 = d_h.as<T>(), dir.d_c0 = d_c.as<T>();
-  if (sums) dir.d_z = sums->room<T>(s.dims, s.row.gates());
+  if (sums && rounded)
+    dir.rounded_d_z = sums->room<T, Bf16>(s.dims, s.row.gates());
+  else if (sums)
+    dir.d_z = sums->room<T, T>(s.dims, s.row.gates());
   const int threads = s.threads(2);
   Workspace space(kernels<T>().backward_bytes(call, threads));
   call.workspace = space.data();
@@ -445,8 +462,8 @@ void bind_step(nb::module_& m) {
   m.def("step", step, "cell"_a, "x"_a, "h"_a.none(), "c"_a.none(), "weights"_a, "keep_tape"_a,
         "reduced"_a = false,
         "One step of a layer of one direction, on torch tensors: (h, c or None, tape or None)."
-        " Reduced as in forward(). What does not fit or is not contiguous raises TypeError or "
-        "ValueError.");
+        " Reduced as in forward(), with a tape that is rounded. What does not fit or is not "
+        "contiguous raises TypeError or ValueError.");
   m.def(
       "step_gradient", step_gradient, "cell"_a, "wanted"_a, "x"_a, "h"_a.none(), "c"_a.none(),
       "weights"_a, "tape"_a, "d_h_n"_a.none(), "d_c_n"_a.none(), "sums"_a.none(),

@@ -455,10 +455,6 @@ struct Forward {
         copy(dir.y.at(seq, t, b), h_n, dims.P);
     }
   }
-
-  static void clear(E* row, i64 n) {
-    for (i64 k = 0; k < n; k++) row[k] = E{};
-  }
 };
 
 template <class T, class E = T>

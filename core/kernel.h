@@ -77,13 +77,17 @@ struct BackwardCall {
         *d_peep;  // written, shapes as in Weights; d_b serves both biases
     T* g_tape;    // written, (N, S, H): total gradient at every slot
     T* g_h;       // written, (N, P): total gradient at every hidden state
-    T* d_z;       // written, (B, G*H): gate gradients; of a single step only, without W_hr
+    T* d_z;  // written, (B, even_row(G*H)): gate gradients; of a single step only, without W_hr
+    Bf16* rounded_d_z;  // in its place, with a rounded tape
 
     bool wants_inputs() const { return d_x.data || brief_d_x.data; }
   } direction[2];
   unsigned char* workspace;
   Barrier barrier[7];  // for all workers, one a direction, two a direction for its groups of rows
 };
+
+// Numbers of a row of gate gradients: products read rounded ones two by two.
+constexpr i64 even_row(i64 n) { return round_up(n, 2); }
 
 // The weight gradients that n tokens make together; each may be null.
 template <class T>
@@ -92,6 +96,7 @@ struct Tokens {
   bool add;                        // to what is there
   Lines<const T> d_z{}, x{}, h{};  // read, n rows; h: the states that the steps began with
   T *d_W_ih = nullptr, *d_W_hh = nullptr, *d_b = nullptr;  // written, (R, I), (R, H), (R)
+  Lines<const Bf16> rounded_d_z{};  // in place of d_z; then products round what they multiply, too
 };
 
 template <class T>

@@ -115,25 +115,32 @@ void long_product(i64 rows, i64 width, Matrix<T> a, i64 length, Lines<const T> b
 // As few as two tiles of lines_product read each line of b twice, which is cheaper than to pack it.
 constexpr bool rows_are_few(i64 rows) { return rows <= 2 * MR; }
 
-// The same for many rows of a as they lie.
+// The same for many rows of a, which are operands E and lie as they are multiplied; b is rounded as
+// it is packed, if they are pairs.
 inline constexpr i64 BLOCK_BYTES = i64(1) << 14, BLOCK_ROWS = 48;
-template <class T>
-void block_product(i64 rows, i64 width, Lines<const T> a, i64 length, Lines<const T> b,
+template <class E, class T = Sum<E>>
+void block_product(i64 rows, i64 width, Lines<const E> a, i64 length, Lines<const T> b,
                    Lines<T> out, bool add) {
-  constexpr i64 L = LANES<T>, most = BLOCK_BYTES / (NV * L * i64(sizeof(T)));
-  alignas(64) T panel[most * NV * L], last[BLOCK_ROWS * NV * L];
+  constexpr i64 L = LANES<T>, most = BLOCK_BYTES / (NV * L * i64(sizeof(E)));
+  alignas(64) E panel[most * NV * L];
+  alignas(64) T last[BLOCK_ROWS * NV * L];
   for (i64 n = 0; n < width; n += NV * L) {
     const i64 valid = smaller(width - n, NV * L), vectors = ceil_div(valid, L), W = vectors * L;
-    for (i64 k = 0; k == 0 || k < length; k += most) {
-      const i64 lines = smaller(most, length - k);
+    for (i64 k = 0; k == 0 || k < operands<E>(length); k += most) {
+      const i64 lines = smaller(most, operands<E>(length) - k);
       for (i64 r = 0; r < lines; r++)
         for (i64 v = 0; v < vectors; v++) {
-          const T* from = b[k + r] + n + v * L;
           const int lanes = int(smaller(L, valid - v * L));
-          store(panel + r * W + v * L, lanes == L ? load(from) : load(from, lanes));
+          const auto part = [&](int of) {
+            const i64 line = (k + r) * Operand<E>::numbers + of;
+            if (IS_PAIR<E> && line >= length) return Vec<T>{};
+            const T* from = b[line] + n + v * L;
+            return lanes == L ? load(from) : load(from, lanes);
+          };
+          store(panel + r * W + v * L, operand<E>(part));
         }
       const auto add_up = [&](i64 first, i64 count, bool more, Lines<T> to) {
-        product<T>(count, int(vectors), {{a.from(first).right(k), panel, lines}},
+        product<E>(count, int(vectors), {{a.from(first).right(k), panel, lines}},
                    more ? Lines<const T>(to) : Lines<const T>{}, to);
       };
       const bool more = add || k > 0;

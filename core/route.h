@@ -47,18 +47,39 @@ void forward_of_any(ForwardCall<T>& call, int id, int count) {
   run_forward(call, id, count);
 }
 
+template <class T, class E = T>
+i64 bytes_of_backward(const BackwardCall<T>& call) {
+  return is_few<T, E>(call) ? few_bytes<T, E>(call) : backward_bytes<T, E>(call);
+}
 template <class T>
 i64 backward_bytes_of_any(const BackwardCall<T>& call, int) {
   if constexpr (MAY_ROUND<T>)
-    if (call.direction[0].rounded_tape) return backward_bytes<T, Pair>(call);
-  return is_few(call) ? few_bytes(call) : backward_bytes<T>(call);
+    if (call.direction[0].rounded_tape) return bytes_of_backward<T, Pair>(call);
+  return bytes_of_backward(call);
 }
 
+template <class T, class E = T>
+void run_backward(BackwardCall<T>& call, int id, int count) {
+  is_few<T, E>(call) ? few_backward<T, E>(call, id, count) : backward<T, E>(call, id, count);
+}
 template <class T>
 void backward_of_any(BackwardCall<T>& call, int id, int count) {
   if constexpr (MAY_ROUND<T>)
-    if (call.direction[0].rounded_tape) return backward<T, Pair>(call, id, count);
-  is_few(call) ? few_backward(call, id, count) : backward<T>(call, id, count);
+    if (call.direction[0].rounded_tape) return run_backward<T, Pair>(call, id, count);
+  run_backward(call, id, count);
+}
+
+template <class T>
+i64 sums_bytes_of_any(const SumsCall<T>& call) {
+  if constexpr (MAY_ROUND<T>)
+    if (call.tokens.rounded_d_z.data) return sums_bytes<T, Pair>(call);
+  return sums_bytes(call);
+}
+template <class T>
+void sums_of_any(SumsCall<T>& call, int id, int count) {
+  if constexpr (MAY_ROUND<T>)
+    if (call.tokens.rounded_d_z.data) return sums<T, Pair>(call, id, count);
+  sums(call, id, count);
 }
 
 }  // namespace gatewise::GATEWISE_ISA

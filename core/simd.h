@@ -117,6 +117,10 @@ template <class T>
 GATEWISE_INLINE void copy(const T* from, T* to, int64_t n) {
   __builtin_memcpy(to, from, size_t(n) * sizeof(T));
 }
+template <class T>
+GATEWISE_INLINE void clear(T* numbers, int64_t n) {
+  __builtin_memset(numbers, 0, size_t(n) * sizeof(T));
+}
 
 // The same vector, in a register: the compiler may not load it a second time instead.
 template <class V>

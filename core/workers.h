@@ -20,8 +20,11 @@ inline constexpr double kShortest = 0.04e-6, kLongest = 1e-6;  // of meetings, i
 // A weight must be fetched and packed once, which takes as long as so many operations.
 inline constexpr double kWeight = 8;
 
+// Units are computed by whole vectors; a usual one.
+inline constexpr i64 kUnits = 8;
+
 inline double weights_of(const Dims& d, int G) {
-  return double(d.D) * G * double(d.H) * double(d.I + d.P);
+  return double(d.D) * G * double(round_up(d.H, kUnits)) * double(d.I + d.P);
 }
 // The operations of a forward run's products.
 inline double products(const Dims& d, int G) { return 2.0 * double(d.N) * weights_of(d, G); }

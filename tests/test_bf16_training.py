@@ -150,6 +150,70 @@ def test_integers_to_the_last_bit(isa: str, D: int) -> None:
             assert torch.equal(got[name].double(), want), (name, q)
 
 
+def steps_of_a_cell(
+    p: Problem, given: list[dict[str, Any]], reduced: list[bool]
+) -> tuple[list[dict[str, Any]], tuple[Tensor, ...]]:
+    """Each a step of its own of the first's weights, and one sum of their gradients."""
+    torch.set_num_threads(p.threads)
+    weights = tuple(None if w is None else w.detach().float() for w in given[0]["weights"][0])
+    into = (torch.full_like(weights[k], float("nan")) for k in (0, 1))
+    sums = _core.TokenSums(*weights[:2], *into, torch.full((len(weights[0]),), float("nan")))
+    found = []
+    for one, rounds in zip(given, reduced, strict=True):
+        x, h, c, d_c = (
+            None if one[k] is None else one[k][0].detach().float()
+            for k in ("x", "h0", "c0", "d_c_n")
+        )
+        d_h = (one["d_h_n"] + one["d_y"])[0].float()
+        h_n, c_n, tape = _core.step(p.cell, x, h, c, weights, True, rounds)
+        assert tape.dtype == (torch.bfloat16 if rounds else torch.float32)
+        d_c = None if c_n is None else d_c
+        wanted = True, True, c_n is not None
+        d = _core.step_gradient(p.cell, wanted, x, h, c, weights, tape, d_h, d_c, sums)
+        names = ("h_n", "c_n", "d_x", "d_h0", "d_c0")
+        found.append({k: v for k, v in zip(names, (h_n, c_n, *d), strict=True) if v is not None})
+    return found, sums.finish()
+
+
+@pytest.mark.parametrize("threads", [1, pytest.param(3, id="3_threads")])
+@pytest.mark.parametrize("rounds", [(True, True, True), (False, True, False), (True, False, True)])
+def test_integers_in_steps_of_a_cell(isa: str, rounds: tuple[bool, ...], threads: int) -> None:
+    """What is kept until there are many tokens, in numbers or rounded, in any length."""
+    torch.manual_seed(8)
+    for I, H, batches in (
+        (1, 1, (1, 2, 1)),
+        (3, 17, (5, 66, 1)),
+        (33, 70, (9, 13, 50)),
+        (5, 130, (200, 311, 2)),  # more than is kept
+    ):
+        p = Problem(T=1, I=I, H=H, cell="linear", bias=False, states=True, threads=threads)
+        given = [sparse_integers(replace(p, B=B)) | {"d_tape": None} for B in batches]
+        given = [one | {"weights": given[0]["weights"]} for one in given]
+        pages = [on_the_page(replace(p, B=B), one) for B, one in zip(batches, given, strict=True)]
+        got, sums = steps_of_a_cell(p, given, list(rounds))
+        for one, page in zip(got, pages, strict=True):
+            for name, value in one.items():
+                want = page[name] if name in page else page[f"d_{name}"]
+                assert torch.equal(value.double(), want[0]), (name, I, H)
+        for k, d in enumerate(sums[:2]):
+            want = sum(page["d_weights"][0][k] for page in pages)
+            assert torch.equal(d.double(), want), (k, I, H)
+
+
+@pytest.mark.parametrize("cell", [name for name, cell in CELLS.items() if not cell.peephole])
+def test_steps_of_a_cell(isa: str, cell: str) -> None:
+    """As those of a layer of one step, but for the order of sums."""
+    p = Problem(T=1, B=67, I=31, H=41, cell=cell)
+    given = make(p) | {"d_tape": None}
+    layer = train(p, given, on_the_page(p, given))
+    (got,), (d_W_ih, d_W_hh, d_b) = steps_of_a_cell(p, [given], [True])
+    of_weights = {"d_W_ih[0]": d_W_ih, "d_W_hh[0]": d_W_hh, "d_b_ih[0]": d_b}
+    wanted = {name: layer[name][0] for name in got} | {name: layer[name] for name in of_weights}
+    for name, value in (got | of_weights).items():
+        largest = wanted[name].abs().max().item()
+        torch.testing.assert_close(value, wanted[name], rtol=0, atol=1e-5 * largest)
+
+
 def test_a_tape_in_bfloat16_is_one_in_float_rounded(isa: str) -> None:
     for p in (
         Problem(T=9, B=5, I=6, H=37, D=2),
@@ -345,12 +409,14 @@ def test_autocast(isa: str, B: int, sizes: dict[str, Any]) -> None:
 
 
 def test_one_step_is_float(isa: str) -> None:
-    """Of a step alone, packing costs more than products in bfloat16 save."""
-    lstm, x = gatewise.LSTM(8, 16), torch.randn(1, 40, 8)
+    """Of few sequences: to round the weights costs more than products in bfloat16 save."""
+    lstm, x = gatewise.LSTM(8, 16), torch.randn(1, 15, 8)
     y, grads = step(lstm, x)
     exact = step(lstm, x, autocast=False)
     assert torch.equal(y, exact[0].bfloat16())
     assert all(off(a, b.double()) < 5e-3 for a, b in zip(grads, exact[1], strict=True))
+    one_more = step(lstm, torch.cat([x, x[:, :1]], dim=1))[0]
+    assert torch.equal(one_more[:, :15], y) == (not _core.has_pairs())
 
 
 @pytest.mark.parametrize("proj_size", [0, 20])

@@ -58,7 +58,7 @@ class TokenSums:
 
 def step(cell: str, x: object, h: object | None, c: object | None, weights: tuple[Any, ...], keep_tape: bool, reduced: bool = False) -> tuple[Any, ...]:
     """
-    One step of a layer of one direction, on torch tensors: (h, c or None, tape or None). Reduced as in forward(). What does not fit or is not contiguous raises TypeError or ValueError.
+    One step of a layer of one direction, on torch tensors: (h, c or None, tape or None). Reduced as in forward(), with a tape that is rounded. What does not fit or is not contiguous raises TypeError or ValueError.
     """
 
 def step_gradient(cell: str, wanted: tuple[Any, ...], x: object, h: object | None, c: object | None, weights: tuple[Any, ...], tape: object, d_h_n: object | None, d_c_n: object | None, sums: TokenSums | None) -> tuple[Any, ...]:

@@ -110,8 +110,8 @@ def empty(dtype: torch.dtype, *shape: int) -> Tensor:
 _LIKE = torch.empty(0)  # torch's kind of tensor
 
 
-#: Sequences for which a step alone is worth packing its weights as bfloat16.
-REDUCED_ROWS = 64
+#: Sequences for which a step alone is worth rounding its weights.
+REDUCED_ROWS = 16
 
 
 def may_reduce(x: Tensor, batch_sizes: Tensor | None) -> bool:
@@ -397,7 +397,7 @@ def step(
     no tape, and B is at most 16.
 
     Args:
-        reduced: products round what they multiply to bfloat16.
+        reduced: products round what they multiply to bfloat16, and the tape is rounded, too.
 
     Raises:
         ValueError, TypeError: what does not fit or does not lie in one piece.
@@ -431,6 +431,7 @@ def step_gradient(
 
     Args:
         wanted: for each of x, h, c, whether its gradient is.
+        tape: as ``step`` made it; one in bfloat16 is that of a reduced step.
         sums: of the weights' gradients, which the step is added to.
     """
     found: tuple[Tensor | None, ...]

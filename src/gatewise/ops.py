@@ -34,8 +34,9 @@ _PLAIN = frozenset({Tensor, torch.nn.Parameter, type(None)})
 #: Computed in float32 and rounded once, at the end, by runs that are not reduced (native.py).
 REDUCED = (torch.bfloat16, torch.float16)
 
-#: Multiplications from which on a step of a cell is reduced.
-_LARGE_STEP = 1 << 26
+#: Multiplications from which on a step of a cell is reduced: less would gain little for the
+#: accuracy that it costs.
+_REDUCED_STEP = 1 << 20
 
 
 class LayerResult(NamedTuple):
@@ -139,7 +140,7 @@ def step(
         x: (B, I).
         h, c: (B, H), or None for zeros.
         weights: the fields of ``reference.Weights``.
-        reduced: as in ``layer``, which does it where somebody wants a gradient.
+        reduced: as in ``layer``.
         autocast: whether what autocast asks for is seen to.
     """
     if (
@@ -152,9 +153,7 @@ def step(
     try:
         joint = memo.of(weights) if records_gradients() else None
         if joint and (joint.stand_in is not None or _any_requires_grad((x, h, c))):
-            if reduced:
-                return None
-            h_n, c_n = stepping.step(cell, joint, x, h, c)
+            h_n, c_n = stepping.step(cell, joint, x, h, c, reduced)
         else:
             h_n, c_n, _ = native.step(cell, False, x, h, c, weights, reduced)
     except (AttributeError, TypeError, ValueError, RuntimeError):  # the checks say what it is
@@ -167,7 +166,7 @@ def pays_reduced(x: Tensor, W_ih: Tensor, W_hh: Tensor) -> bool:
     to round what its products multiply."""
     return (
         x.dim() == 2
-        and len(x) * (W_ih.numel() + W_hh.numel()) >= _LARGE_STEP
+        and len(x) * (W_ih.numel() + W_hh.numel()) >= _REDUCED_STEP
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
         and native.may_reduce(x[None], None)
     )

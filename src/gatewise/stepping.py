@@ -107,15 +107,25 @@ class Memo:
 
 
 def step(
-    cell: CellSpec, joint: Joint, x: Tensor, h: Tensor | None, c: Tensor | None
+    cell: CellSpec,
+    joint: Joint,
+    x: Tensor,
+    h: Tensor | None,
+    c: Tensor | None,
+    reduced: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """One step that a reverse-mode derivative may be taken of, but no transform of torch.func: h
     and c.
 
+    Args:
+        reduced: products round what they multiply to bfloat16, forward and backward.
+
     Raises:
         ValueError, TypeError: as ``native.step``.
     """
-    results: tuple[Tensor, Tensor | None] = _apply_step(cell, joint, x, h, c, joint.stand_in)
+    results: tuple[Tensor, Tensor | None] = _apply_step(
+        cell, joint, reduced, x, h, c, joint.stand_in
+    )
     return results
 
 
@@ -156,10 +166,17 @@ class Step(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, cell: CellSpec, joint: Joint, x: Tensor, h: Any, c: Any, _: Tensor | None
+        ctx: Any,
+        cell: CellSpec,
+        joint: Joint,
+        reduced: bool,
+        x: Tensor,
+        h: Any,
+        c: Any,
+        _: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        h_n, c_n, tape = native.step(cell, True, x, h, c, joint.weights)
-        ctx.cell, ctx.joint = cell, joint
+        h_n, c_n, tape = native.step(cell, True, x, h, c, joint.weights, reduced)
+        ctx.cell, ctx.joint, ctx.reduced = cell, joint, reduced
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, h, c, tape)
         return h_n, c_n
@@ -169,14 +186,15 @@ class Step(Function):
     def backward(ctx: Any, d_h: Tensor | None, d_c: Tensor | None) -> Gradients:
         x, h, c, tape = ctx.saved_tensors
         cell, joint = ctx.cell, ctx.joint
-        wanted = ctx.needs_input_grad[2:5]
+        wanted = ctx.needs_input_grad[3:6]
         again = torch.is_grad_enabled() or autograd.may_be_forward()
         joint.refuse_changed((True,) * 6 if again else wanted[:2])  # d_x needs W_ih, d_h W_hh
         if again:
-            return None, None, *_differentiable(cell, joint, wanted, x, h, c, tape, d_h, d_c)
+            run = cell, joint, ctx.reduced, wanted
+            return None, None, None, *_differentiable(*run, x, h, c, tape, d_h, d_c)
         flat = x, h, c, joint.weights
         found = native.step_gradient(cell, wanted, *flat, tape, d_h, d_c, joint.sums_of_pass())
-        return None, None, *found, None
+        return None, None, None, *found, None
 
 
 _apply_step: Any = super(Function, Step).apply
@@ -186,6 +204,7 @@ _apply_step: Any = super(Function, Step).apply
 def _differentiable(
     cell: CellSpec,
     joint: Joint,
+    reduced: bool,
     wanted: tuple[bool, ...],
     x: Tensor,
     h: Tensor | None,
@@ -195,12 +214,12 @@ def _differentiable(
     d_c: Tensor | None,
 ) -> Gradients:
     """The gradients by x, h, c and the stand-in, as those of a layer, which have derivatives."""
-    h_n = native.step(cell, False, x, h, c, joint.weights)[0]
+    h_n = native.step(cell, False, x, h, c, joint.weights, reduced)[0]
     h, c, y, d_h, d_c = (None if t is None else t.unsqueeze(0) for t in (h, c, h_n, d_h, d_c))
     args = x[None], None, h, c, *joint.weights, y, tape[None, None], None, d_h, d_c, None
     of_weights = [t is not None and t.requires_grad for t in joint.weights]
     of_layer = wanted[0], False, *wanted[1:], *of_weights
-    found = list(autograd.gradient(cell, False, of_layer, None, *args))
+    found = list(autograd.gradient(cell, reduced, of_layer, None, *args))
     states = (None if t is None else t.squeeze(0) for t in (found[0], *found[2:4]))
     flat = [t.flatten() for t in found[4:] if t is not None]
     return *states, torch.cat(flat) if flat else None
