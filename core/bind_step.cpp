@@ -149,12 +149,13 @@ nb::tuple forward(Step& s, nb::handle h, nb::handle c, nb::handle weights, bool 
 }
 
 // A step in bfloat16. To widen the large weights would take longer than to multiply by them: they
-// are read as they lie. All the rest is widened, and the results, which are float32, shortened.
+// are read as they lie, of more than a few rows in pairs. All the rest is widened, and the results,
+// which are float32, shortened.
 class BriefStep {
  public:
   BriefStep(Step& s, nb::handle h, nb::handle c, const nb::tuple& weights)
       : s_(s), r_(s.arrays), B_(s.dims.B), I_(s.dims.I), H_(s.dims.H), rows_(s.row.gates() * H_) {
-    if (B_ > kRows) fail("x: expected few rows");
+    if (B_ > (has_pairs() ? kRowsInPairs : kRows)) fail("x: expected fewer rows");
     s.refuse_subclasses(h, c);
     const Axis rows{"G*H", rows_}, B{"B", B_}, H{"H", H_};
     W_ih_ = r_.input(weights[0], "W_ih", {rows, {"I", I_}}, true);
@@ -173,6 +174,7 @@ class BriefStep {
     call.dims = s_.dims;
     call.sequence = {nullptr, nullptr, 1, B_};
     call.cell = s_.cell;
+    call.reduced = B_ > kRows;
     i64 numbers = B_ * I_ + 3 * B_ * H_;
     for (const Given& given : from_) numbers += given.data ? given.count : 0;
     const i64 wide = round_up(numbers * i64(sizeof(float)), 64);
@@ -204,7 +206,7 @@ class BriefStep {
   }
 
  private:
-  static constexpr i64 kRows = 16;  // of more, the widened weights are worth their price
+  static constexpr i64 kRows = 16, kRowsInPairs = 128;  // of more, wide weights are worth it
   static constexpr int kGiven = 5;
   struct Given {
     const Bf16* data;

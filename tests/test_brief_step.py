@@ -10,7 +10,7 @@ from test_core import ISAS, kernels
 from torch import Tensor
 
 import gatewise
-from gatewise import formulas, native
+from gatewise import _core, formulas, native
 from gatewise.reference import Weights
 from gatewise.spec import CELLS, CellSpec
 
@@ -56,6 +56,28 @@ def test_it_is_the_step_of_the_page(isa: str, cell: str, B: int, I: int, H: int)
         assert_rounded(found[1], exact[1])
 
 
+@pytest.mark.parametrize("cell", [name for name in CELLS if native.covers(CELLS[name])])
+@pytest.mark.parametrize(
+    ("B", "I", "H"), [(17, 1, 1), (18, 7, 33), (40, 1050, 20), (77, 13, 70), (128, 65, 50)]
+)
+def test_of_many_rows_it_multiplies_pairs(isa: str, cell: str, B: int, I: int, H: int) -> None:
+    """The numbers of a reduced step in float32; nothing is lost of what is bfloat16."""
+    row = CELLS[cell]
+    x, h, c, w = step_of(row, B, I, H)
+    if not _core.has_pairs():
+        with pytest.raises(ValueError, match="x: expected fewer rows"):
+            native.step(row, False, x, h, c, tuple(w))
+        return
+    found = native.step(row, False, x, h, c, tuple(w))
+    wide = tuple(None if t is None else t.float() for t in w)
+    want = native.step(row, False, x.float(), h.float(), c.float(), wide, reduced=True)
+    for got, of_wide in zip(found[:2], want[:2], strict=True):
+        assert (got is None) == (of_wide is None)
+        assert got is None or torch.equal(got, of_wide.bfloat16())  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="x: expected fewer rows"):
+        native.step(row, False, *(t.repeat(8, 1)[:129] for t in (x, h, c)), tuple(w))  # type: ignore[arg-type]
+
+
 def test_what_may_be_absent(isa: str) -> None:
     row = CELLS["lstm"]
     x, h, c, w = step_of(row, 3, 13, 21)
@@ -85,7 +107,7 @@ def test_bits_do_not_depend_on_threads(isa: str) -> None:
     assert torch.equal(found[0], found[2])
 
 
-@pytest.mark.parametrize("B", [1, 16, 17])
+@pytest.mark.parametrize("B", [1, 16, 17, 129])
 def test_cells_and_layers_take_it(B: int) -> None:
     """Layers of several directions, steps or many rows, and whoever wants a gradient, do not."""
     cell, x = gatewise.LSTMCell(6, 9, dtype=BF16), torch.randn(B, 6, dtype=BF16)

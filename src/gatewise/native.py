@@ -394,7 +394,7 @@ def step(
     reduced: bool = False,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Run one step of a layer: x (B, I) to h (B, H), c (B, H), tape (B, S, H). In bfloat16 there is
-    no tape, and B is at most 16.
+    no tape, and B is at most 16, or 128 where the kernels have products of pairs.
 
     Args:
         reduced: products round what they multiply to bfloat16, and the tape is rounded, too.
