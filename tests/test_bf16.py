@@ -20,8 +20,8 @@ from gatewise import _core
 from gatewise.reference import Weights
 from gatewise.spec import CELLS
 
-# Largest error of a step from inputs rounded beforehand: c adds two activations, whose errors act.h
-# states.
+# Largest error of a step from inputs rounded beforehand: less than that of one activation in act.h,
+# which is of saturated ones.
 FIRST_STEP = 1.2e-4
 
 PAIRS = [isa for isa in _core.info()["isas"] if isa in ("avx512bf16", "wide")]
