@@ -170,7 +170,7 @@ struct FewBackward {
         else if (dir.h0)
           copy(dir.h0 + b * H, h, H);
         else
-          for (i64 n = 0; n < H; n++) h[n] = T(0);
+          clear(h, H);
       }
   }
 
