@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <initializer_list>
+#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -100,8 +101,16 @@ inline bool may_be_marked(const Array& a) {
   return !a.empty();
 }
 
-[[noreturn]] inline void fail(const std::string& what) { throw nb::value_error(what.c_str()); }
-[[noreturn]] inline void fail_type(const std::string& what) { throw nb::type_error(what.c_str()); }
+// An error of errors.py, by the name of its class; bind.cpp raises it in Python.
+struct Error : std::runtime_error {
+  const char* const name;
+  Error(const char* name_, const std::string& what) : std::runtime_error(what), name(name_) {}
+};
+[[noreturn]] inline void fail(const std::string& what) { throw Error("ShapeError", what); }
+[[noreturn]] inline void fail_type(const std::string& what) { throw Error("DTypeError", what); }
+[[noreturn]] inline void fail_argument(const std::string& what) {
+  throw Error("ArgumentError", what);
+}
 
 // Keeps what has to live as long as the call: buffers and DLPack capsules.
 class Arrays {
@@ -188,9 +197,9 @@ class Arrays {
 
   void from_exchange(const ExchangeTable& table, nb::handle object, const char* name, Array& a) {
     PlainTensor t;
-    if (table.tensor_from_python(object.ptr(), &t) != 0) {
-      if (!PyErr_Occurred()) fail_type(std::string(name) + ": cannot be read as an array");
-      throw nb::python_error();
+    if (table.tensor_from_python(object.ptr(), &t) != 0) {  // sparse, meta
+      PyErr_Clear();
+      fail_type(std::string(name) + ": expected a dense tensor on the CPU; convert it first");
     }
     fill(t, name, a);
     if (may_be_marked(a)) refuse_marked(object, name);
@@ -206,7 +215,10 @@ class Arrays {
   void from_buffer(nb::handle object, const char* name, Array& a) {
     if (count_ == kBuffers) fail(std::string(name) + ": too many arrays in one call");
     Py_buffer& buffer = buffers_[count_];
-    if (PyObject_GetBuffer(object.ptr(), &buffer, PyBUF_RECORDS_RO) != 0) throw nb::python_error();
+    if (PyObject_GetBuffer(object.ptr(), &buffer, PyBUF_RECORDS_RO) != 0) {  // dates
+      PyErr_Clear();
+      fail_type(std::string(name) + ": expected floating-point numbers; convert it first");
+    }
     count_++;
     if (buffer.ndim > Array::kAxes) fail(std::string(name) + ": expected at most 5 axes");
     const char* format = buffer.format ? buffer.format : "B";
@@ -393,7 +405,7 @@ inline int cell_index(const std::string& name) {
     if (name == CELLS[k].name) return k;
     valid += std::string(k ? ", " : "") + CELLS[k].name;
   }
-  fail("cell: expected one of " + valid + ", got '" + name + "'");
+  fail_argument("cell: expected one of " + valid + ", got '" + name + "'");
 }
 
 // The weights of one direction, a tuple in the order of reference.Weights.
@@ -427,7 +439,7 @@ void by_dtype(const Array& x, F f) {
 }
 
 inline int checked_threads(int threads) {
-  if (threads < 1) fail("threads: expected at least 1, got " + std::to_string(threads));
+  if (threads < 1) fail_argument("threads: expected at least 1, got " + std::to_string(threads));
   return threads > 1024 ? 1024 : threads;
 }
 

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <exception>
 #include <string>
 #include <vector>
 
@@ -149,12 +150,22 @@ double probe(i64 (*kernel)(i64, T*), int threads, double seconds) {
 double probe_any(const std::string& dtype, int threads, double seconds) {
   threads = checked_threads(threads);
   if (!(seconds > 0 && seconds <= 60))
-    fail("seconds: expected more than 0, at most 60, got " + std::to_string(seconds));
+    fail_argument("seconds: expected more than 0, at most 60, got " + std::to_string(seconds));
   if (dtype == "float32") return probe(kernels<float>().probe, threads, seconds);
   if (dtype == "float64") return probe(kernels<double>().probe, threads, seconds);
   if (dtype == "bfloat16" && has_pairs()) return probe(active().probe_pairs, threads, seconds);
-  fail("dtype: expected 'float32' or 'float64', or 'bfloat16' where has_pairs(), got '" + dtype +
-       "'");
+  fail_argument("dtype: expected 'float32' or 'float64', or 'bfloat16' where has_pairs(), got '" +
+                dtype + "'");
+}
+
+// Of our own errors, those of errors.py; others are nanobind's to translate.
+void raise_ours(const std::exception_ptr& error, void*) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const Error& ours) {
+    const nb::object type = nb::module_::import_("gatewise.errors").attr(ours.name);
+    PyErr_SetString(type.ptr(), ours.what());
+  }
 }
 
 }  // namespace
@@ -162,6 +173,7 @@ double probe_any(const std::string& dtype, int threads, double seconds) {
 
 NB_MODULE(_core, m) {
   using namespace gatewise;
+  nb::register_exception_translator(raise_ours);
   bind_layer(m);
   bind_step(m);
   bind_stream(m);

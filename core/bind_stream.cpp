@@ -160,7 +160,7 @@ template <class T>
 class Layers {
  public:
   Layers(const std::string& cell, i64 batch, bool brief, const std::vector<nb::tuple>& weights)
-      : kernels_(kernels<T>()) {
+      : kernels_(&kernels<T>()) {
     StreamPlan<T> plan{cell_index(cell), brief, batch, i64(weights.size()), nullptr};
     const Cell& row = CELLS[plan.cell].cell;
     gated_ = row.has_cell_state();
@@ -191,8 +191,8 @@ class Layers {
     plan.layer = layers.data();
     I = layers[0].I, H = layers[0].H, P = layers.back().P, B = batch, L = plan.count;
     work *= double(B);
-    memory_.emplace(kernels_.stream_bytes(plan));
-    kernels_.stream_pack(plan, memory_->data());
+    memory_ = std::make_unique<Workspace>(kernels_->stream_bytes(plan));
+    kernels_->stream_pack(plan, memory_->data());
     reset();
   }
 
@@ -207,15 +207,15 @@ class Layers {
         1,
         [](void* c, int, int) {
           auto& context = *static_cast<Context*>(c);
-          context.self.kernels_.stream_step(context.self.memory_->data(), context.x, context.row,
-                                            context.y);
+          context.self.kernels_->stream_step(context.self.memory_->data(), context.x, context.row,
+                                             context.y);
         },
         &context);
   }
 
   void reset() {
     for (i64 k = 0; k < L; k++) {
-      const StreamState<T> state = kernels_.stream_state(memory_->data(), k);
+      const StreamState<T> state = kernels_->stream_state(memory_->data(), k);
       std::fill_n(state.h, B * P, T(0));
       std::fill_n(state.c, B * H, T(0));
     }
@@ -231,7 +231,7 @@ class Layers {
     T* all_c = const_cast<T*>(load ? r.input(c, "c", {l, b, {"H", H}}, gated_)
                                    : r.output(c, "c", {l, b, {"H", H}}, gated_));
     for (i64 k = 0; k < L; k++) {
-      const StreamState<T> state = kernels_.stream_state(memory_->data(), k);
+      const StreamState<T> state = kernels_->stream_state(memory_->data(), k);
       move(state.h, all_h + k * B * P, B * P, load);
       if (gated_) move(state.c, all_c + k * B * H, B * H, load);
     }
@@ -245,8 +245,8 @@ class Layers {
     load ? std::copy_n(theirs, n, mine) : std::copy_n(mine, n, theirs);
   }
 
-  const Kernels<T>& kernels_;  // those that packed the weights
-  std::optional<Workspace> memory_;
+  const Kernels<T>* kernels_;  // those that packed the weights
+  std::unique_ptr<Workspace> memory_;
   bool gated_ = true;
 };
 
@@ -318,7 +318,11 @@ class StreamCore {
     refuse_while_busy();
     with([&](auto& layers) { layers.exchange(h, c, load); });
   }
-  std::optional<std::string> stale() const { return stale_; }
+  // Goes on with the weights and the state of another.
+  void become(StreamCore& other) {
+    refuse_while_busy();
+    *this = std::move(other);
+  }
   nb::tuple sizes() const { return nb::make_tuple(L_, B_, H_, P_); }
 
  private:
@@ -351,10 +355,9 @@ class StreamCore {
     const nb::object wanted = nb::steal(attribute.of(x.ptr()));
     if (!wanted.is_valid()) throw nb::python_error();
     if (wanted.ptr() != Py_True || !nb::cast<bool>(is_recording_())) return;
-    PyErr_SetString(PyExc_PermissionError,
-                    "x: expected no gradient to be wanted, since none passes through a Stream. "
-                    "Give x.detach(), or call the module itself.");
-    throw nb::python_error();
+    fail_argument(
+        "x: expected no gradient to be wanted, since none passes through a Stream. "
+        "Give x.detach(), or call the module itself.");
   }
 
   void check(const Array& a, const char* name, i64 last) const {
@@ -388,8 +391,9 @@ class StreamCore {
           "Stream: another thread is in the middle of a step. Make one Stream for each thread.");
   }
   [[noreturn]] void fail_stale() const {
-    throw std::runtime_error("Stream: " + *stale_ +
-                             " since the weights were copied. Call .reload() to copy them again.");
+    throw Error("StaleError",
+                "Stream: " + *stale_ +
+                    " since the weights were copied. Call .reload() to copy them again.");
   }
 
   Either layers_;
@@ -417,12 +421,14 @@ void bind_stream(nb::module_& m) {
           "numpy_empty"_a, "numpy_dtype"_a.none(),
           "dtype: of x and the results: float32, float64 or bfloat16. weights: (W_ih, W_hh, b_ih,"
           " b_hh, W_hr, peep) a layer, those of bfloat16 as float32. watched: (dict, key, tensor).")
-      .def("step", &StreamCore::step, "x"_a.none(), "out"_a.none(), "One step of all layers.")
+      .def("step", &StreamCore::step, "x"_a.none(), "out"_a = nb::none(),
+           "One step of all layers: help(gatewise.Stream.step).")
       .def("reset", &StreamCore::reset, "All states to zero.")
       .def("exchange", &StreamCore::exchange, "h"_a, "c"_a.none(), "load"_a,
            "The states from (load) or into the arrays h (L, B, P) and c (L, B, H).")
       .def("sizes", &StreamCore::sizes, "L, B, H, P.")
-      .def("stale", &StreamCore::stale, "What is wrong with the weights, once a step has seen it.");
+      .def("become", &StreamCore::become, "other"_a,
+           "Goes on with the weights and the state of another, which is not used any more.");
 }
 
 }  // namespace gatewise

@@ -139,9 +139,10 @@ def test_what_does_not_fit() -> None:
         stream.step(x.double())
     with pytest.raises(DTypeError, match="expected float32"):
         stream.step(x.numpy().astype(np.float64))
-    for nothing in ([[1.0, 2.0, 3.0]] * 2, 3):
-        with pytest.raises((DTypeError, ShapeError), match="x: expected"):
-            stream.step(nothing)  # type: ignore[type-var]
+    dates = np.zeros((2, 3), "datetime64[s]")
+    for other in ([[1.0, 2.0, 3.0]] * 2, 3, x.to_sparse(), x.to("meta"), dates):
+        with pytest.raises(DTypeError, match="x: expected"):
+            stream.step(other)  # type: ignore[type-var]
     with pytest.raises(ShapeError, match=r"out: expected shape \(B = 2, P = 5\)"):
         stream.step(x, torch.empty(2, 4))
     read_only = np.empty((2, 5), np.float32)
@@ -447,18 +448,19 @@ AT_ONCE = {
 def test_changed_weights_raise_at_the_next_step(change) -> None:
     lstm, x = gatewise.LSTM(3, 5, 2), torch.randn(1, 3)
     stream = Stream(lstm)
-    stream.step(x)
+    step = stream.step  # whoever took it along has the new weights, too
+    step(x)
     state = stream.state
     change(lstm)
     for _ in range(2):  # and go on raising
         with pytest.raises(StaleError, match=r"_l[01] .* \.reload\(\)"):
-            stream.step(x)
+            step(x)
     assert equal(stream.state, state)
     stream.reload()
     dtype = lstm.weight_ih_l0.dtype
     hx = tuple(s.to(dtype) for s in state)
     want = whole(lstm, x[None].to(dtype), hx)[0][0]
-    torch.testing.assert_close(stream.step(x.to(dtype)), want)
+    torch.testing.assert_close(step(x.to(dtype)), want)
 
 
 def steps_until_stale(stream: Stream, x: Tensor, most: int) -> None:
@@ -490,6 +492,15 @@ def test_one_changed_parameter_is_found_in_turn(name, change, looks) -> None:
             stream.step(x)
         change(p)
         steps_until_stale(stream, x, count * looks(p))
+
+
+def test_a_step_of_ones_own() -> None:
+    class Doubled(Stream):
+        def step(self, x, out=None):  # type: ignore[no-untyped-def]
+            return 2 * super().step(x, out)
+
+    lstm, x = gatewise.LSTM(3, 4), torch.randn(1, 3)
+    assert torch.equal(Doubled(lstm).step(x), 2 * Stream(lstm).step(x))
 
 
 def test_a_parametrized_module() -> None:

@@ -74,8 +74,8 @@ class Stream:
         dtype: of x and the results: float32, float64 or bfloat16. weights: (W_ih, W_hh, b_ih, b_hh, W_hr, peep) a layer, those of bfloat16 as float32. watched: (dict[str, Any], key, tensor).
         """
 
-    def step(self, x: object | None, out: object | None) -> object:
-        """One step of all layers."""
+    def step(self, x: object | None, out: object | None = None) -> object:
+        """One step of all layers: help(gatewise.Stream.step)."""
 
     def reset(self) -> None:
         """All states to zero."""
@@ -86,8 +86,10 @@ class Stream:
     def sizes(self) -> tuple[Any, ...]:
         """L, B, H, P."""
 
-    def stale(self) -> str | None:
-        """What is wrong with the weights, once a step has seen it."""
+    def become(self, other: Stream) -> None:
+        """
+        Goes on with the weights and the state of another, which is not used any more.
+        """
 
 def scratch(like: object, shapes: Sequence[Sequence[int]]) -> tuple[Any, ...]:
     """

@@ -29,7 +29,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gatewise.errors import DTypeError, ShapeError
 from gatewise.spec import CELLS, CellSpec
 
 try:
@@ -219,28 +218,23 @@ def fill(
     """Run a layer into the results, of which y may have any outer strides."""
     x, batch_sizes, h0, c0, *weights = inputs
     y, h_n, c_n, tape = results
-    try:
-        _core.forward(
-            cell.name,
-            _tokens(x),
-            batch_sizes,
-            _dense(h0),
-            _dense(c0),
-            _by_direction([_dense(w) for w in weights]),
-            y,
-            h_n,
-            c_n,
-            tape,
-            torch.get_num_threads(),
-            reduced,
-            part is not None,
-            part is not None and part.reverse,
-            by_groups,
-        )
-    except TypeError as wrong:
-        raise DTypeError(*wrong.args) from None
-    except ValueError as wrong:
-        raise ShapeError(*wrong.args) from None
+    _core.forward(
+        cell.name,
+        _tokens(x),
+        batch_sizes,
+        _dense(h0),
+        _dense(c0),
+        _by_direction([_dense(w) for w in weights]),
+        y,
+        h_n,
+        c_n,
+        tape,
+        torch.get_num_threads(),
+        reduced,
+        part is not None,
+        part is not None and part.reverse,
+        by_groups,
+    )
 
 
 def backward(
