@@ -190,7 +190,8 @@ struct GroupWalk {
   void towards_before(const Chunk& c, i64 t, i64 rows) const {
     const Axis<T>& output = all.output;
     const i64 b = own.first;
-    const i64 most = rows == 1 ? 2 : 1;  // one row: two panels at once
+    // One row: two panels at once, if that leaves some for everybody.
+    const i64 most = rows == 1 && output.panels > (split.by_batch ? 1 : team.count) ? 2 : 1;
     dealer.deal(ceil_div(output.panels, most), 1, t % 2, [&](i64, i64 visit, i64 next) {
       const i64 p = most * visit, last = smaller(output.panels, p + most) - 1;
       const auto of_panels = [&](i64 first, int count) {
@@ -329,7 +330,7 @@ void backward(BackwardCall<T>& call, int id, int count) {
   each_direction<E>(call, everybody, call.barrier + 1, [&](i64 d, Team team) {
     Carver carver{call.workspace};
     for (i64 before = 0; before < d; before++) BackwardSpace<T, E>(call, before, carver);
-    const BackwardSpace<T, E> space(call, d, carver);
+    const BackwardSpace<T, E> space(call, d, carver, team.count);
     Backward<T, E>{call, call.direction[d], call.dims, space, space.units, team, groups}.run(
         d, call.barrier + 3 + d * GROUPS);
   });

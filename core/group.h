@@ -98,6 +98,14 @@ bool adds_inputs(const BackwardCall<T>& call, i64 d) {
   return dir.brief_d_x.data ? call.dims.D == 2 : dir.d_x.data && (call.adds_inputs || d == 1);
 }
 
+// Vectors of a panel of d_h. Where workers share the panels of few rows, each has equally many.
+template <class T>
+int output_vectors(const Dims& d, int workers) {
+  if (workers == 1 || d.B >= 2 * workers) return NV;
+  const i64 vectors = ceil_div(d.P, LANES<T>);
+  return int(ceil_div(vectors, round_up(ceil_div(vectors, NV), workers)));
+}
+
 // The workspace of one direction. What it holds follows from the call alone: where memory is only
 // counted, every pointer is null.
 template <class T, class E>
@@ -112,10 +120,10 @@ struct BackwardSpace {
   Bf16* h0;       // (B, padded P): as y would have it, where it is bfloat16
   GroupSpace<T, E> group[GROUPS];
 
-  BackwardSpace(const BackwardCall<T>& call, i64 d, Carver& carver)
+  BackwardSpace(const BackwardCall<T>& call, i64 d, Carver& carver, int workers = 1)
       : units(call.dims.H, CELLS[call.cell].cell.gates()),
         input(call.dims.I),
-        output(call.dims.P),
+        output(call.dims.P, output_vectors<T>(call.dims, workers)),
         hidden(call.dims.H),
         Wx(call.direction[d].wants_inputs() ? carver.take<E>(input.padded * operands<E>(units.K))
                                             : nullptr),
