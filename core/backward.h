@@ -21,7 +21,7 @@ struct GroupWalk {
   const Units<T>& u = g.u;
   const Team& team = g.team;
   const i64 S = g.S;
-  const Split split{team, g.rows, seq, weights_are_large()};
+  const Split split{team, g.rows, seq, g.call.least_rows, weights_are_large()};
   const Rows own = split.rows;
   const Share panels = split.panels(team, u.J);
   const Dealer dealer = split.dealer(team, ws.taken);

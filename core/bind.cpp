@@ -200,6 +200,10 @@ NB_MODULE(_core, m) {
       "operations"_a,
       "The work below which a further thread is not woken; returns what it was. 0 for tests: all "
       "threads, however small the work and whatever they gain.");
+  m.def(
+      "rows_of_worker", [](i64 rows) { return rows_of_worker.exchange(rows); }, "rows"_a,
+      "For tests: the rows that a worker must have to take a part of the batch, whatever pays; "
+      "returns what it was. 0: what pays.");
   m.def("meeting_time", meeting_time, "threads"_a,
         "Seconds that a meeting of so many workers takes, measured in the last half second.");
   m.def("has_pairs", has_pairs, "Whether the kernels in use have products of pairs of bfloat16.");

@@ -211,6 +211,7 @@ void execute(Call& call, i64 (*bytes)(const Call&, int), void (*kernel)(Call&, i
   if (call.dims.N == 0) return;
   const int G = CELLS[call.cell].cell.gates();
   threads = workers(call.dims, G, threads, passes);
+  call.least_rows = least_rows(call.dims, G, threads, active().tile_rows);
   const OthersMayGoOn others(passes * products(call.dims, G));
   Workspace space(bytes(call, threads));
   call.workspace = space.data();

@@ -103,7 +103,7 @@ struct Forward {
         cell(pointwise_of<T, E, K>(call_.cell)),
         ws(call_, call_.direction[d].w.W_hr, workers, carver),
         u(ws.units),
-        split(team, {0, dims.B}, seq, weights_are_shared()),
+        split(team, {0, dims.B}, seq, call_.least_rows, weights_are_shared()),
         own(split.rows),
         panels(split.panels(team, u.J)),
         dealer(split.dealer(team, ws.taken)),

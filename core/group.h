@@ -100,9 +100,9 @@ bool adds_inputs(const BackwardCall<T>& call, i64 d) {
 
 // Vectors of a panel of d_h. Where workers share the panels of few rows, each has equally many.
 template <class T>
-int output_vectors(const Dims& d, int workers) {
-  if (workers == 1 || d.B >= 2 * workers) return NV;
-  const i64 vectors = ceil_div(d.P, LANES<T>);
+int output_vectors(const BackwardCall<T>& call, int workers) {
+  if (workers == 1 || call.dims.B >= call.least_rows * workers) return NV;
+  const i64 vectors = ceil_div(call.dims.P, LANES<T>);
   return int(ceil_div(vectors, round_up(ceil_div(vectors, NV), workers)));
 }
 
@@ -123,7 +123,7 @@ struct BackwardSpace {
   BackwardSpace(const BackwardCall<T>& call, i64 d, Carver& carver, int workers = 1)
       : units(call.dims.H, CELLS[call.cell].cell.gates()),
         input(call.dims.I),
-        output(call.dims.P, output_vectors<T>(call.dims, workers)),
+        output(call.dims.P, output_vectors(call, workers)),
         hidden(call.dims.H),
         Wx(call.direction[d].wants_inputs() ? carver.take<E>(input.padded * operands<E>(units.K))
                                             : nullptr),

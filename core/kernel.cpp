@@ -45,7 +45,7 @@ constexpr i64 (*PROBE_PAIRS)(i64, float*) = nullptr;
 #define GATEWISE_NAME(name) GATEWISE_TEXT(name)
 
 extern const Table table;
-const Table table = {GATEWISE_NAME(GATEWISE_ISA), VECTOR_BYTES, KERNELS<float>, KERNELS<double>,
-                     PROBE_PAIRS};
+const Table table = {
+    GATEWISE_NAME(GATEWISE_ISA), VECTOR_BYTES, MR, KERNELS<float>, KERNELS<double>, PROBE_PAIRS};
 
 }  // namespace gatewise::GATEWISE_ISA

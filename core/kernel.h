@@ -28,6 +28,7 @@ struct ForwardCall {
   bool in_parts;   // a part of a longer run, with the bits of the whole, even if it is one step
   bool reduced;    // products round what they multiply to bfloat16; only if Table::probe_pairs
   bool by_groups;  // the tape lies by groups (groups.h); only if it is of the products' numbers
+  i64 least_rows;  // of a worker who takes a part of the batch (team.h)
   struct Direction {
     bool reverse;              // from each sequence's last step to its first
     View<const T> x;           // read, I numbers a token
@@ -58,6 +59,7 @@ struct BackwardCall {
   bool adds;         // the weights' gradients to what is there: a part of a longer run
   bool adds_inputs;  // d_x, too
   bool by_groups;    // so lies the tape
+  i64 least_rows;    // as forward
   struct Direction {
     bool reverse;
     View<const T> x;
@@ -151,6 +153,7 @@ struct Kernels {
 struct Table {
   const char* isa;
   int vector_bytes;
+  int tile_rows;  // most
   Kernels<float> f32;
   Kernels<double> f64;
   i64 (*probe_pairs)(i64 rounds, float* sink);  // null: it multiplies no pairs of bfloat16 (bf16.h)

@@ -100,13 +100,13 @@ struct Dealer {
 
 // Which rows and which panels a worker takes. By batch: a piece of the rows and all panels, and the
 // workers never meet between steps. By units: all rows and panels of its own, and they meet at
-// every step; for few rows, and for weights so large that each worker had better read a part of
-// them.
+// every step; for rows that would be fewer than `least` for each, and for weights so large that
+// each worker had better read a part of them.
 struct Split {
   bool by_batch;
   Rows rows;
-  Split(const Team& team, const Rows& all, const Sequence& seq, bool large)
-      : by_batch(team.count == 1 || (!large && all.count() >= 2 * team.count)),
+  Split(const Team& team, const Rows& all, const Sequence& seq, i64 least, bool large)
+      : by_batch(team.count == 1 || (!large && all.count() >= least * team.count)),
         rows(by_batch ? piece(all, seq, team.id, team.count) : all) {}
   Share panels(const Team& team, i64 n) const { return by_batch ? Share{0, n} : team.of(n); }
   Dealer dealer(const Team& team, Taken* lines) const {

@@ -17,6 +17,13 @@ inline std::atomic<double> work_per_thread{2e6};
 inline constexpr double kWorkInMeeting = 5e11;
 inline constexpr double kShortest = 0.04e-6, kLongest = 1e-6;  // of meetings, in seconds
 
+// The rows that a worker must have to take a part of the batch; of fewer, all share the units of
+// every row. Of less than a good tile they had better do so, too, if they meet quickly: it spares a
+// fifth of a step at most, where of fewer rows it spares half, so a meeting weighs more.
+inline constexpr i64 kFewRows = 2, kTileRows = 4;
+inline constexpr double kTilesInMeeting = 12;  // times kWorkInMeeting
+inline std::atomic<i64> rows_of_worker{0};     // for tests: whatever pays, if not 0
+
 // A weight must be fetched and packed once, which takes as long as so many operations.
 inline constexpr double kWeight = 8;
 
@@ -39,6 +46,18 @@ inline int workers(const Dims& d, int G, int threads, double passes) {
   const auto saves = [&](double meeting) { return step >= kWorkInMeeting * meeting * threads; };
   const bool meet = saves(kLongest) || (saves(kShortest) && saves(meeting_time(threads)));
   return meet ? threads : int(smaller(threads, d.D));
+}
+
+// The rows that each of so many workers must have to take a part of the batch.
+inline i64 least_rows(const Dims& d, int G, int threads, int tile_rows) {
+  if (const i64 forced = rows_of_worker.load(std::memory_order_relaxed)) return forced;
+  const i64 team = threads / d.D;
+  if (team <= 1 || d.T == 1 || d.B >= kTileRows * team || tile_rows < kTileRows) return kFewRows;
+  const double step = 2.0 * double(d.B) * weights_of(d, G);
+  const auto saves = [&](double meeting) {
+    return step >= kTilesInMeeting * kWorkInMeeting * meeting * threads;
+  };
+  return saves(kShortest) && saves(meeting_time(threads)) ? kTileRows : kFewRows;
 }
 
 template <class Call, class Kernel>

@@ -123,6 +123,11 @@ def work_per_thread(operations: float) -> float:
     The work below which a further thread is not woken; returns what it was. 0 for tests: all threads, however small the work and whatever they gain.
     """
 
+def rows_of_worker(rows: int) -> int:
+    """
+    For tests: the rows that a worker must have to take a part of the batch, whatever pays; returns what it was. 0: what pays.
+    """
+
 def meeting_time(threads: int) -> float:
     """
     Seconds that a meeting of so many workers takes, measured in the last half second.

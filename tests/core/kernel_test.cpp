@@ -279,6 +279,7 @@ struct Layer {
     Workspace room;
     ForwardCall<T> forward{};
     forward.dims = dims, forward.sequence = sequence, forward.cell = row;
+    forward.least_rows = s.B % 2 ? 4 : 2;  // rows of the batch, or units, for each
     for (size_t d = 0; d < size_t(D); d++) {
       auto& f = forward.direction[d];
       f.reverse = d == 1;
@@ -302,6 +303,7 @@ struct Layer {
 
     BackwardCall<T> backward{};
     backward.dims = dims, backward.sequence = sequence, backward.cell = row;
+    backward.least_rows = forward.least_rows;
     for (size_t d = 0; d < size_t(D); d++) {
       auto &b = backward.direction[d], *g = &b;
       auto& mine = grads[d];
