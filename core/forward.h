@@ -120,11 +120,11 @@ struct Forward {
   i64 weight_bytes() const { return u.K * operand_bytes<E>(dims.I + dims.P); }
 
   // Whether each worker had better read a part of the weights, though workers then wait for each
-  // other at every step: the whole is more than the second-level cache of this machine.
+  // other at every step: the whole is more than a second-level cache, or than that of this machine.
   bool weights_are_shared() const {
     const i64 bytes = weight_bytes();
     return bytes > LARGE_WEIGHTS ||
-           (bytes > second_level_bytes && u.J >= SHARED_PANELS * team.count);
+           (call.near && bytes > second_level_bytes && u.J >= SHARED_PANELS * team.count);
   }
 
   // The weights that a worker reads; of the largest share, since all who meet must decide alike.

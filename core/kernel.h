@@ -29,6 +29,7 @@ struct ForwardCall {
   bool reduced;    // products round what they multiply to bfloat16; only if Table::probe_pairs
   bool by_groups;  // the tape lies by groups (groups.h); only if it is of the products' numbers
   i64 least_rows;  // of a worker who takes a part of the batch (team.h)
+  bool near;       // workers meet quickly
   struct Direction {
     bool reverse;              // from each sequence's last step to its first
     View<const T> x;           // read, I numbers a token

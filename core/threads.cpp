@@ -80,6 +80,7 @@ constexpr int kPauses = 500;  // at a Barrier: 5 to 25 us, more than a healthy p
 // is believed where workers do not come.
 constexpr std::chrono::milliseconds kMeetingIsKnown{500};
 constexpr int kRounds = 8, kMeetings = 8;
+constexpr int kMeetingsKnown = 65;  // teams of fewer have a measurement of their own
 constexpr double kUsualMeeting = 0.3e-6;
 constexpr int kMostThreads = 1024;  // an absurd request must not fill the machine before it fails
 
@@ -336,13 +337,15 @@ const int64_t second_level_bytes = [] {
 }();
 
 double meeting_time(int threads) {
-  static std::atomic<double> known{kUsualMeeting};
-  static std::atomic<int> known_of{0};
-  static std::atomic<Clock::rep> known_until{0};
+  struct Known {
+    std::atomic<double> time{kUsualMeeting};
+    std::atomic<Clock::rep> until{0};
+  };
+  static Known all[kMeetingsKnown];  // the first is that of all larger teams
+  Known& known = all[threads < kMeetingsKnown ? threads : 0];
   const auto now = Clock::now().time_since_epoch();
-  if (known_of == threads && now.count() < known_until) return known;
-  known_of = threads;
-  known_until = (now + kMeetingIsKnown).count();
+  if (now.count() < known.until) return known.time;
+  known.until = (now + kMeetingIsKnown).count();
   struct Meetings {
     Barrier barrier;
     Duration best = Duration::max();
@@ -364,8 +367,9 @@ double meeting_time(int threads) {
   };
   parallel(threads, task, &meetings, Sharing::as_it_paid);
   const bool came = meetings.best < Duration::max();
-  known = came ? std::chrono::duration<double>(meetings.best).count() / kMeetings : kUsualMeeting;
-  return known;
+  known.time =
+      came ? std::chrono::duration<double>(meetings.best).count() / kMeetings : kUsualMeeting;
+  return known.time;
 }
 
 void parallel(int threads, void (*task)(void* context, int id, int count), void* context,

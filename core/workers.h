@@ -22,7 +22,11 @@ inline constexpr double kShortest = 0.04e-6, kLongest = 1e-6;  // of meetings, i
 // fifth of a step at most, where of fewer rows it spares half, so a meeting weighs more.
 inline constexpr i64 kFewRows = 2, kTileRows = 4;
 inline constexpr double kTilesInMeeting = 12;  // times kWorkInMeeting
-inline std::atomic<i64> rows_of_worker{0};     // for tests: whatever pays, if not 0
+
+// Meetings of n workers who are near each other take no more than n of this, in seconds.
+inline constexpr double kNear = 0.075e-6;
+
+inline std::atomic<i64> rows_of_worker{0};  // for tests: whatever pays, if not 0
 
 // A weight must be fetched and packed once, which takes as long as so many operations.
 inline constexpr double kWeight = 8;
@@ -49,15 +53,12 @@ inline int workers(const Dims& d, int G, int threads, double passes) {
 }
 
 // The rows that each of so many workers must have to take a part of the batch.
-inline i64 least_rows(const Dims& d, int G, int threads, int tile_rows) {
+inline i64 least_rows(const Dims& d, int G, int threads, double meeting, int tile_rows) {
   if (const i64 forced = rows_of_worker.load(std::memory_order_relaxed)) return forced;
   const i64 team = threads / d.D;
   if (team <= 1 || d.T == 1 || d.B >= kTileRows * team || tile_rows < kTileRows) return kFewRows;
   const double step = 2.0 * double(d.B) * weights_of(d, G);
-  const auto saves = [&](double meeting) {
-    return step >= kTilesInMeeting * kWorkInMeeting * meeting * threads;
-  };
-  return saves(kShortest) && saves(meeting_time(threads)) ? kTileRows : kFewRows;
+  return step >= kTilesInMeeting * kWorkInMeeting * meeting * threads ? kTileRows : kFewRows;
 }
 
 template <class Call, class Kernel>

@@ -280,6 +280,7 @@ struct Layer {
     ForwardCall<T> forward{};
     forward.dims = dims, forward.sequence = sequence, forward.cell = row;
     forward.least_rows = s.B % 2 ? 4 : 2;  // rows of the batch, or units, for each
+    forward.near = s.B % 3 == 0;
     for (size_t d = 0; d < size_t(D); d++) {
       auto& f = forward.direction[d];
       f.reverse = d == 1;
