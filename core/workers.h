@@ -11,17 +11,18 @@ namespace gatewise {
 // workers share whatever it is, whether it pays or not.
 inline std::atomic<double> work_per_thread{2e6};
 
-// Workers who share the units of a few rows meet at every step, and each takes from its cache what
-// the others have written. That is more than they save where a worker's part of the forward work of
-// a step is less than what is done at this speed, in operations a second, while they meet.
+// Workers who share the units of all rows meet at every step, and each takes from its cache what
+// the others have written. Workers who share the rows do not, but have tiles of fewer, and write
+// next to each other. What the one or the other must spare is counted in meetings: work of a
+// forward step, in operations, that is done at this speed while all meet.
 inline constexpr double kWorkInMeeting = 5e11;
 inline constexpr double kShortest = 0.04e-6, kLongest = 1e-6;  // of meetings, in seconds
-
-// The rows that a worker must have to take a part of the batch; of fewer, all share the units of
-// every row. Of less than a good tile they had better do so, too, if they meet quickly: it spares a
-// fifth of a step at most, where of fewer rows it spares half, so a meeting weighs more.
-inline constexpr i64 kFewRows = 2, kTileRows = 4;
-inline constexpr double kTilesInMeeting = 12;  // times kWorkInMeeting
+// If a step is worth so many meetings, all share the units of fewer rows for each than these.
+struct Tiles {
+  i64 rows;
+  double meetings;
+};
+inline constexpr Tiles kGoodTiles{4, 12}, kPairsOfRows{2, 3.5};
 
 // Meetings of n workers who are near each other take no more than n of this, in seconds.
 inline constexpr double kNear = 0.075e-6;
@@ -46,19 +47,19 @@ inline int workers(const Dims& d, int G, int threads, double passes) {
   const double least = work_per_thread.load(std::memory_order_relaxed);
   const double useful = passes * (products(d, G) + kWeight * weights) / least;
   threads = useful < threads ? (useful < 1 ? 1 : int(useful)) : threads;
-  if (threads == 1 || d.T == 1 || d.B * d.D >= 2 * threads || least == 0) return threads;
-  const auto saves = [&](double meeting) { return step >= kWorkInMeeting * meeting * threads; };
-  const bool meet = saves(kLongest) || (saves(kShortest) && saves(meeting_time(threads)));
-  return meet ? threads : int(smaller(threads, d.D));
+  const i64 good = larger(d.D, d.D * d.B / kGoodTiles.rows);  // for whom there are good tiles
+  if (good >= threads || d.T == 1 || least == 0) return threads;
+  const auto pays = [&](double meeting) { return step >= kWorkInMeeting * meeting * threads; };
+  return pays(kLongest) || (pays(kShortest) && pays(meeting_time(threads))) ? threads : int(good);
 }
 
 // The rows that each of so many workers must have to take a part of the batch.
 inline i64 least_rows(const Dims& d, int G, int threads, double meeting, int tile_rows) {
   if (const i64 forced = rows_of_worker.load(std::memory_order_relaxed)) return forced;
-  const i64 team = threads / d.D;
-  if (team <= 1 || d.T == 1 || d.B >= kTileRows * team || tile_rows < kTileRows) return kFewRows;
-  const double step = 2.0 * double(d.B) * weights_of(d, G);
-  return step >= kTilesInMeeting * kWorkInMeeting * meeting * threads ? kTileRows : kFewRows;
+  const double meetings =
+      2.0 * double(d.B) * weights_of(d, G) / (kWorkInMeeting * meeting * threads);
+  if (meetings >= kGoodTiles.meetings && tile_rows >= kGoodTiles.rows) return kGoodTiles.rows;
+  return meetings >= kPairsOfRows.meetings ? kPairsOfRows.rows : 1;
 }
 
 template <class Call, class Kernel>

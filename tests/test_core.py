@@ -41,10 +41,11 @@ def kernels(isa: str) -> Iterator[None]:
     """These kernels, for every number of threads, with scratch memory of NaN that they may not read
     before they write it, nor leave."""
     before, work = _core.info()["isa"], _core.work_per_thread(0.0)
-    guards = _core.guard_workspaces(True)
+    guards, rows = _core.guard_workspaces(True), _core.rows_of_worker(2)
     _core.select_isa(isa)
     yield
     _core.select_isa(before)
+    _core.rows_of_worker(rows)
     _core.work_per_thread(work)
     _core.guard_workspaces(guards)
 

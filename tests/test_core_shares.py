@@ -27,7 +27,6 @@ PROBLEMS = {
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     with kernels(request.param):
         yield request.param
-        _core.rows_of_worker(0)
 
 
 def flat(found: Any) -> list[torch.Tensor]:
