@@ -213,7 +213,7 @@ void execute(Call& call, i64 (*bytes)(const Call&, int), void (*kernel)(Call&, i
   threads = workers(call.dims, G, threads, passes);
   const double meeting = threads > call.dims.D && call.dims.T > 1 ? meeting_time(threads) : 0;
   call.least_rows = least_rows(call.dims, G, threads, meeting, active().tile_rows);
-  if constexpr (requires { call.near; }) call.near = meeting <= kNear * threads;
+  if constexpr (requires { call.near; }) call.near = are_near(meeting, threads);
   const OthersMayGoOn others(passes * products(call.dims, G));
   Workspace space(bytes(call, threads));
   call.workspace = space.data();

@@ -24,8 +24,10 @@ struct Tiles {
 };
 inline constexpr Tiles kGoodTiles{4, 12}, kPairsOfRows{2, 3.5};
 
-// Meetings of n workers who are near each other take no more than n of this, in seconds.
+// Meetings of n workers who are near each other take no more than n of this, in seconds. Others had
+// better not share units that rows would do for.
 inline constexpr double kNear = 0.075e-6;
+inline bool are_near(double meeting, int threads) { return meeting <= kNear * threads; }
 
 inline std::atomic<i64> rows_of_worker{0};  // for tests: whatever pays, if not 0
 
@@ -58,7 +60,8 @@ inline i64 least_rows(const Dims& d, int G, int threads, double meeting, int til
   if (const i64 forced = rows_of_worker.load(std::memory_order_relaxed)) return forced;
   const double meetings =
       2.0 * double(d.B) * weights_of(d, G) / (kWorkInMeeting * meeting * threads);
-  if (meetings >= kGoodTiles.meetings && tile_rows >= kGoodTiles.rows) return kGoodTiles.rows;
+  if (meetings >= kGoodTiles.meetings && are_near(meeting, threads) && tile_rows >= kGoodTiles.rows)
+    return kGoodTiles.rows;
   return meetings >= kPairsOfRows.meetings ? kPairsOfRows.rows : 1;
 }
 
