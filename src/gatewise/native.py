@@ -216,15 +216,9 @@ def fill(
     by_groups: bool = False,
 ) -> None:
     """Run a layer into the results, of which y may have any outer strides."""
-    x, batch_sizes, h0, c0, *weights = inputs
     y, h_n, c_n, tape = results
     _core.forward(
-        cell.name,
-        _tokens(x),
-        batch_sizes,
-        _dense(h0),
-        _dense(c0),
-        _by_direction([_dense(w) for w in weights]),
+        *_given(cell, inputs),
         y,
         h_n,
         c_n,
@@ -340,21 +334,15 @@ def fill_gradients(
         cotangents: d_y, d_h_n, d_c_n, d_tape.
         g_tape, g_h: for the total gradients, like the tape and (D, T, B, P) or (D, N, P).
     """
-    x, batch_sizes, h0, c0, *weights = inputs
     d_x, _, d_h0, d_c0, *d_weights = grads
     d_y, d_h_n, d_c_n, d_tape = cotangents
     biases = []
-    for b in range(B_IH, len(weights), FIELDS):  # the two biases have one gradient: one buffer
+    for b in range(B_IH, len(d_weights), FIELDS):  # the two biases have one gradient: one buffer
         d_ih, d_hh = d_weights[b : b + 2]
         d_weights[b : b + 2] = [d_hh if d_ih is None else d_ih, None]
         biases.append((d_ih, d_hh))
     _core.backward(
-        cell.name,
-        _tokens(x),
-        batch_sizes,
-        _dense(h0),
-        _dense(c0),
-        _by_direction([_dense(w) for w in weights]),
+        *_given(cell, inputs),
         _unit_stride(y),
         _dense(tape),
         None if d_y is None else _tokens(d_y),
@@ -470,6 +458,13 @@ def of_direction(weights: Flat, d: int) -> Flat:
 def of_directions(weights: Flat, directions: slice) -> Flat:
     """The same of several."""
     return weights[directions.start * FIELDS : directions.stop * FIELDS]
+
+
+def _given(cell: CellSpec, inputs: Sequence[Any]) -> tuple[str, Any, Any, Any, Any, Any]:
+    """What a layer is run on, as the core reads it."""
+    x, batch_sizes, h0, c0, *weights = inputs
+    by_direction = _by_direction([_dense(w) for w in weights])
+    return cell.name, _tokens(x), batch_sizes, _dense(h0), _dense(c0), by_direction
 
 
 def _by_direction(fields: list[Tensor | None]) -> tuple[tuple[Tensor | None, ...], ...]:
