@@ -123,10 +123,12 @@ CHANGES = [
 
 @pytest.mark.parametrize(("cls", "options"), KINDS)
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
-def test_the_next_call_sees_every_change_of_every_weight(cls, options, change, grad) -> None:
+@pytest.mark.parametrize("mode", ["grad", "no_grad", "checkpointed"])
+def test_the_next_call_sees_every_change_of_every_weight(cls, options, change, mode) -> None:
     ours, theirs, x, names = made(cls, options)
-    torch.set_grad_enabled(grad)
+    if mode == "checkpointed":
+        ours.checkpoint = 2  # (of cells, there is nothing to recompute)
+    torch.set_grad_enabled(mode != "no_grad")
     try:
         for name in names:
             ours(x)  # whatever could be kept from a call is kept now
