@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,10 @@ Entrant = Callable[[], object]
 SAMPLE = 4e-3  # seconds a sample lasts at least, by repeating short calls
 #: Between a sample and the next probe: the spinning threads of an OpenMP pool go to sleep.
 PAUSE = 8e-3
+#: Seconds of calls before a sample. A pause empties the caches where other tenants use them, too:
+#: the first call after it took up to a third longer, and only after 4 ms did calls take as long as
+#: in a loop without pauses.
+WARM = 8e-3
 FEW = 5  # clean rounds without which all rounds are used and the row is marked noisy
 
 
@@ -45,9 +50,9 @@ def in_turn(entrants: Mapping[str, Entrant], quiet: Callable[[], bool], effort: 
     calls, warm = {}, {}
     for name, run in entrants.items():
         run()
-        took = seconds(run, 1)
-        calls[name] = max(1, min(10_000, int(SAMPLE / max(took, 1e-7))))
-        warm[name] = took < 10 * SAMPLE
+        took = max(seconds(run, 1), 1e-7)
+        calls[name] = max(1, min(10_000, int(SAMPLE / took)))
+        warm[name] = ceil(WARM / took) if took < 10 * SAMPLE else 0
     names, rounds = list(entrants), Rounds({name: [] for name in entrants})
     begin = time.perf_counter()
     gc.collect()
@@ -59,8 +64,7 @@ def in_turn(entrants: Mapping[str, Entrant], quiet: Callable[[], bool], effort: 
             all_calm = calm
             for name in names[k:] + names[:k]:
                 run = entrants[name]
-                if warm[name]:
-                    run()  # its threads are awake, as ours are after the probe
+                seconds(run, warm[name])
                 rounds.times[name].append(seconds(run, calls[name]))
                 time.sleep(PAUSE)
                 calm = quiet()
@@ -81,11 +85,11 @@ def _enough(rounds: Rounds, spent: float, effort: Effort) -> bool:
 
 
 def seconds(run: Entrant, calls: int) -> float:
-    """Of one call, the mean of ``calls``."""
+    """Of one call, the mean of ``calls``, of which there may be none."""
     start = time.perf_counter()
     for _ in range(calls):
         run()
-    return (time.perf_counter() - start) / calls
+    return (time.perf_counter() - start) / max(1, calls)
 
 
 def summary(rounds: Rounds) -> Json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,23 @@ def test_everybody_takes_a_turn() -> None:
     assert all(len(times) == 3 for times in rounds.times.values())
     assert rounds.quiet == [False, True, True]
     assert set(calls) == set("abc")
+
+
+def test_a_sample_is_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 0.0
+    log: list[str] = []
+
+    def call(name: str, took: float) -> None:
+        nonlocal clock
+        clock += took
+        log.append(name)
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock)
+    monkeypatch.setattr(timing.time, "sleep", lambda _: log.append("pause"))
+    entrants = {"short": partial(call, "short", 3e-3), "long": partial(call, "long", 0.1)}
+    timing.in_turn(entrants, lambda: True, timing.Effort(seconds=1e-9, least=1, most=1))
+    # To see how long a call takes; then three calls of 3 ms warm one, and 0.1 s warm themselves.
+    assert log == ["short"] * 2 + ["long"] * 2 + ["short"] * (3 + 1) + ["pause", "long", "pause"]
 
 
 def test_probe_counts_work_on_every_instruction_set() -> None:
