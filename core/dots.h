@@ -32,8 +32,8 @@ constexpr auto numbers() {
 template <class T, int apart, int... lane>
 GATEWISE_INLINE Vec<T> folded(Vec<T> a, Vec<T> b, Numbers<lane...>) {
   constexpr int L = LANES<T>;
-  return __builtin_shufflevector(a, b, (lane & apart ? L + lane : lane)...) +
-         __builtin_shufflevector(a, b, ((lane & apart ? L : 0) + (lane ^ apart))...);
+  return shuffle<(lane & apart ? L + lane : lane)...>(a, b) +
+         shuffle<(lane & apart ? L : 0) + (lane ^ apart)...>(a, b);
 }
 
 // The sums over lanes of n vectors, in log2(n) rounds, the first of lanes that lie `apart`.

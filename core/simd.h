@@ -107,9 +107,9 @@ GATEWISE_INLINE void settle() {}
 // assembly, since the compiler drops the builtin where it sees no use of it.)
 GATEWISE_INLINE void fetch([[maybe_unused]] uintptr_t address) {
 #if defined(__x86_64__)
-  asm volatile("prefetcht1 %a0" ::"p"(address));
+  asm volatile("prefetcht1 %0" ::"m"(*reinterpret_cast<const char*>(address)));
 #elif defined(__aarch64__)
-  asm volatile("prfm pldl2keep, %a0" ::"p"(address));
+  asm volatile("prfm pldl2keep, %0" ::"Q"(*reinterpret_cast<const char*>(address)));
 #endif
 }
 
@@ -126,7 +126,7 @@ GATEWISE_INLINE void clear(T* numbers, int64_t n) {
 template <class V>
 GATEWISE_INLINE V held(V v) {
 #if defined(__x86_64__) && !defined(GATEWISE_WIDE)
-  asm("" : "+x"(v));
+  asm("" : "+v"(v));
 #elif defined(__aarch64__)
   asm("" : "+w"(v));
 #endif
@@ -291,31 +291,42 @@ GATEWISE_INLINE IntV lookup(const E (&table)[8], IntV index) {
 inline constexpr int TABLE_BITS = 0;
 #endif
 
+// The lanes of a and then of b that are named, of the two counted on. (GCC 11 knows its own builtin
+// only.)
+template <int... lane, class V>
+GATEWISE_INLINE V shuffle(V a, V b) {
+#if __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(a, b, lane...);
+#else
+  return __builtin_shuffle(a, b, decltype(a < b){lane...});
+#endif
+}
+
 // One round of a transpose of LANES x LANES: the rows a and b meet as a0 b0 a1 b1 ...
 GATEWISE_INLINE void interleave(FloatV& a, FloatV& b) {
   const FloatV x = a, y = b;
 #if defined(__AVX512F__) || defined(GATEWISE_WIDE)
-  a = __builtin_shufflevector(x, y, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-  b = __builtin_shufflevector(x, y, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  a = shuffle<0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23>(x, y);
+  b = shuffle<8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31>(x, y);
 #elif defined(__AVX2__)
-  a = __builtin_shufflevector(x, y, 0, 8, 1, 9, 2, 10, 3, 11);
-  b = __builtin_shufflevector(x, y, 4, 12, 5, 13, 6, 14, 7, 15);
+  a = shuffle<0, 8, 1, 9, 2, 10, 3, 11>(x, y);
+  b = shuffle<4, 12, 5, 13, 6, 14, 7, 15>(x, y);
 #else
-  a = __builtin_shufflevector(x, y, 0, 4, 1, 5);
-  b = __builtin_shufflevector(x, y, 2, 6, 3, 7);
+  a = shuffle<0, 4, 1, 5>(x, y);
+  b = shuffle<2, 6, 3, 7>(x, y);
 #endif
 }
 GATEWISE_INLINE void interleave(DoubleV& a, DoubleV& b) {
   const DoubleV x = a, y = b;
 #if defined(__AVX512F__) || defined(GATEWISE_WIDE)
-  a = __builtin_shufflevector(x, y, 0, 8, 1, 9, 2, 10, 3, 11);
-  b = __builtin_shufflevector(x, y, 4, 12, 5, 13, 6, 14, 7, 15);
+  a = shuffle<0, 8, 1, 9, 2, 10, 3, 11>(x, y);
+  b = shuffle<4, 12, 5, 13, 6, 14, 7, 15>(x, y);
 #elif defined(__AVX2__)
-  a = __builtin_shufflevector(x, y, 0, 4, 1, 5);
-  b = __builtin_shufflevector(x, y, 2, 6, 3, 7);
+  a = shuffle<0, 4, 1, 5>(x, y);
+  b = shuffle<2, 6, 3, 7>(x, y);
 #else
-  a = __builtin_shufflevector(x, y, 0, 2);
-  b = __builtin_shufflevector(x, y, 1, 3);
+  a = shuffle<0, 2>(x, y);
+  b = shuffle<1, 3>(x, y);
 #endif
 }
 
@@ -395,8 +406,8 @@ GATEWISE_INLINE bool load_columns(const float* rows, int64_t apart, FloatV (&col
 #pragma GCC unroll 4
     for (int k = 0; k < 4; k++) {
       const DoubleV a = (DoubleV)fours[k], b = (DoubleV)fours[k + 4];
-      column[half + k] = (FloatV)__builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
-      column[half + k + 4] = (FloatV)__builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+      column[half + k] = (FloatV)shuffle<0, 1, 8, 9, 4, 5, 12, 13>(a, b);
+      column[half + k + 4] = (FloatV)shuffle<2, 3, 10, 11, 6, 7, 14, 15>(a, b);
     }
   }
   return true;
@@ -414,34 +425,30 @@ GATEWISE_INLINE bool transpose_at_once(FloatV (&row)[8]) {
   FloatV pairs[8], fours[8];
 #pragma GCC unroll 4
   for (int k = 0; k < 8; k += 2) {  // a0 b0 a1 b1 | a4 b4 a5 b5, a2 b2 a3 b3 | ...
-    pairs[k] = __builtin_shufflevector(row[k], row[k + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-    pairs[k + 1] = __builtin_shufflevector(row[k], row[k + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    pairs[k] = shuffle<0, 8, 1, 9, 4, 12, 5, 13>(row[k], row[k + 1]);
+    pairs[k + 1] = shuffle<2, 10, 3, 11, 6, 14, 7, 15>(row[k], row[k + 1]);
   }
 #pragma GCC unroll 2
   for (int k = 0; k < 8; k += 4)  // a0 b0 c0 d0 | a4 b4 c4 d4, a1 ..., a2 ..., a3 ...
 #pragma GCC unroll 2
     for (int j = 0; j < 2; j++) {
-      fours[k + 2 * j] =
-          __builtin_shufflevector(pairs[k + j], pairs[k + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-      fours[k + 2 * j + 1] =
-          __builtin_shufflevector(pairs[k + j], pairs[k + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+      fours[k + 2 * j] = shuffle<0, 1, 8, 9, 4, 5, 12, 13>(pairs[k + j], pairs[k + j + 2]);
+      fours[k + 2 * j + 1] = shuffle<2, 3, 10, 11, 6, 7, 14, 15>(pairs[k + j], pairs[k + j + 2]);
     }
 #pragma GCC unroll 4
   for (int k = 0; k < 4; k++) {
-    row[k] = __builtin_shufflevector(fours[k], fours[k + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-    row[k + 4] = __builtin_shufflevector(fours[k], fours[k + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    row[k] = shuffle<0, 1, 2, 3, 8, 9, 10, 11>(fours[k], fours[k + 4]);
+    row[k + 4] = shuffle<4, 5, 6, 7, 12, 13, 14, 15>(fours[k], fours[k + 4]);
   }
   return true;
 }
 GATEWISE_INLINE bool transpose_at_once(DoubleV (&row)[4]) {
-  const DoubleV a = __builtin_shufflevector(row[0], row[1], 0, 4, 2, 6),
-                b = __builtin_shufflevector(row[0], row[1], 1, 5, 3, 7),
-                c = __builtin_shufflevector(row[2], row[3], 0, 4, 2, 6),
-                d = __builtin_shufflevector(row[2], row[3], 1, 5, 3, 7);
-  row[0] = __builtin_shufflevector(a, c, 0, 1, 4, 5);
-  row[1] = __builtin_shufflevector(b, d, 0, 1, 4, 5);
-  row[2] = __builtin_shufflevector(a, c, 2, 3, 6, 7);
-  row[3] = __builtin_shufflevector(b, d, 2, 3, 6, 7);
+  const DoubleV a = shuffle<0, 4, 2, 6>(row[0], row[1]), b = shuffle<1, 5, 3, 7>(row[0], row[1]),
+                c = shuffle<0, 4, 2, 6>(row[2], row[3]), d = shuffle<1, 5, 3, 7>(row[2], row[3]);
+  row[0] = shuffle<0, 1, 4, 5>(a, c);
+  row[1] = shuffle<0, 1, 4, 5>(b, d);
+  row[2] = shuffle<2, 3, 6, 7>(a, c);
+  row[3] = shuffle<2, 3, 6, 7>(b, d);
   return true;
 }
 #endif
