@@ -104,6 +104,42 @@ _SETUP = """
 """
 
 
+def test_cells_whose_weights_are_sharded() -> None:
+    """FSDP takes a module's gradients when its inputs have theirs, in every pass."""
+    _run("""
+        import copy, tempfile, torch, gatewise
+        from torch import distributed, nn
+        from torch.distributed.fsdp import fully_shard
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.before, self.cell = nn.Linear(5, 5), gatewise.LSTMCell(5, 6)
+
+            def forward(self, x):
+                state = None
+                for x_t in x:
+                    state = self.cell(self.before(x_t), state)
+                return state[0]
+
+        with tempfile.NamedTemporaryFile() as file:
+            distributed.init_process_group("gloo", f"file://{file.name}", rank=0, world_size=1)
+            torch.manual_seed(0)
+            whole = Net()
+            sharded = copy.deepcopy(whole)
+            fully_shard(sharded.cell)
+            fully_shard(sharded)
+            for _ in range(3):
+                x = torch.randn(3, 4, 5)
+                for net in (whole, sharded):
+                    net.zero_grad()
+                    net(x).square().sum().backward()
+                for p, q in zip(whole.parameters(), sharded.parameters(), strict=True):
+                    torch.testing.assert_close(q.grad.full_tensor(), p.grad)
+            distributed.destroy_process_group()
+    """)
+
+
 def _run(code: str) -> None:
     """In a fresh process that may not hang."""
     program = textwrap.dedent(_SETUP) + textwrap.dedent(code)

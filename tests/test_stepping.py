@@ -384,6 +384,22 @@ def test_copies_have_weights_of_their_own(again) -> None:
     assert cell.weight_ih.grad is None
 
 
+@pytest.mark.parametrize("kind", ["LSTMCell", "RNNCell"])
+def test_a_hook_of_the_module_finds_the_gradients_of_its_weights(kind) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 5, dtype=F64, requires_grad=True)
+    ours, theirs = (getattr(where, kind)(5, 6, dtype=F64) for where in (gatewise, torch.nn))
+    theirs.load_state_dict(ours.state_dict())
+    found: dict[Any, list[Tensor]] = {ours: [], theirs: []}
+    for cell, seen in found.items():
+        cell.register_full_backward_hook(lambda m, *_, seen=seen: seen.append(m.weight_ih.grad))
+        for _ in range(3):  # the second pass has the node of the first
+            cell.zero_grad()
+            h = cell(x)[0] if kind == "LSTMCell" else cell(x)
+            h.square().sum().backward()
+    assert_close(found[ours], found[theirs])
+
+
 def test_passes_in_threads() -> None:
     cell, x = gatewise.LSTMCell(4, 5, dtype=F64), torch.randn(8, 6, 2, 4, dtype=F64)
     want = [grads(cell, one) for one in x]

@@ -43,6 +43,11 @@ class Joint:
         if any(t is not None and t.requires_grad for t in weights):
             self.stand_in = apply(StandIn, self.sums, *weights[:4])
             self.node: Any = self.stand_in.grad_fn
+            # Of the nodes that are ready, autograd takes first what was made last. This one is as
+            # old as its first step, so what waits for the weights' gradients at the end of a later
+            # pass, a hook of the module or FSDP, would come before it: it ranks with those that
+            # put a gradient into a leaf.
+            self.node._set_sequence_nr(2**64 - 1)
 
     def refuse_changed(self, read: tuple[bool, ...]) -> None:
         """torch's own words for a weight that changed between a step and its gradient.
