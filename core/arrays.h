@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <cstdlib>
 #include <initializer_list>
+#include <limits>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -267,7 +269,8 @@ class Arrays {
 // A fresh torch tensor on memory of ours, through torch's exchange table: half the price of
 // torch.empty. What torch does not do to memory of others, it does not do to it: resize_.
 struct Fresh {
-  static constexpr std::size_t kAlign = 64;  // of the numbers
+  static constexpr std::size_t kAlign = 64;           // of the numbers
+  static constexpr int64_t kMost = int64_t(1) << 56;  // bytes; nobody has as many
   OwnedTensor owned;
   int64_t shape[Array::kAxes], strides[Array::kAxes];
 
@@ -292,12 +295,12 @@ struct Fresh {
     };
     return at(block.data, bytes, shape, ndim, code, free, reinterpret_cast<void*>(block.size));
   }
-  // Gives the memory back where nobody is given the tensor.
-  void drop() { owned.free(&owned); }
   // What it takes, numbers and all.
   static int64_t room(int bytes, const int64_t* shape, int ndim) {
     int64_t size = bytes;
-    for (int k = 0; k < ndim; k++) size *= shape[k];
+    bool too_much = false;
+    for (int k = 0; k < ndim; k++) too_much |= __builtin_mul_overflow(size, shape[k], &size);
+    if (too_much || size > kMost) out_of_memory(std::numeric_limits<int64_t>::max());
     return size + int64_t(sizeof(Fresh) + kAlign);
   }
   // In this memory, which free(the beginning of it) takes back.
@@ -317,6 +320,27 @@ struct Fresh {
     if (table.to_python(&owned, &tensor) != 0) throw nb::python_error();
     return nb::steal(static_cast<PyObject*>(tensor));
   }
+};
+
+// A result in the making: freed if something fails before it is given away.
+class Result {
+ public:
+  template <class... Sizes>
+  Result(bool wanted, int bytes, Sizes... sizes)
+      : fresh_(wanted ? Fresh::make(bytes, {sizes...}, bytes == 2 ? kBfloat : kFloat) : nullptr) {}
+  template <class T>
+  T* as() const {
+    return fresh_ ? reinterpret_cast<T*>(fresh_->numbers()) : nullptr;
+  }
+  nb::object give(const ExchangeTable& table) {
+    return fresh_ ? fresh_.release()->give(table) : nb::none();
+  }
+
+ private:
+  struct Free {
+    void operator()(Fresh* fresh) const { fresh->owned.free(&fresh->owned); }
+  };
+  std::unique_ptr<Fresh, Free> fresh_;
 };
 
 // --- checks -------------------------------------------------------------------------------------

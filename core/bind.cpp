@@ -204,8 +204,10 @@ NB_MODULE(_core, m) {
       "rows_of_worker", [](i64 rows) { return rows_of_worker.exchange(rows); }, "rows"_a,
       "For tests: the rows that a worker must have to take a part of the batch, whatever pays; "
       "returns what it was. 0: what pays.");
-  m.def("meeting_time", meeting_time, "threads"_a,
-        "Seconds that a meeting of so many workers takes, measured in the last half second.");
+  m.def(
+      "meeting_time", [](int threads) { return meeting_time(checked_threads(threads)); },
+      "threads"_a,
+      "Seconds that a meeting of so many workers takes, measured in the last half second.");
   m.def("has_pairs", has_pairs, "Whether the kernels in use have products of pairs of bfloat16.");
   m.def("guard_workspaces", guard_workspaces, "on"_a,
         "For tests; returns what it was. The scratch memory of a call is then filled with NaN "

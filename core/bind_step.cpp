@@ -31,6 +31,14 @@ bool is_plain(nb::handle tensor) {
   return cls == classes[0] || cls == classes[1];
 }
 
+// torch.get_num_threads(), for the price of asking OpenMP. torch tells OpenMP only when a thread of
+// Python first asks it, or computes there.
+int torch_threads() {
+  static thread_local const bool told =
+      nb::module_::import_("torch").attr("get_num_threads")().is_valid();
+  return told ? usual_threads() : 1;
+}
+
 // The arrays of a step: x (B, I), h and c (B, H), six weights, the last two None but for peepholes.
 struct Step {
   const int cell;
@@ -64,7 +72,7 @@ struct Step {
     if (row.peephole) fail("expected a cell without peepholes");
   }
 
-  int threads(double passes) const { return workers(dims, row.gates(), usual_threads(), passes); }
+  int threads(double passes) const { return workers(dims, row.gates(), torch_threads(), passes); }
 
   template <class Call, class Kernel>
   void run(Call& call, Kernel kernel, int threads, double passes) const {
@@ -99,27 +107,6 @@ struct Step {
   }
 };
 
-// A result in the making: freed if something fails before it is given away.
-class Result {
- public:
-  template <class... Sizes>
-  Result(bool wanted, int bytes, Sizes... sizes)
-      : fresh_(wanted ? Fresh::make(bytes, {sizes...}, bytes == 2 ? kBfloat : kFloat) : nullptr) {}
-  template <class T>
-  T* as() const {
-    return fresh_ ? reinterpret_cast<T*>(fresh_->numbers()) : nullptr;
-  }
-  nb::object give(const Step& step) {
-    return fresh_ ? fresh_.release()->give(*step.table) : nb::none();
-  }
-
- private:
-  struct Free {
-    void operator()(Fresh* fresh) const { fresh->drop(); }
-  };
-  std::unique_ptr<Fresh, Free> fresh_;
-};
-
 template <class T>
 nb::tuple forward(Step& s, nb::handle h, nb::handle c, nb::handle weights, bool keep_tape,
                   bool reduced) {
@@ -145,7 +132,7 @@ nb::tuple forward(Step& s, nb::handle h, nb::handle c, nb::handle weights, bool 
   call.workspace = space.data() + state;
   s.run(call, kernels<T>().forward, threads, 1);
   space.check();
-  return nb::make_tuple(h_n.give(s), c_n.give(s), tape.give(s));
+  return nb::make_tuple(h_n.give(*s.table), c_n.give(*s.table), tape.give(*s.table));
 }
 
 // A step in bfloat16. To widen the large weights would take longer than to multiply by them: they
@@ -219,9 +206,10 @@ class BriefStep {
   Given from_[kGiven];
 
   nb::object shortened(const float* from) const {
-    Fresh* fresh = Fresh::make(sizeof(Bf16), {B_, H_}, kBfloat);
-    for (i64 k = 0; k < B_ * H_; k++) fresh->as<Bf16>()[k] = Bf16(rounded(from[k]) >> 16);
-    return fresh->give(*s_.table);
+    Result result(true, sizeof(Bf16), B_, H_);
+    Bf16* to = result.as<Bf16>();
+    for (i64 k = 0; k < B_ * H_; k++) to[k] = Bf16(rounded(from[k]) >> 16);
+    return result.give(*s_.table);
   }
 };
 
@@ -329,7 +317,7 @@ class TokenSums {
     Workspace space(kernels<T>().sums_bytes(call));
     call.workspace = space.data();
     const Dims dims{1, larger(1, held_), I_, H_, H_, 1, larger(1, held_)};
-    const int G = int(R_ / H_), threads = workers(dims, G, usual_threads(), 1);
+    const int G = int(R_ / H_), threads = workers(dims, G, torch_threads(), 1);
     const OthersMayGoOn others(products(dims, G));
     run(call, kernels<T>().sums, threads);
     space.check();
@@ -371,7 +359,7 @@ nb::tuple backward(Step& s, nb::tuple wanted, nb::handle h, nb::handle c, nb::ha
   s.run(call, kernels<T>().backward, threads, 2);
   space.check();
   if (sums) sums->keep<T>(B, {dir.x.data, dir.x.row}, dir.h0);
-  return nb::make_tuple(d_x.give(s), d_h.give(s), d_c.give(s));
+  return nb::make_tuple(d_x.give(*s.table), d_h.give(*s.table), d_c.give(*s.table));
 }
 
 nb::tuple step(const std::string& cell, nb::handle x, nb::handle h, nb::handle c, nb::tuple weights,

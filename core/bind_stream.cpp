@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -191,6 +192,8 @@ class Layers {
     plan.layer = layers.data();
     I = layers[0].I, H = layers[0].H, P = layers.back().P, B = batch, L = plan.count;
     work *= double(B);
+    // What it keeps of a row is a few bytes for each of these operations.
+    if (work > double(Fresh::kMost)) out_of_memory(std::numeric_limits<i64>::max());
     memory_ = std::make_unique<Workspace>(kernels_->stream_bytes(plan));
     kernels_->stream_pack(plan, memory_->data());
     reset();
@@ -296,10 +299,9 @@ class StreamCore {
       return nb::borrow(out);
     }
     if (table && table->to_python) {
-      Fresh* fresh =
-          in.ndim == 2 ? Fresh::make(bytes_, {B_, P_}, code_) : Fresh::make(bytes_, {P_}, code_);
-      run(in.data, row, fresh->numbers());
-      return fresh->give(*table);
+      Result y = in.ndim == 2 ? Result(true, bytes_, B_, P_) : Result(true, bytes_, P_);
+      run(in.data, row, y.as<char>());
+      return y.give(*table);
     }
     if (numpy_dtype_.is_none()) fail_type("x: expected a torch tensor; numpy has no " + dtype_);
     PyObject* args[] = {nullptr, shapes_[in.ndim - 1].ptr(), numpy_dtype_.ptr()};

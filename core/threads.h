@@ -15,7 +15,7 @@ struct alignas(64) Barrier {
   void wait(int32_t count);
 };
 
-// As many as the application's OpenMP library would use, torch.get_num_threads(); 1 without one.
+// As many as the application's OpenMP library would use in this thread; 1 without one.
 int usual_threads();
 
 // What the second-level cache of a core holds; 2 MB where the system does not say. (No function: an

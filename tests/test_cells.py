@@ -209,3 +209,15 @@ def test_a_gradient_by_c_is_of_its_own_way_and_the_traces_is_whole() -> None:
     (h.sum() + 2 * c.sum()).backward()
     (trace,) = traces.values()
     torch.testing.assert_close(torch.as_tensor(trace.grad.c[0, 0, 0]), whole)
+
+
+def test_float16_autocast_is_not_that_of_bfloat16() -> None:
+    """A cell so large that it pays to round its products to bfloat16, which are too coarse here."""
+    cell, x = gatewise.LSTMCell(256, 256), torch.randn(64, 256)
+    h = {}
+    for dtype in (torch.float16, torch.bfloat16):
+        with torch.autocast("cpu", dtype):
+            h[dtype] = cell(x)[0].double()
+    exact = cell.double()(x.double())[0]
+    off = {dtype: (found - exact).abs().max() for dtype, found in h.items()}
+    assert off[torch.float16] < off[torch.bfloat16] / 4

@@ -247,6 +247,13 @@ def run_module(module: Any, x: Any, hx: Any) -> tuple[list[Tensor], tuple[Tensor
     return found, gradients(tuple(found), leaves)
 
 
+def test_a_weight_that_the_loss_does_not_reach_has_no_gradient() -> None:
+    lstm = gatewise.LSTM(3, 6, proj_size=2, checkpoint=True)
+    lstm(torch.randn(1, 4, 3))[1][1].sum().backward()  # c of one step knows nothing of P
+    assert lstm.weight_hr_l0.grad is None
+    assert lstm.weight_ih_l0.grad is not None
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("packed", [False, True], ids=["dense", "packed"])
 def test_a_stack(packed: bool, dtype: torch.dtype) -> None:

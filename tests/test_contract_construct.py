@@ -190,6 +190,16 @@ def test_a_setting_may_change_as_in_torch(setting, value, batch_first) -> None:
     assert_same(ours, theirs, x, tuple(torch.randn(module_rows(theirs), 3, 7) for _ in "hc"))
 
 
+def test_biases_may_be_left_out_later() -> None:
+    """torch then reads other memory than it should."""
+    ours, without = gatewise.LSTM(5, 7, 2), gatewise.LSTM(5, 7, 2, bias=False)
+    without.load_state_dict(ours.state_dict(), strict=False)
+    x = torch.randn(3, 3, 5)
+    assert not torch.equal(ours(x)[0], without(x)[0])
+    ours.bias = False
+    assert torch.equal(ours(x)[0], without(x)[0])
+
+
 def module_rows(module: nn.Module) -> int:
     return module.num_layers * (2 if module.bidirectional else 1)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from test_core import ISAS, Problem, check, kernels, make, on_the_core, on_the_page
 
+from gatewise import _core
 from gatewise.spec import CELLS
 
 
@@ -58,3 +60,21 @@ def test_wherever_they_lie(isa: str) -> None:
     assert torch.equal(got["d_x"], want["d_x"])
     for of, ones in zip(got["d_weights"], want["d_weights"], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(of, ones, strict=True) if a is not None)
+
+
+def test_lengths_that_grow_and_memory_that_may_not_be_written_are_refused() -> None:
+    weights = (tuple(torch.zeros(s) for s in ((8, 3), (8, 2), (8,), (8,))) + (None, None),)
+    h, c = torch.zeros(1, 2, 2), torch.zeros(1, 2, 2)
+
+    def run(sizes: list[int], h_n: Any) -> None:
+        y, sizes_t = torch.empty(3, 2), torch.tensor(sizes)
+        x = torch.zeros(3, 3)
+        _core.forward("lstm", x, sizes_t, None, None, weights, y, h_n, c, None, 1)
+
+    run([2, 1], h)
+    with pytest.raises(ValueError, match="batch_sizes"):
+        run([1, 2], h)
+    locked = h.numpy().copy()
+    locked.flags.writeable = False
+    with pytest.raises(ValueError, match="h_n: expected an array that may be written"):
+        run([2, 1], locked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -104,6 +105,36 @@ _SETUP = """
 """
 
 
+def test_cells_obey_torchs_threads_in_a_new_thread() -> None:
+    """There torch tells OpenMP only when it is asked, and OpenMP says what the environment said."""
+    _run(
+        """
+        import threading, gatewise
+
+        torch.set_num_threads(1)
+        cell, x = gatewise.LSTMCell(512, 512), torch.randn(64, 512)
+
+        def threads_of_the_process():
+            return set(os.listdir("/proc/self/task"))
+
+        def run():
+            before = threads_of_the_process()
+            h, c = cell(x)
+            h.sum().backward()
+            new.update(threads_of_the_process() - before)
+
+        x.requires_grad_()
+        cell(x)[0].sum().backward()  # torch's own threads, of backward
+        new = set()
+        worker = threading.Thread(target=run)
+        worker.start()
+        worker.join()
+        assert not new, new
+    """,
+        OMP_NUM_THREADS="4",
+    )
+
+
 def test_cells_whose_weights_are_sharded() -> None:
     """FSDP takes a module's gradients when its inputs have theirs, in every pass."""
     _run("""
@@ -140,7 +171,7 @@ def test_cells_whose_weights_are_sharded() -> None:
     """)
 
 
-def _run(code: str) -> None:
+def _run(code: str, **environment: str) -> None:
     """In a fresh process that may not hang."""
     program = textwrap.dedent(_SETUP) + textwrap.dedent(code)
     ran = subprocess.run(
@@ -149,6 +180,7 @@ def _run(code: str) -> None:
         capture_output=True,
         text=True,
         timeout=120,
+        env=os.environ | environment,
     )
     assert ran.returncode == 0, ran.stderr
 

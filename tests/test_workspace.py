@@ -255,3 +255,30 @@ assert torch.equal(lstm(x)[0], want)
 
 def test_out_of_memory_is_torchs_error() -> None:
     subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], check=True, timeout=60)
+
+
+TOO_LARGE = """
+import pytest
+import torch
+import gatewise
+from gatewise import _core
+
+torch.set_grad_enabled(False)
+for n in (2**50, 2**58, 2**60, 2**62):
+    one = torch.zeros(1, 1, 1)
+    for H in (1, 4, 8, 16):
+        for call in (
+            lambda: gatewise.LSTM(1, H)(one.expand(n, 1, 1)),
+            lambda: gatewise.LSTM(1, H)(one.expand(1, n, 1)),
+            lambda: gatewise.LSTMCell(1, H)(one[0].expand(n, 1)),
+            lambda: gatewise.Stream(gatewise.LSTM(1, H), n),
+            lambda: _core.empty(one, [n, H], 4),
+            lambda: _core.scratch(one, [(n, H)]),
+        ):
+            with pytest.raises(RuntimeError, match="can't allocate memory|overflow"):
+                call()
+"""
+
+
+def test_a_size_that_no_number_holds_is_no_end_of_the_process() -> None:
+    subprocess.run([sys.executable, "-c", TOO_LARGE], check=True, timeout=60)
