@@ -236,9 +236,9 @@ def _told_to_hold(rows: Sequence[Json], tried: Sequence[Json]) -> str:
     """What the plain RNN solves that starts as the identity, and where it breaks."""
     network = "RNN relu, identity"
     lstm = {(row["task"], row["T"]): row["solved"] for row in rows if row["network"] == "LSTM"}
-    solved = ", ".join(
-        f"{long_lag.words(row['task'], row['T'])} at {row['solved']} of {row['seeds']} seeds ("
-        f"{lstm[row['task'], row['T']]})"
+    solved = "; ".join(
+        f"{long_lag.words(row['task'], row['T'])} at {row['solved']} of {row['seeds']} seeds"
+        + (f" ({lstm[row['task'], row['T']]})" if (row["task"], row["T"]) in lstm else "")
         for row in rows
         if row["network"] == network
     )
@@ -249,10 +249,10 @@ def _told_to_hold(rows: Sequence[Json], tried: Sequence[Json]) -> str:
         for rate, at, best in sorted(row["tried"])
         if at is None
     ]
-    pilots = f" Its pilots failed on {', '.join(failed)}." if failed else ""
+    pilots = f" Its pilots failed on {'; '.join(failed)}." if failed else ""
     return f"""
 **A plain RNN can hold, too, if it is told to.** A relu RNN that starts as the identity solves, in
-brackets the LSTM as torch starts it, {solved}.{pilots} Copy memory was not tried with it.
+brackets the LSTM as torch starts it, {solved}.{pilots}
 """.strip()
 
 

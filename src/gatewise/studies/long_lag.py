@@ -52,7 +52,7 @@ _GRID: dict[Mode, list[tuple[str, int, int, list[float], tuple[str, ...]]]] = {
         ("adding", 200, 48_000, [], NETWORKS),
         ("adding", 400, 48_000, [0.01], _FEW),
         ("adding", 750, 64_000, [0.01], _FEW),
-        ("copy_memory", 10, 96_000, _RATES, _FEW),
+        ("copy_memory", 10, 96_000, _RATES, (*_FEW, "RNN relu, identity")),
         ("temporal_order", 100, 48_000, _RATES, NETWORKS),
         ("embedded_reber", 9, 16_000, _RATES, NETWORKS),
     ],
