@@ -85,6 +85,28 @@ def test_a_finished_study_is_not_measured_again_unless_asked(tmp_path: Path) -> 
     assert third.measured == [0, 1, 2, 3]
 
 
+def test_a_result_is_extended_by_what_its_plan_lacks_and_by_no_more(tmp_path: Path) -> None:
+    """On any machine: what is there stays, what is added says where it is from."""
+    before = carry_out(Counter().study(), "full", tmp_path, progress=False).data
+    path = tmp_path / "counter" / "result.json"
+    frame.write(path, before | {"mark": "of another machine"})
+    again = Counter()
+    reworded = again.study(method="Multiply twice.")
+    data = frame.extend(reworded, path.parent, progress=False).data
+    assert again.measured == []
+    assert data == before | {"mark": "of another machine", "method": "Multiply twice."}
+    longer = again.study(units=lambda mode: [{"k": k, "seed": k % 2, "at": (k,)} for k in range(6)])
+    stopping = Counter(stop_at=5)
+    with pytest.raises(KeyboardInterrupt):
+        frame.extend(stopping.study(units=longer.units), path.parent, progress=False)
+    data = frame.extend(longer, path.parent, progress=False).data
+    assert (stopping.measured, again.measured) == ([4], [5])
+    assert ["machine" in r for r in data["records"]] == [False] * 4 + [True] * 2
+    assert json.loads(path.read_text()) == data
+    assert data["summary"] == {"sum": 55}
+    assert sorted(p.name for p in path.parent.iterdir()) == ["figure.png", "result.json"]
+
+
 def test_a_shorter_run_never_replaces_a_longer_one(tmp_path: Path) -> None:
     full = carry_out(Counter().study(), "full", tmp_path, progress=False).path
     before = full.read_bytes()

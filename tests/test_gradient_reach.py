@@ -83,7 +83,7 @@ def test_the_curve_of_a_short_sequence_is_the_beginning_of_a_long_ones(name: str
         reach.by_distance(reach.reach(CELLS[DESIGNS[name].cell], x[-T:], w, v)[0])
         for T in (200, 10, 100)
     )
-    assert np.ptp(whole) > 1
+    assert np.ptp(whole) > 0.2  # the identity holds all that it has
     for part in parts:
         assert np.abs(part - whole[: len(part)]).max() < 0.2
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gatewise import studies
-from gatewise.studies import frame, lesson
+from gatewise.studies import frame, lesson, long_lag
 
 LEARN = Path(__file__).parents[1] / "docs" / "learn"
 
@@ -48,6 +48,9 @@ def test_the_words_on_bai_et_al_are_true_of_the_results() -> None:
     assert all(len(outcomes[0]["solved_at"]) == 5 for outcomes in why.values())
     assert 0 < solved("their settings", -1) < 1
     assert solved("rate 0.01") > solved("their settings")
+    norms = data["summary"]["why_norms"]
+    assert max(norms["no clipping"]) < long_lag.THEIRS["clip"]
+    assert len(norms["no clipping"]) == len(norms["their settings"]) == 5
 
 
 def test_the_words_on_reach_are_true_of_the_results() -> None:
@@ -55,16 +58,50 @@ def test_the_words_on_reach_are_true_of_the_results() -> None:
     start, trained = (data["summary"]["slopes"][when] for when in ("start", "trained"))
     slope = {name: found["h"][0] for name, found in start.items()}
     assert slope["RNN tanh, orthogonal"] > slope["LSTM, forget bias 1"] > slope["LSTM"]
-    plain = [found["h"][0] for name, found in trained.items() if name.startswith("RNN")]
+    held = "RNN relu, identity"
+    plain = [row["h"][0] for name, row in trained.items() if "RNN" in name and name != held]
     assert trained["LSTM"]["h"][0] > -1 > -10 > max(plain)
+    assert start[held]["each_h"] == [0.0] * 5
+    assert trained[held]["solved"] >= 4
+    assert min(trained[held]["each_h"]) < min(trained["LSTM"]["each_h"])
+    for steps in ("10", "100"):  # paid once, on the way from h into the cell, and held there
+        assert trained["LSTM"]["at"][steps] < trained["LSTM"]["at_c"][steps] - 1 < -1.5
+    gains = data["summary"]["gains"]
+    assert min(gains["RNN tanh"]["2.0"]["each"]) > 0 > max(gains["LSTM"]["2.0"]["each"])
+    assert all(min(gains[name]["16.0"]["each"]) > 0 for name in gains)
+    cut = data["summary"]["clipping"]["1.0"]
+    assert cut["lost"] == 0 < cut["no_better"]
+
+
+def test_the_words_on_a_plain_rnn_that_is_told_to_hold_are_true_of_the_results() -> None:
+    data = json.loads((LEARN / "results" / "long-lag" / "result.json").read_text("utf-8"))
+    solved = {(r["task"], r["T"], r["network"]): r["solved"] for r in data["summary"]["rows"]}
+    assert solved["adding", 100, "RNN relu, identity"] > solved["adding", 100, "RNN tanh"]
+
+
+def test_the_words_on_the_price_are_true_of_the_results() -> None:
+    """An LSTM takes longer than a plain RNN at every size where the same kernels run both."""
+    data = json.loads((LEARN / "results" / "price" / "result.json").read_text("utf-8"))
+    for row in data["summary"]["steps"]:
+        assert row["ratios"]["gatewise.LSTM / gatewise.RNN"][1] > 1
+        both = (row["ratios"][f"{made}.LSTM / {made}.RNN"] for made in ("torch.nn", "gatewise"))
+        assert next(both)[0] < next(both)[0]
 
 
 def test_where_adding_is_not_tuned_all_have_the_rate_that_the_page_names() -> None:
     data = json.loads((LEARN / "results" / "long-lag" / "result.json").read_text("utf-8"))
     tuned = {(r["unit"]["task"], r["unit"]["T"]) for r in data["summary"]["tuning"]}
-    others = [r for r in data["summary"]["rows"] if (r["task"], r["T"]) not in tuned]
-    assert {(r["task"], r["rate"], r["T"] > 100) for r in others} == {("adding", 0.01, True)}
-    assert "more than 100 steps is not tuned: all have 0.01" in data["method"]
+    rates = {(r["task"], r["T"], r["network"]): r["rate"] for r in data["summary"]["rows"]}
+    others = {key: rate for key, rate in rates.items() if key[:2] not in tuned}
+    assert {(task, T) for task, T, _ in others} == {
+        ("adding", 200),
+        ("adding", 400),
+        ("adding", 750),
+    }
+    for (_, T, network), rate in others.items():
+        assert rate == (rates["adding", 100, network] if T == 200 else 0.01)
+    said = "over 200 steps each network has its rate of 100 steps, over more all have 0.01"
+    assert said in data["method"]
 
 
 @pytest.mark.parametrize(

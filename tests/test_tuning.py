@@ -100,5 +100,5 @@ def test_errors_at_the_own_rate_stand_beside_those_at_the_one_rate() -> None:
     assert rnn["one_rate"]["errors"] == [0.2, 0.3]
     assert rnn["one_rate"]["error"] == 0.25
     assert (lstm["rate"], lstm["errors"]) == (0.01, [0.4, 0.7])  # one was lost
-    assert lstm["one_rate"] == {key: lstm[key] for key in ("error", "half", "errors")}
+    assert lstm["one_rate"] == {key: lstm[key] for key in ("error", "half", "errors", "solved")}
     assert [row["parameters"] for row in (rnn, lstm)] == [3, 4]

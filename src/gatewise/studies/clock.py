@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 
 from gatewise.studies import stats
 from gatewise.studies.frame import Json
+
+#: A quiet machine's rounds differ by less than this factor.
+BUSY = 3
 
 
 def in_turn(
@@ -27,10 +31,12 @@ def in_turn(
         rounds: how often all ways take their turn; the order moves on by one each round.
         now: the clock; ``time.process_time`` is that of the processor, for a busy machine.
 
+    Warns where rounds of one way differ by more than ``BUSY`` times.
+
     Example:
-        >>> times = in_turn({"a": lambda: sum(range(10)), "b": lambda: sum(range(99))}, rounds=3)
-        >>> sorted(times), len(times["a"])
-        (['a', 'b'], 3)
+        >>> from itertools import count
+        >>> in_turn({"a": list, "b": dict}, rounds=3, now=count().__next__)
+        {'a': [1.0, 1.0, 1.0], 'b': [1.0, 1.0, 1.0]}
     """
     calls = {}
     for name, way in ways.items():
@@ -40,6 +46,12 @@ def in_turn(
     for k in range(rounds):
         for name in names[k % len(names) :] + names[: k % len(names)]:
             times[name].append(_seconds(ways[name], calls[name], now))
+    if any(max(t) > BUSY * min(t) for t in times.values()):
+        warnings.warn(
+            f"the rounds of one measurement differ by more than {BUSY} times: the machine is busy, "
+            "and what is timed on it says little; run with --fresh when it is quiet",
+            stacklevel=2,
+        )
     return times
 
 

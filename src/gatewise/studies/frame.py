@@ -42,11 +42,12 @@ class Prediction:
 
     Args:
         text: the sentence.
-        holds: summary -> True or False, or None where this run did not ask.
+        holds: summary -> True or False; None where this run did not ask; "undecided" where chance
+            could have made it either.
     """
 
     text: str
-    holds: Callable[[Json], bool | None]
+    holds: Callable[[Json], bool | Literal["undecided"] | None]
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,33 @@ def carry_out(
     return Result(folder / "result.json", redraw(study, folder), finished)
 
 
+def extend(study: Study, folder: Path, progress: bool | Progress = True) -> Result:
+    """Bring a finished result up to what its study plans and says today.
+
+    What the plan lacks is measured here, all else stays, whatever machine it is from; each record
+    that is added says which machine that was. For what is learned, where a machine changes the
+    rounding; what is timed belongs to one machine.
+
+    Args:
+        folder: where the study's ``result.json`` lies.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    finished = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    here = {"machine": f"{machine()['machine']}; {machine()['isa']}"}
+    known, mode = finished["records"], finished["mode"]
+    with _threads(study.threads):
+        records = _measure(study, mode, known, folder / "units", progress, here)
+    if any(record not in known for record in records):
+        finished["finished"] = _now()
+    finished["units"] = _mark(study.units(mode))
+    finished = _conclude(study, finished, records)
+    write(folder / "result.json", finished)
+    shutil.rmtree(folder / "units", ignore_errors=True)
+    return Result(folder / "result.json", redraw(study, folder), finished)
+
+
 def stages(study: Study, mode: Mode, records: list[Json]) -> Iterator[list[Json]]:
     """The study's units, as they come back from a file; then those that wait for their records."""
     yield json.loads(json.dumps(study.units(mode)))
@@ -249,9 +277,14 @@ def _plan(study: Study, mode: Mode, mark: str, folder: Path) -> Json:
 
 
 def _measure(
-    study: Study, mode: Mode, known: list[Json], folder: Path, progress: bool | Progress
+    study: Study,
+    mode: Mode,
+    known: list[Json],
+    folder: Path,
+    progress: bool | Progress,
+    more: Json | None = None,
 ) -> list[Json]:
-    """The records of all units, those that are known among them."""
+    """The records of all units, those that are known among them; ``more`` goes into a new one."""
     there = {_mark(record["unit"]): record for record in known}
     records: list[Json] = []
     with _reporter(study.name, progress) as report:
@@ -265,7 +298,8 @@ def _measure(
                     start = time.perf_counter()
                     values = study.measure(unit)
                     seconds = round(time.perf_counter() - start, 3)
-                    record = {"unit": unit, "values": values, "seconds": seconds}
+                    record = {"unit": unit, "values": values, "seconds": seconds, **(more or {})}
+                    path.parent.mkdir(exist_ok=True)
                     write(path, record)
                 records.append(record)
         report(len(records), len(records), "done")

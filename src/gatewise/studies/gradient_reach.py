@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gatewise import CELLS, CellSpec, Weights, step
-from gatewise.studies import stats, style, tuning
+from gatewise.studies import stats, style, tuning, wording
 from gatewise.studies.frame import Json, Mode, Prediction, Published, Study, finite, pick
 from gatewise.studies.learn import Recipe, train
 from gatewise.studies.networks import DESIGNS, Design, Reader
@@ -32,12 +33,20 @@ NETWORKS = (
     "RNN tanh",
     "RNN tanh, orthogonal",
     "RNN relu",
+    "RNN relu, identity",
     "LSTM",
     "LSTM, forget bias 1",
     "Bi-LSTM",
 )
+#: The two that differ in the start of the forget gate alone.
+_LSTMS = ("LSTM", "LSTM, forget bias 1")
 #: W_hh = gain * orthogonal: below 1 the gradient must vanish, above 1 it can explode.
-GAINS = (0.8, 1.0, 1.5, 2.0)
+GAINS = {
+    "RNN tanh": (0.8, 1.0, 1.5, 2.0, 4.0, 8.0, 16.0),
+    **dict.fromkeys(_LSTMS, (2.0, 4.0, 8.0, 16.0)),
+}
+#: Sequences in a step of training.
+BATCH = 32
 #: The smallest normal number of float32 and of float64, as powers of ten.
 FLOAT32, FLOAT64 = -37.9, -307.7
 #: How many distances of a curve are kept, beside those that the lesson names.
@@ -103,8 +112,9 @@ def units(mode: Mode) -> list[Json]:
         training = {key: size[key] for key in ("trained_on", "sequences")}
         for network in NETWORKS:
             plan.append({"kind": "start", "network": network, **shared})
-        for gain in GAINS:
-            plan.append({"kind": "gain", "network": "RNN tanh", "gain": gain, **shared})
+        for network, gains in GAINS.items():
+            for gain in gains:
+                plan.append({"kind": "gain", "network": network, "gain": gain, **shared})
         for clip in (None, 1.0):
             plan.append({"kind": "clip", "network": "RNN relu", "gain": 1.5, "clip": clip,
                          **shared, **training})  # fmt: skip
@@ -129,11 +139,11 @@ def _trained(mode: Mode) -> list[Json]:
 def measure(unit: Json) -> Json:
     design, seed = DESIGNS[unit["network"]], unit["seed"]
     if "gain" in unit:
-        design = Design(design.cell, gain=unit["gain"])
+        design = replace(design, gain=unit["gain"])
     task = adding(unit["trained_on"] if "trained_on" in unit else unit["T"])
     net = Reader(design, task.inputs, unit["hidden"], task.outputs, seed)
     if unit["kind"] == "clip":
-        recipe = Recipe(unit["sequences"] // 4, rate=0.01, clip=unit["clip"], looks=10, sgd=True)
+        recipe = Recipe(unit["sequences"] // 4, BATCH, 0.01, unit["clip"], looks=10, sgd=True)
         return {"training": train(net, task, recipe, seed)}
     if unit["kind"] != "trained":
         return _curves(net, design, unit)
@@ -207,19 +217,27 @@ def summarise(records: list[Json]) -> Json:
                 "c": _mean([v["slope_c"] for v in here]),
                 "float32_ends": [v["float32_ends"] for v in here],
                 "float64_ends": [v["float64_ends"] for v in here],
-                "at": {str(d): _at(here, d) for d in NAMED if d in here[0]["distance"]},
+                **{
+                    key: {str(d): _at(here, d, of) for d in NAMED if d in here[0]["distance"]}
+                    for key, of in (("at", "h"), ("at_c", "c"))
+                },
                 "solved": sum(v.get("training", {}).get("solved_at") is not None for v in here),
                 "seeds": len(here),
                 "rate": those[0]["unit"].get("rate"),
             }
-    for gain in GAINS:
-        values = [r["values"]["slope_h"] for r in pick(records, kind="gain", gain=gain)]
-        found["gains"][str(gain)] = _mean(values)
+    for network, gains in GAINS.items():
+        found["gains"][network] = {}
+        for gain in gains:
+            here = pick(records, kind="gain", network=network, gain=gain)
+            each = [r["values"]["slope_h"] for r in here]
+            found["gains"][network][str(gain)] = {"each": each, "mean": _mean(each)}
+    baseline = adding(9).baseline
     for clip in (None, 1.0):
         here = [r["values"]["training"] for r in pick(records, kind="clip", clip=clip)]
         found["clipping"][str(clip)] = {
             "seeds": len(here),
             "lost": sum(v["lost"] is not None for v in here),
+            "no_better": sum(v["error"] is None or v["error"] >= baseline for v in here),
             "largest_norm": max((v["norms"][0] for v in here), default=None),
             "errors": [v["error"] for v in here],
         }
@@ -232,10 +250,11 @@ def _mean(values: Sequence[float | None]) -> list[float] | None:
     return [round(v, 3) for v in stats.mean(there)] if there else None
 
 
-def _at(values: Sequence[Json], distance: int) -> float | None:
-    """log10 of |dL/dh| so far from the loss, the middle of the seeds; None: a gradient of zero."""
-    found = [v["h"][v["distance"].index(distance)] for v in values]
-    return None if None in found else round(median(found), 1)
+def _at(values: Sequence[Json], distance: int, of: str) -> float | None:
+    """log10 of |dL/dh| or |dL/dc| so far from the loss, the middle of the seeds; None: it is 0."""
+    found = [v[of][v["distance"].index(distance)] for v in values]
+    middle = median(-math.inf if value is None else value for value in found)
+    return round(middle, 1) if math.isfinite(middle) else None
 
 
 def _less_steep(summary: Json) -> bool:
@@ -245,79 +264,106 @@ def _less_steep(summary: Json) -> bool:
     return all(a > b for a, b in pairs)
 
 
+def _keeps_no_more(summary: Json) -> bool | Literal["undecided"]:
+    """Whether the LSTM's slope is no higher than the tanh RNN's, by differences seed by seed."""
+    start = summary["slopes"]["start"]
+    pairs = zip(start["LSTM"]["each_h"], start["RNN tanh"]["each_h"], strict=True)
+    more, half = stats.mean([lstm - rnn for lstm, rnn in pairs])
+    return "undecided" if abs(more) <= half else more < 0
+
+
 def answer(summary: Json) -> str:
     start, trained = summary["slopes"]["start"], summary["slopes"]["trained"]
     said = stats.plus_minus
+    near, far = list(trained["LSTM"]["at"])[:2]
+    in_h, in_c = (" and ".join(map(wording.power, (trained["LSTM"][key][d] for d in (near, far))))
+                  for key in ("at", "at_c"))  # fmt: skip
     return (
-        "Over 100 steps back the gradient changes, at the start, by "
-        f"{said(start['RNN tanh']['h'])} powers of ten in the tanh RNN, "
-        f"{said(start['LSTM']['h'])} in the LSTM and {said(start['LSTM, forget bias 1']['h'])} in "
-        "the LSTM with forget bias 1 (torch's initialisation otherwise); trained on adding, "
-        f"{said(trained['RNN tanh']['h'])} in the tanh RNN and {said(trained['LSTM']['h'])} in the "
-        "LSTM."
+        f"The fitted slope of the gradient's size over the distances 5 to {summary['T'] - 1:,} is, "
+        f"in powers of ten per 100 steps, at the start {said(start['RNN tanh']['h'])} in the tanh "
+        f"RNN, {said(start['LSTM']['h'])} in the LSTM as torch starts it and "
+        f"{said(start['LSTM, forget bias 1']['h'])} in the LSTM with forget bias 1; trained on "
+        f"adding, {said(trained['RNN tanh']['h'])} in the tanh RNN and "
+        f"{said(trained['LSTM']['h'])} in the LSTM. The LSTM pays once, on the way from h into "
+        f"the cell, and the cell then holds: {near} and {far} steps back |dL/dh| is {in_h}, "
+        f"|dL/dc| {in_c}."
     )
 
 
 def draw(result: Json) -> Figure:
     records = pick(result["records"], pilot=None)
-    figure, axes = style.canvas(2, 3, result["question"])
+    figure, axes = style.canvas(3, 2, result["question"], height=4.2)
     distance, height = "distance from the loss (steps)", "log10 of the norm"
     for ax, kind, title in (
         (axes[0], "start", "|dL/dh| at the start"),
-        (axes[1], "trained", "|dL/dh| after training on the adding problem"),
+        (axes[1], "trained", "|dL/dh| after training on adding"),
     ):
         for network in NETWORKS[:-1]:  # one direction of the Bi-LSTM is the LSTM with forget bias 1
             _band(ax, pick(records, kind=kind, network=network), "h", network)
         ax.axhline(FLOAT32, color="#888888", linewidth=0.8, linestyle=":")
         ax.set(title=title, xlabel=distance, ylabel=height, ylim=(-60, 5))
         ax.set(xlim=(0, min(300, result["summary"]["T"])))
-        ax.text(0, FLOAT32, " float32 ends", fontsize=7, va="top")
+        ax.text(0, FLOAT32, " float32 ends", fontsize=8, va="top")
     x = np.array([0, 300])
     for published in result["published"]:
         axes[0].plot(x, x * published["value"] / 100, color="#555555", linestyle="--",
                      linewidth=1, label="f = sigmoid(1) alone")  # fmt: skip
-    for network in NETWORKS[3:5]:
-        _band(axes[2], pick(records, kind="start", network=network), "c", f"{network}, start",
-              linestyle=":", color=style.look(network)["color"], marker="")  # fmt: skip
+    for network in _LSTMS:
+        _band(axes[2], pick(records, kind="start", network=network), "c", network,
+              label=f"{network}, start", linestyle=":")  # fmt: skip
         _band(axes[2], pick(records, kind="trained", network=network), "c", network,
-              label=f"{network}, trained")  # fmt: skip
+              label=f"{network}, trained", linestyle="-")  # fmt: skip
     axes[2].set(title="|dL/dc|: the cell's additive path", xlabel=distance, ylabel=height,
                 ylim=axes[0].get_ylim(), xlim=axes[0].get_xlim())  # fmt: skip
-    for gain, colour in zip(GAINS, (style.BLUE, style.SKY, style.ORANGE, style.RED), strict=True):
-        _band(axes[3], pick(records, kind="gain", gain=gain), "h", f"W_hh = {gain} x orthogonal",
-              color=colour, marker="")  # fmt: skip
-    axes[3].set(title="tanh RNN: vanishing and exploding", xlabel=distance, ylabel=height)
+    _explosion(axes[3], result["summary"]["gains"])
     for kind, dashes in (("start", ":"), ("trained", "-")):
-        _band(axes[4], pick(records, kind=kind, network="Bi-LSTM"), "joined", f"Bi-LSTM, {kind}",
-              color=style.GREEN, marker="", linestyle=dashes)  # fmt: skip
-        _band(axes[4], pick(records, kind=kind, network="LSTM, forget bias 1"), "h",
-              f"LSTM, forget bias 1, {kind}",
-              color=style.BLUE, marker="", linestyle=dashes)  # fmt: skip
+        _band(axes[4], pick(records, kind=kind, network="Bi-LSTM"), "joined", "Bi-LSTM",
+              label=f"Bi-LSTM, {kind}", linestyle=dashes)  # fmt: skip
+        _band(axes[4], pick(records, kind=kind, network=_LSTMS[1]), "h", _LSTMS[1],
+              label=f"{_LSTMS[1]}, {kind}", linestyle=dashes)  # fmt: skip
     axes[4].set(title="two directions: both ends are near", ylabel=height, ylim=(-60, 5),
                 xlabel="distance from the end (steps)")  # fmt: skip
     _clipping(axes[5], records)
-    for ax in axes[:2]:  # the lines leave no room
-        style.small(ax, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
-    for ax in axes[2:]:
-        style.small(ax, loc="best")
+    for ax, columns in zip(axes, (2, 2, 1, 1, 1, 1), strict=True):
+        style.below(ax, columns)
     return figure
+
+
+def _explosion(ax: Axes, gains: Json) -> None:
+    """How steep the gradient is, by the size of W_hh: the middle of the seeds, and each of them."""
+    for network, found in gains.items():
+        sizes = list(map(float, found))
+        looks = style.look(network, label=network)
+        ax.plot(sizes, [median(row["each"]) for row in found.values()], **looks)
+        for size, row in zip(sizes, found.values(), strict=True):
+            ax.plot([size] * len(row["each"]), row["each"], ".", color=looks["color"], markersize=3)
+    ax.axhline(0, color="#555555", linewidth=0.9)
+    ax.set(title="explodes above 0, vanishes below", xlabel="W_hh = so many times orthogonal",
+           ylabel="decades per 100 steps", xscale="log")  # fmt: skip
+    style.plain(ax, "x")
 
 
 def _clipping(ax: Axes, records: list[Json]) -> None:
     """Held-out error against sequences; a cross on the upper edge where a run was lost."""
-    for clip, colour, words in ((None, style.RED, "no clipping"), (1.0, style.BLUE, "clip at 1")):
+    for clip, colour, dashes, words in (
+        (None, style.RED, "--", "no clipping"),
+        (1.0, style.BLUE, "-", "clip at 1"),
+    ):
         runs = [r["values"]["training"] for r in pick(records, kind="clip", clip=clip)]
-        lost = [run for run in runs if run["lost"] is not None]
+        lost = [run["lost"] * BATCH for run in runs if run["lost"] is not None]
         for k, run in enumerate(runs):
             curve = [(n, e) for n, e in run["curve"] if e is not None]
             label = f"{words}: {len(lost)} of {len(runs)} lost"
             ax.plot(*zip(*curve or [(math.nan, math.nan)], strict=True), color=colour,
-                    linewidth=1.4, label=label if k == 0 else None)  # fmt: skip
-        for k, run in enumerate(lost):
-            ax.plot(run["lost"], 0.97 - 0.05 * k, "x", color=colour, markersize=7,
+                    linewidth=1.4, linestyle=dashes, label=label if k == 0 else None)  # fmt: skip
+        if lost:
+            ax.plot(lost, [1.0] * len(lost), "x", color=colour, markersize=7, clip_on=False,
                     transform=ax.get_xaxis_transform())  # fmt: skip
+    baseline = adding(9).baseline
+    ax.axhline(baseline, color="#888888", linewidth=0.9, linestyle=":", label="always answers 1")
     ax.set(title="clipping: relu RNN that explodes", xlabel="training sequences", yscale="log",
-           ylabel="held-out squared error (cross: lost)")  # fmt: skip
+           ylabel="held-out squared error")  # fmt: skip
+    ax.plot([], [], "kx", linestyle="", label="lost then (on the upper edge)")
     style.plain(ax, "y")
 
 
@@ -342,8 +388,11 @@ STUDY = Study(
         "L = v . h(T) with a random v of length 1. Exact norms of dL/dh(t) and dL/dc(t) for every "
         "distance from the end (the first ten distances are those of a sequence of ten steps, and "
         "so on), on the specification page in float64, rescaled by powers of two so that nothing "
-        "underflows. Inputs are those of the adding problem; networks as torch initialises them "
-        "unless the name says otherwise, all of the same hidden size. Trained: on adding over 100 "
+        "underflows; of the Bi-LSTM, those of its half that reads from left to right (the figure "
+        "has both). Inputs are those of the adding problem; networks as torch initialises them "
+        "unless the name says otherwise, all of the same hidden size. Identity: W_hh is the "
+        "identity and the biases are 0 (Le, Jaitly and Hinton 2015). The size of W_hh: that of "
+        "each gate is so many times a random orthogonal matrix. Trained: on adding over 100 "
         "steps until it is solved or the sequences are used up, Adam, batch 32, gradients clipped "
         "at norm 1. Equal tuning: each network at its own best of the same learning rates, found "
         "by pilots of equal length from a seed that does not count. Slope: least squares of log10 "
@@ -359,9 +408,7 @@ STUDY = Study(
         Prediction(
             "As torch initialises it (forget bias near 0, f near 1/2) the LSTM keeps no more than "
             "the tanh RNN: the gate can only hold what it is set to hold.",
-            lambda s: bool(
-                s["slopes"]["start"]["LSTM"]["h"][0] <= s["slopes"]["start"]["RNN tanh"]["h"][0]
-            ),
+            _keeps_no_more,
         ),
         Prediction(
             "Training lets the LSTM's gradient reach further than at the start.",
@@ -372,7 +419,11 @@ STUDY = Study(
         ),
         Prediction(
             "The tanh RNN explodes with W_hh = 2 x orthogonal and vanishes with 0.8 x orthogonal.",
-            lambda s: bool(s["gains"]["2.0"][0] > 0 > s["gains"]["0.8"][0]),
+            lambda s: bool(
+                s["gains"]["RNN tanh"]["2.0"]["mean"][0]
+                > 0
+                > s["gains"]["RNN tanh"]["0.8"]["mean"][0]
+            ),
         ),
         Prediction(
             "Without clipping some seeds of the relu RNN are lost to infinities; with it none.",

@@ -20,14 +20,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NETWORKS = ("RNN tanh", "RNN tanh, orthogonal", "LSTM", "LSTM, forget bias 1", "LSTM, chrono")
+NETWORKS = (
+    "RNN tanh",
+    "RNN tanh, orthogonal",
+    "RNN relu, identity",
+    "LSTM",
+    "LSTM, forget bias 1",
+    "LSTM, chrono",
+)
 #: Where each run is long.
 _FEW = ("RNN tanh", "LSTM, forget bias 1", "LSTM, chrono")
 
 #: The learning rates that each network tries.
 _RATES = [0.01, 0.003, 0.03]
 
-#: Task, length, the most sequences, the learning rates that may be tried, and the networks.
+#: Task, length, the most sequences, the learning rates that may be tried (none: each network has
+#: its own of the row before), and the networks.
 _GRID: dict[Mode, list[tuple[str, int, int, list[float], tuple[str, ...]]]] = {
     "quick": [
         ("adding", 12, 9_600, [0.01], NETWORKS),
@@ -40,11 +48,11 @@ _GRID: dict[Mode, list[tuple[str, int, int, list[float], tuple[str, ...]]]] = {
         ("embedded_reber", 9, 16_000, [0.01], NETWORKS),
     ],
     "full": [
-        ("adding", 100, 48_000, _RATES, NETWORKS),
-        ("adding", 200, 48_000, [0.01], NETWORKS),
+        ("adding", 100, 48_000, [*_RATES, 0.001], NETWORKS),
+        ("adding", 200, 48_000, [], NETWORKS),
         ("adding", 400, 48_000, [0.01], _FEW),
         ("adding", 750, 64_000, [0.01], _FEW),
-        ("copy_memory", 10, 96_000, _RATES, _FEW),
+        ("copy_memory", 10, 96_000, _RATES, (*_FEW, "RNN relu, identity")),
         ("temporal_order", 100, 48_000, _RATES, NETWORKS),
         ("embedded_reber", 9, 16_000, _RATES, NETWORKS),
     ],
@@ -103,7 +111,13 @@ def _share(change: str, longer: bool) -> float:
 
 def then(mode: Mode, records: list[Json]) -> list[Json]:
     """Every network on every task, at its own rate."""
-    return tuning.tuned(_tasks(mode), records, tuning.sequences)
+    own = {
+        row["unit"]["network"]: row["rate"]
+        for row in tuning.choices(records, tuning.sequences)
+        if row["unit"]["task"] == "adding"
+    }
+    plan = [unit | {"rates": unit["rates"] or [own[unit["network"]]]} for unit in _tasks(mode)]
+    return tuning.tuned(plan, records, tuning.sequences)
 
 
 def _tasks(mode: Mode) -> list[Json]:
@@ -134,7 +148,7 @@ def changed(change: str, T: int, sequences: int) -> tuple[Design, Recipe]:
 
     Example:
         >>> changed("coupled, f = 1 - i", 600, 224_000)[0]
-        Design(cell='coupled', both=False, forget=1.0, entry=None, chrono=None, gain=None)
+        Design(cell='coupled', ..., forget=1.0, entry=None, chrono=None, gain=None, identity=False)
     """
     chosen = THEIRS | WHY[change]
     design = Design(
@@ -164,6 +178,10 @@ def summarise(records: list[Json]) -> Json:
         "rows": rows,
         "tuning": tuning.choices(records, tuning.sequences),
         "why": why(tried),
+        "why_norms": {
+            change: [r["values"]["norms"][0] for r in _runs(tried, change)]
+            for change in ("their settings", "no clipping")
+        },
         "why_T": tried[0]["unit"]["T"],
         "why_hidden": tried[0]["unit"]["hidden"],
     }
@@ -173,14 +191,20 @@ def why(records: list[Json]) -> dict[str, list[Json]]:
     """What each change led to: of all its seeds, then of those that were trained for longer."""
     found = {}
     for change in WHY:
-        here = pick(records, change=change)
-        if change == "no clipping":
-            here += _never_clipped(records, {r["unit"]["seed"] for r in here})
+        here = _runs(records, change)
         found[change] = [
             _outcome([r for r in here if r["unit"]["sequences"] >= most], most)
             for most in sorted({r["unit"]["sequences"] for r in here})
         ]
     return found
+
+
+def _runs(records: list[Json], change: str) -> list[Json]:
+    """The runs with this change, those among them that had another name and are the same runs."""
+    here = pick(records, change=change)
+    if change == "no clipping":
+        here += _never_clipped(records, {r["unit"]["seed"] for r in here})
+    return here
 
 
 def _never_clipped(records: list[Json], but: set[int]) -> list[Json]:
@@ -280,28 +304,54 @@ def longest(summary: Json, network: str) -> Json | None:
     return max(rows, key=lambda r: int(r["T"]), default=None)
 
 
+def _elsewhere(summary: Json) -> str:
+    """The tasks beside adding: by whom they are solved at every seed, and who is the fastest."""
+    parts = []
+    rows = [r for r in summary["rows"] if r["task"] != "adding"]
+    for task, T in dict.fromkeys((r["task"], r["T"]) for r in rows):
+        here = [r for r in rows if (r["task"], r["T"]) == (task, T)]
+        solved = [r for r in here if r["solved"] == r["seeds"]]
+        names = [_named(r["network"]) for r in solved]
+        if len(solved) == len(here):
+            soon = min(solved, key=lambda r: int(r["sequences"][1]))
+            by = f"all, the {_named(soon['network'])} soonest ({soon['sequences'][1]:,} sequences)"
+        elif len(solved) == len(here) - 1:
+            (other,) = (_named(r["network"]) for r in here if r not in solved)
+            by = f"all but the {other}"
+        else:
+            by = f"the {' and the '.join(names)} alone" if names else "nobody"
+        parts.append(f"{words(task, T)}, by {by}")
+    return f" Other tasks, solved at every seed: {'; '.join(parts)}." if parts else ""
+
+
 def answer(summary: Json) -> str:
-    parts, never = [], []
+    parts, some, never = [], [], []
     for network in NETWORKS:
         row = longest(summary, network)
-        if row is None:
-            never.append(_named(network))
-        else:
+        here = [r for r in summary["rows"] if (r["task"], r["network"]) == ("adding", network)]
+        most = max(here, key=lambda r: int(r["solved"]))
+        if row is not None:
             low, _, high = row["sequences"]
             parts.append(
                 f"by the {_named(network)} up to T = {row['T']} ({row['seeds']} seeds, after "
                 f"{low:,} to {high:,} sequences)"
             )
+        elif most["solved"]:
+            solved = f"{most['solved']} of {most['seeds']}"
+            some.append(f"at {solved} seeds by the {_named(network)} (T = {most['T']})")
+        else:
+            never.append(_named(network))
     if never:
-        parts.append(f"at no length by the {' or the '.join(never)}")
+        some.append(f"at no length by the {' or the '.join(never)}")
     theirs, *others = (
         " of ".join(map(str, _why_solved(summary, change)))
         for change in ("their settings", "chrono", "coupled, f = 1 - i")
     )
     return (
-        f"Adding is solved at every seed {', '.join(parts)}. Why not by Bai et al.'s LSTM (T = "
-        f"{summary['why_T']}): with their settings {theirs} seeds solve it, with gates that start "
-        f"for long times (chrono) {others[0]}, with f = 1 - i, which their GRU has built in, "
+        f"Adding is solved at every seed {', '.join(parts)}; {', '.join(some)}."
+        f"{_elsewhere(summary)} Why is adding not solved by Bai et al.'s LSTM (T = "
+        f"{summary['why_T']})? With their settings {theirs} seeds solve it, with gates that start "
+        f"for long times (chrono) {others[0]}, with f = 1 - i, as in their GRU's update gate, "
         f"{others[1]}."
     )
 
@@ -342,9 +392,13 @@ def _curves(ax: Axes, records: list[Json], literature: Sequence[Json]) -> None:
     ax.axhline(0.01, color="#888888", linewidth=0.9, linestyle="--")
     ax.text(0.99, 0.01, "solved", fontsize=8, va="bottom", ha="right",
             transform=ax.get_yaxis_transform())  # fmt: skip
-    ax.set(yscale="log", xlabel="training sequences", ylabel="held-out squared error (cut at 0.5)")
+    ax.set(
+        yscale="log",
+        xlabel="training sequences (thousands)",
+        ylabel="held-out squared error (cut at 0.5)",
+    )
     ax.set_ylim(top=0.5)
-    ax.xaxis.set_major_formatter(lambda n, _: f"{n:,.0f}")
+    ax.xaxis.set_major_formatter(lambda n, _: f"{n / 1000:g}")
     style.plain(ax, "y")
     style.small(ax, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
 
@@ -360,11 +414,11 @@ def _bars(ax: Axes, rows: Sequence[Json], literature: Sequence[Json]) -> None:
             row = next((r for r in rows if wanted.items() <= r.items()), None)
             if row is None:
                 continue
-            y = k + 0.16 * (j - 2)
+            y = k + 0.14 * (j - 2.5)
             if row["sequences"] is None:
                 ax.plot(row["most"], y, **looks | {"marker": "x", "markersize": 6})
                 error = "lost" if row["error"] is None else f"{row['error']:.2f}"
-                ax.text(1.08 * row["most"], y, error, fontsize=7, va="center")
+                ax.text(1.08 * row["most"], y, error, fontsize=8, va="center")
                 continue
             low, mid, high = row["sequences"]
             ax.hlines(y, low, high, color=looks["color"], linewidth=2)
@@ -431,7 +485,9 @@ STUDY = Study(
         "Equal parameters: every network gets as many as the LSTM of the unit's hidden size. "
         "Adam, batch 32, gradients clipped at norm 1. Equal tuning: each network at its own best "
         "of the same learning rates, found by pilots of equal length from a seed that does not "
-        "count. Adding over more than 100 steps is not tuned: all have 0.01. Fresh sequences "
+        "count. Longer adding is not tuned: over 200 steps each network has its rate of 100 "
+        "steps, over more all have 0.01. Identity: a relu RNN, W_hh the identity, biases 0 (Le, "
+        "Jaitly and Hinton 2015). Fresh sequences "
         "every step; 512 held out. Solved: held-out squared error below 0.01 (adding), less than "
         "1 % of answers wrong (the others). Copy memory asks for five signs out of four, not for "
         "ten out of eight as in the literature, which takes longer than a study has. Published "

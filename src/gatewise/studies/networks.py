@@ -28,7 +28,10 @@ class Design:
         entry: the bias of the input gate at the start; None leaves torch's.
         chrono: longest lag T expected: forget biases log U(1, T-1), input biases their negatives
             (Tallec and Ollivier 2018, "Can recurrent neural networks warp time?", section 2).
-        gain: W_hh starts as this times a random orthogonal matrix (plain RNN); None: torch's.
+        gain: W_hh, that of each gate, starts as this times a random orthogonal matrix; None:
+            torch's.
+        identity: W_hh starts as the identity and the biases as 0 (Le, Jaitly and Hinton 2015, "A
+            simple way to initialize recurrent networks of rectified linear units").
     """
 
     cell: str = "lstm"
@@ -37,12 +40,14 @@ class Design:
     entry: float | None = None
     chrono: int | None = None
     gain: float | None = None
+    identity: bool = False
 
 
 #: The designs that several studies share, by the name in figures and results.
 DESIGNS = {
     "RNN tanh": Design("rnn"),
     "RNN relu": Design("rnn_relu"),
+    "RNN relu, identity": Design("rnn_relu", identity=True),
     "RNN tanh, orthogonal": Design("rnn", gain=1.0),
     "LSTM": Design("lstm"),
     "LSTM, forget bias 1": Design("lstm", forget=1.0),
@@ -159,7 +164,12 @@ def _start(net: nn.Module, design: Design, H: int) -> None:
 
     for name, weight in net.named_parameters():
         if design.gain is not None and name.startswith("weight_hh"):
-            weight.copy_(design.gain * nn.init.orthogonal_(torch.empty_like(weight)))
+            for gate in weight.split(H):
+                gate.copy_(design.gain * nn.init.orthogonal_(torch.empty_like(gate)))
+        if design.identity and name.startswith("weight_hh"):
+            nn.init.eye_(weight)
+        elif design.identity and name.startswith("bias"):
+            nn.init.zeros_(weight)
         for part, bias in _biases(design, H, gates).items():
             if name.startswith("bias_ih"):
                 weight[rows(part)] = bias

@@ -54,6 +54,28 @@ def middle(values: Sequence[float]) -> tuple[float, float, float]:
     return median(ranked), ranked[low], ranked[n - 1 - low]
 
 
+def fisher(one: int, other: int, n: int) -> float:
+    """How likely so unequal counts, each out of n, are by chance (Fisher's exact test, two-sided).
+
+    Example:
+        >>> round(fisher(0, 5, 5), 4), round(fisher(1, 5, 5), 4), round(fisher(2, 5, 5), 4)
+        (0.0079, 0.0476, 0.1667)
+    """
+    total = one + other
+    ways = [math.comb(n, k) * math.comb(n, total - k) if k <= total else 0 for k in range(n + 1)]
+    return sum(way for way in ways if way <= ways[one]) / math.comb(2 * n, total)
+
+
+def share(p: float, n: int) -> float:
+    """Half the 95 % interval of a share p that was counted in n (the normal approximation).
+
+    Example:
+        >>> round(share(0.5, 100), 3)
+        0.098
+    """
+    return 1.96 * math.sqrt(p * (1 - p) / n)
+
+
 def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     """Slope and intercept of the least-squares line.
 

@@ -16,10 +16,11 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
 
-#: Colour and mark of each network.
+#: Colour and mark of each network; the lines of plain RNNs are dashed, so that grey will do.
 LOOKS: dict[str, tuple[str, str]] = {
     "RNN tanh": (ORANGE, "o"),
     "RNN relu": (PINK, "v"),
+    "RNN relu, identity": (BLACK, "X"),
     "RNN tanh, orthogonal": (RED, "D"),
     "LSTM": (SKY, "s"),
     "LSTM, forget bias 1": (BLUE, "^"),
@@ -32,14 +33,19 @@ LOOKS: dict[str, tuple[str, str]] = {
 def look(name: str, **more: Any) -> dict[str, Any]:
     """Keyword arguments for a line of this network; grey where the name has no look of its own."""
     colour, mark = LOOKS.get(name, ("#666666", "x"))
-    return {"color": colour, "marker": mark, "markersize": 5, "linewidth": 1.6, **more}
+    dashes = "--" if "RNN" in name else "-"
+    return {"color": colour, "marker": mark, "markersize": 5, "linewidth": 1.6,
+            "linestyle": dashes, **more}  # fmt: skip
 
 
 def canvas(rows: int, columns: int, title: str, height: float = 3.6) -> tuple[Figure, list[Axes]]:
-    """A figure with its axes in reading order; nothing global is touched."""
+    """A figure with its axes in reading order; nothing global is touched.
+
+    Panels are so wide that two beside each other can be read on a page 700 points wide.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.9 * columns, height * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(4.4 * columns, height * rows + 0.5), layout="constrained")
     figure.suptitle(title, fontsize=12)
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.flat:
@@ -76,6 +82,11 @@ def plain(ax: Axes, axes: str = "xy") -> None:
         axis.set_major_locator(LogLocator(subs=subs, numticks=12))
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.set_minor_formatter(NullFormatter())
+
+
+def below(ax: Axes, columns: int = 1) -> None:
+    """A legend under the panel, where no line is; one column if its words are long."""
+    small(ax, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=columns)
 
 
 def small(ax: Axes, **more: Any) -> None:

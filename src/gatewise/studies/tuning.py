@@ -103,7 +103,8 @@ def outcomes(records: Sequence[Json], rate: float) -> list[Json]:
     Returns:
         What the unit is, apart from seed, rate and sequences; rate: its own best, or the one where
         there were no pilots; error, half, errors: mean, half its 95 % interval and each seed's;
-        one_rate: these three at the one rate; parameters, error_is, baseline.
+        solved: at how many seeds the task was; one_rate: these four at the one rate; parameters,
+        error_is, baseline.
     """
     chosen = {_kind(row["unit"]): row["rate"] for row in choices(records, error)}
     kinds: dict[str, list[Json]] = {}
@@ -122,12 +123,24 @@ def outcomes(records: Sequence[Json], rate: float) -> list[Json]:
     ]
 
 
+def sizes(records: Sequence[Json], steps: Callable[[Json], int | None]) -> Json:
+    """The hidden size of all; of each task its steps, where it has a length, and its sequences."""
+    units = {u["task"]: u for r in records if "pilot" not in (u := r["unit"])}
+    return {
+        "hidden": records[0]["unit"]["hidden"],
+        "tasks": {
+            task: {"T": steps(unit), "sequences": unit["sequences"]} for task, unit in units.items()
+        },
+    }
+
+
 def _errors(records: Sequence[Json]) -> Json:
     """The best error of each seed; a lost run counts as the answer that remembers nothing."""
     values = [r["values"] for r in records]
     errors = [v["best"] if v["best"] is not None else v["baseline"] for v in values]
     centre, half = stats.mean(errors)
-    return {"error": round(centre, 6), "half": half, "errors": errors}
+    solved = sum(v["solved_at"] is not None for v in values)
+    return {"error": round(centre, 6), "half": half, "errors": errors, "solved": solved}
 
 
 def _best(scores: dict[float, float]) -> float:

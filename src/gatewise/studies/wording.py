@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from gatewise.studies import stats
@@ -46,14 +47,25 @@ def error(found: Json) -> str:
     return f"{found['error']:.3g} ± {found['half']:.2g}"
 
 
+def signed(pair: Sequence[float]) -> str:
+    """A difference and half its interval, with as many decimals as that has a meaning for.
+
+    Example:
+        >>> signed([0.02581, 0.01148]), signed([-0.0081, 0.0067]), signed([0.0, 0.0])
+        ('+0.026 ± 0.011', '-0.0081 ± 0.0067', '+0 ± 0')
+    """
+    digits = max(0, 1 - math.floor(math.log10(pair[1]))) if pair[1] else 0
+    return f"{pair[0]:+.{digits}f} ± {pair[1]:.{digits}f}"
+
+
 def power(exponent: float | None) -> str:
     """A power of ten; 0 where there is no logarithm.
 
     Example:
-        >>> power(-22.4), power(None)
-        ('10^-22', '0')
+        >>> power(-22.4), power(-0.1), power(None)
+        ('10^-22', '10^0', '0')
     """
-    return "0" if exponent is None else f"10^{exponent:.0f}"
+    return "0" if exponent is None else f"10^{round(exponent)}"
 
 
 def span(values: Sequence[int | None]) -> str:
