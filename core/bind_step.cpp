@@ -136,13 +136,13 @@ nb::tuple forward(Step& s, nb::handle h, nb::handle c, nb::handle weights, bool 
 }
 
 // A step in bfloat16. To widen the large weights would take longer than to multiply by them: they
-// are read as they lie, of more than a few rows in pairs. All the rest is widened, and the results,
-// which are float32, shortened.
+// are read as they lie, of more than a few rows in pairs, unless there are many. All the rest is
+// widened, and the results, which are float32, shortened; the tape is float32, or rounded where
+// products are.
 class BriefStep {
  public:
   BriefStep(Step& s, nb::handle h, nb::handle c, const nb::tuple& weights)
       : s_(s), r_(s.arrays), B_(s.dims.B), I_(s.dims.I), H_(s.dims.H), rows_(s.row.gates() * H_) {
-    if (B_ > (has_pairs() ? kRowsInPairs : kRows)) fail("x: expected fewer rows");
     s.refuse_subclasses(h, c);
     const Axis rows{"G*H", rows_}, B{"B", B_}, H{"H", H_};
     W_ih_ = r_.input(weights[0], "W_ih", {rows, {"I", I_}}, true);
@@ -155,14 +155,16 @@ class BriefStep {
     from_[4] = {r_.input(c, "c", {B, H}), B_ * H_};
   }
 
-  nb::tuple run() {
+  nb::tuple run(bool keep_tape) {
+    if (keep_tape) s_.refuse_peepholes();
     const int threads = s_.threads(1);
     ForwardCall<float> call{};
     call.dims = s_.dims;
     call.sequence = {nullptr, nullptr, 1, B_};
     call.cell = s_.cell;
-    call.reduced = B_ > kRows;
-    i64 numbers = B_ * I_ + 3 * B_ * H_;
+    call.reduced = B_ > kRows && has_pairs();
+    const bool wide_weights = B_ > (has_pairs() ? kRowsInPairs : kRows);
+    i64 numbers = B_ * I_ + 3 * B_ * H_ + (wide_weights ? rows_ * (I_ + H_) : 0);
     for (const Given& given : from_) numbers += given.data ? given.count : 0;
     const i64 wide = round_up(numbers * i64(sizeof(float)), 64);
     Workspace space(wide + kernels<float>().forward_bytes(call, threads));
@@ -180,16 +182,24 @@ class BriefStep {
     const float* of[kGiven];
     for (int k = 0; k < kGiven; k++) of[k] = widen(from_[k].data, from_[k].count);
     dir.w = {nullptr, nullptr, of[0], of[1], nullptr, of[2]};
-    dir.brief_W_ih = W_ih_, dir.brief_W_hh = W_hh_;
+    if (wide_weights)
+      dir.w.W_ih = widen(W_ih_, rows_ * I_), dir.w.W_hh = widen(W_hh_, rows_ * H_);
+    else
+      dir.brief_W_ih = W_ih_, dir.brief_W_hh = W_hh_;
     dir.h0 = of[3], dir.c0 = of[4];
     const auto result = [&] { return std::exchange(at, at + B_ * H_); };
     float *y = result(), *c_n = s_.row.has_cell_state() ? result() : nullptr;
     dir.y = {y, 0, H_};
     dir.h_n = result();
     dir.c_n = c_n;
+    Result tape(keep_tape, call.reduced ? 2 : 4, B_, i64(s_.row.slots()), H_);
+    if (call.reduced)
+      dir.rounded_tape = tape.as<Bf16>();
+    else
+      dir.tape = tape.as<float>();
     s_.run(call, kernels<float>().forward, threads, 1);
     space.check();
-    return nb::make_tuple(shortened(y), c_n ? shortened(c_n) : nb::none(), nb::none());
+    return nb::make_tuple(shortened(y), c_n ? shortened(c_n) : nb::none(), tape.give(*s_.table));
   }
 
  private:
@@ -224,8 +234,10 @@ class TokenSums {
     if (x.ndim != 2 || h.ndim != 2 || x.shape[0] != h.shape[0] || x.bytes != h.bytes || x.empty() ||
         h.empty())
       fail("expected W_ih (G*H, I) and W_hh (G*H, H)");
-    if (x.code != kFloat || (x.bytes != 4 && x.bytes != 8)) fail_type("W_ih: float32 or float64");
-    R_ = x.shape[0], I_ = x.shape[1], H_ = h.shape[1], bytes_ = x.bytes;
+    const bool is_brief = x.code == kBfloat;  // then the sums are float32
+    if (!is_brief && (x.code != kFloat || (x.bytes != 4 && x.bytes != 8)))
+      fail_type("W_ih: float32, float64 or bfloat16");
+    R_ = x.shape[0], I_ = x.shape[1], H_ = h.shape[1], bytes_ = is_brief ? 4 : x.bytes;
     bytes_ == 4 ? read<float>(arrays) : read<double>(arrays);
   }
 
@@ -365,10 +377,7 @@ nb::tuple backward(Step& s, nb::tuple wanted, nb::handle h, nb::handle c, nb::ha
 nb::tuple step(const std::string& cell, nb::handle x, nb::handle h, nb::handle c, nb::tuple weights,
                bool keep_tape, bool reduced) {
   Step s(cell, x, weights);
-  if (s.is_brief()) {
-    if (keep_tape) fail_type("x: expected float32 or float64 with a tape");
-    return BriefStep(s, h, c, weights).run();
-  }
+  if (s.is_brief()) return BriefStep(s, h, c, weights).run(keep_tape);
   return s.x.bytes == 4 ? forward<float>(s, h, c, weights, keep_tape, reduced)
                         : forward<double>(s, h, c, weights, keep_tape, reduced);
 }

@@ -22,7 +22,7 @@ has so, or wants so, need not be converted. The numbers are those of float32, ro
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -375,8 +375,8 @@ def step(
     weights: tuple[Tensor | None, ...],
     reduced: bool = False,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Run one step of a layer: x (B, I) to h (B, H), c (B, H), tape (B, S, H). In bfloat16 there is
-    no tape, and B is at most 16, or 128 where the kernels have products of pairs.
+    """Run one step of a layer: x (B, I) to h (B, H), c (B, H), tape (B, S, H). In bfloat16 the tape
+    is float32, or rounded where products are: of more than 16 rows.
 
     Args:
         reduced: products round what they multiply to bfloat16, and the tape is rounded, too.
@@ -390,11 +390,17 @@ def step(
 
 
 def token_sums(weights: tuple[Tensor | None, ...]) -> TokenSums:
-    """Of the gradients of W_ih, W_hh and, one for both, the biases, as far as they are wanted."""
+    """Of the gradients of W_ih, W_hh and, one for both, the biases, as far as they are wanted; in
+    float32 where the weights are bfloat16."""
     W_ih, W_hh, b_ih, b_hh = (
-        None if t is None or not t.requires_grad else torch.empty_like(t) for t in weights[:4]
+        None if t is None or not t.requires_grad else torch.empty_like(t, dtype=_wide(t))
+        for t in weights[:4]
     )
     return TokenSums(weights[0], weights[1], W_ih, W_hh, b_hh if b_ih is None else b_ih)
+
+
+def _wide(t: Tensor) -> torch.dtype:
+    return torch.float32 if t.dtype == torch.bfloat16 else t.dtype
 
 
 def step_gradient(
@@ -418,12 +424,27 @@ def step_gradient(
     """
     found: tuple[Tensor | None, ...]
     name = cell.name
+    if x.dtype == torch.bfloat16:
+        x_, *rest = _widened((x, h, c, d_h_n, d_c_n, *weights))
+        assert x_ is not None
+        h, c, d_h_n, d_c_n, *wide = rest
+        found = step_gradient(cell, wanted, x_, h, c, tuple(wide), tape, d_h_n, d_c_n, sums)
+        return tuple(None if t is None else t.to(x.dtype) for t in found)
     try:
         found = _core.step_gradient(name, wanted, x, h, c, weights, tape, d_h_n, d_c_n, sums)
     except _UNFIT:
         d_h_n, d_c_n = _dense(d_h_n), _dense(d_c_n)
         found = _core.step_gradient(name, wanted, x, h, c, weights, tape, d_h_n, d_c_n, sums)
     return found
+
+
+def _widened(tensors: Sequence[Tensor | None]) -> Iterator[Tensor | None]:
+    """In float32, in memory that is used again."""
+    narrow = [t for t in tensors if t is not None]
+    wide = scratch([t.shape for t in narrow])
+    torch._foreach_copy_(wide, narrow)
+    made = iter(wide)
+    return (None if t is None else next(made) for t in tensors)
 
 
 def stream(

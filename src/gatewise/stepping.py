@@ -142,7 +142,7 @@ class StandIn(Function):
         ctx.set_materialize_grads(False)
         ctx.sums = sums
         wanted = [t for t in weights if t is not None and t.requires_grad]
-        ctx.shapes = [t.shape for t in wanted]
+        ctx.shapes, ctx.dtype = [t.shape for t in wanted], wanted[0].dtype
         return wanted[0].new_zeros(()).expand(sum(shape.numel() for shape in ctx.shapes))
 
     @staticmethod
@@ -153,8 +153,8 @@ class StandIn(Function):
         grads: list[Tensor | None] = [None] * 4
         if sums is not None:
             both = wanted[2] and wanted[3]  # one sum for two
-            d_W_ih, d_W_hh, d_b = sums.finish()
-            grads = [d_W_ih, d_W_hh, d_b, d_b.clone() if both else d_b]
+            d_W_ih, d_W_hh, d_b = (None if t is None else t.to(ctx.dtype) for t in sums.finish())
+            grads = [d_W_ih, d_W_hh, d_b, d_b.clone() if both and d_b is not None else d_b]
         if d is not None:
             parts = iter(d.split([shape.numel() for shape in ctx.shapes]))
             shapes = iter(ctx.shapes)
@@ -220,11 +220,17 @@ def _differentiable(
 ) -> Gradients:
     """The gradients by x, h, c and the stand-in, as those of a layer, which have derivatives."""
     h_n = native.step(cell, False, x, h, c, joint.weights, reduced)[0]
-    h, c, y, d_h, d_c = (None if t is None else t.unsqueeze(0) for t in (h, c, h_n, d_h, d_c))
-    args = x[None], None, h, c, *joint.weights, y, tape[None, None], None, d_h, d_c, None
+    own, inputs = x.dtype, (x, h, c, h_n, d_h, d_c, *joint.weights)
+    if own == torch.bfloat16:
+        inputs = tuple(None if t is None else t.float() for t in inputs)
+    of_x, *states, y, d_h, d_c = (None if t is None else t.unsqueeze(0) for t in inputs[:6])
+    args = of_x, None, *states, *inputs[6:], y, tape[None, None], None, d_h, d_c, None
     of_weights = [t is not None and t.requires_grad for t in joint.weights]
     of_layer = wanted[0], False, *wanted[1:], *of_weights
-    found = list(autograd.gradient(cell, reduced, of_layer, None, *args))
-    states = (None if t is None else t.squeeze(0) for t in (found[0], *found[2:4]))
+    found = [
+        None if t is None else t.to(own)
+        for t in autograd.gradient(cell, reduced, of_layer, None, *args)
+    ]
+    of_states = (None if t is None else t.squeeze(0) for t in (found[0], *found[2:4]))
     flat = [t.flatten() for t in found[4:] if t is not None]
-    return *states, torch.cat(flat) if flat else None
+    return *of_states, torch.cat(flat) if flat else None
