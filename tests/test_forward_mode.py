@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.autograd.forward_ad as fwd
 from layers import RandomLayer, assert_same, gradients, random_layer
+from torch import Tensor
 from torch.func import grad, jacfwd, jvp
 
 import gatewise
@@ -176,3 +178,19 @@ def test_many_directions_at_once() -> None:
         along[place] = 1
         _, column = jvp(lambda x: lstm(x)[0], (x,), (along,))
         assert_same(found[(..., *place)], column, **BOUNDS)
+
+
+@pytest.mark.parametrize("strategy", ["forward-mode", "reverse-mode"])
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "RNNCell", "LSTMCell"])
+def test_a_jacobian_of_all_directions_at_once(kind: str, strategy: str) -> None:
+    """It comes with a vmap older than torch.func's."""
+    module = getattr(gatewise, kind)(3, 4, dtype=torch.float64)
+    x = torch.randn(2, 3, dtype=torch.float64)
+
+    def output(x: Tensor) -> Tensor:
+        found = module(x)
+        return found if isinstance(found, Tensor) else found[0]
+
+    jacobian = partial(torch.autograd.functional.jacobian, output, x)
+    found = jacobian(vectorize=True, strategy=strategy)
+    torch.testing.assert_close(found, jacobian())

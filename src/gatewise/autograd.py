@@ -73,30 +73,31 @@ def _levels() -> list[Any]:
     return torch._C._functorch.get_interpreter_stack() or []
 
 
-def new_vmap(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
-    """``torch.autograd.grad(is_grads_batched=True)`` still comes with the vmap before torch.func's,
-    whose tensors know few operations: take its axis off, map over it anew, put it back."""
+def new_vmap(derivative: Callable[..., Gradients]) -> Callable[..., Gradients]:
+    """``torch.autograd.grad(is_grads_batched=True)``, and ``functional.jacobian(vectorize=True)``
+    in either mode, still come with the vmap before torch.func's, whose tensors know few operations:
+    take its axis off, map over it anew, put it back."""
     is_old = torch._C._functorch.is_legacy_batchedtensor
 
-    @wraps(backward)
-    def either(ctx: Any, *d_results: Tensor | None) -> Gradients:
-        for d in d_results:  # half the time of any(), and a step pays for it
+    @wraps(derivative)
+    def either(ctx: Any, *given: Tensor | None) -> Gradients:
+        for d in given:  # half the time of any(), and a step pays for it
             if d is not None and is_old(d):
                 break
         else:
-            return backward(ctx, *d_results)
+            return derivative(ctx, *given)
         level = torch._C._vmapmode_increment_nesting() - 1
         torch._C._vmapmode_decrement_nesting()
         mapped = {
             k: torch._remove_batch_dim(d, level, 1, 0)
-            for k, d in enumerate(d_results)
+            for k, d in enumerate(given)
             if d is not None and is_old(d)
         }
         found: list[Tensor | None] = []
 
         def dense(*axis: Tensor) -> tuple[Tensor, ...]:
             each = dict(zip(mapped, axis, strict=True))
-            found[:] = backward(ctx, *(each.get(k, d) for k, d in enumerate(d_results)))
+            found[:] = derivative(ctx, *(each.get(k, d) for k, d in enumerate(given)))
             return tuple(d for d in found if d is not None)
 
         grads = iter(torch.func.vmap(dense)(*mapped.values()))
@@ -220,6 +221,7 @@ class Layer(Function):
         return None, *native.backward(*run, *flat, y, tape, *d_results, by_groups=by_groups)
 
     @staticmethod
+    @new_vmap
     def jvp(ctx: Any, *tangents: Any) -> Gradients:
         cell, saved, n = ctx.run.cell, ctx.saved_tensors, len(tangents) - 1
 
@@ -309,6 +311,7 @@ class LayerGradient(Function):
         return *[None] * 4, *second.gradient(ctx.cell, ctx.wanted, needed, args, d_grads)
 
     @staticmethod
+    @new_vmap
     def jvp(ctx: Any, *tangents: Any) -> Gradients:
         cell, wanted, saved, n = ctx.cell, ctx.wanted, ctx.saved_tensors, len(tangents) - 4
 
