@@ -235,7 +235,7 @@ def explain(
 
 
 def _to_read(out: Path, files: dict[str, Path | None]) -> None:
-    """Refuse what cannot be read at once, before torch is; and an --out that is one of the files."""
+    """Refuse at once, before torch is imported, what cannot be read, and an --out that is read."""
     if str(out) == "-":
         raise ArgumentError("--out: expected a file, for a page opens from disk, got -")
     for option, path in files.items():
@@ -246,7 +246,8 @@ def _to_read(out: Path, files: dict[str, Path | None]) -> None:
             raise ArgumentError(f"{option}: expected a file, got the directory {path}")
         if out.exists() and out.samefile(path):
             raise ArgumentError(
-                f"--out: expected another file than {option}, which the page would replace, got {out}"
+                f"--out: expected another file than {option}, which the page would replace, "
+                f"got {out}"
             )
 
 
