@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import gatewise
-from gatewise import ArgumentError, ShapeError
+from gatewise import ArgumentError, ShapeError, see
 from gatewise.explain import (
     MOST_CHARACTERS,
     MOST_LETTERS,
@@ -272,13 +272,13 @@ def test_npy_refused(tmp_path: Path) -> None:
 def explored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any]]]:
     """The traces that were explored, and how."""
     seen: list[tuple[Any, dict[str, Any]]] = []
-    write = gatewise.Trace.explore
+    write = see.write
 
-    def explore(trace: Any, path: Path, **kwargs: Any) -> Any:
-        seen.append((trace, kwargs))
-        return write(trace, path, **kwargs)
+    def explore(trace: Any, path: Path, *args: Any, **kwargs: Any) -> Any:
+        seen.append((trace, dict(zip(("tokens", "title", "beside"), args, strict=True)) | kwargs))
+        return write(trace, path, *args, **kwargs)
 
-    monkeypatch.setattr(gatewise.Trace, "explore", explore)
+    monkeypatch.setattr(see, "write", explore)
     return seen
 
 
@@ -294,6 +294,7 @@ def test_a_series_page_shows_what_the_layer_does(tmp_path: Path, explored: list[
     torch.testing.assert_close(how["beside"].output, beside(torch.from_numpy(series)[:, None])[0])
     assert how["tokens"] == pytest.approx(series[:, 0].tolist())
     assert torch.equal(trace.grad.h[0, 0, -1], torch.ones(1, 4))
+    assert how["loss"] == (8, "the sum of the output at the last step, 8")
     text = page.read_text()
     assert "<title>a sine" in text
     assert text.rstrip().endswith("</html>")
@@ -319,6 +320,7 @@ def test_a_text_page_shows_what_the_tagger_does(tmp_path: Path, explored: list[A
     # The decision at the middle letter looks left through one direction, right through the other.
     reach = trace.grad.h[0, :, :, 0].abs().sum(-1)
     middle = T // 2
+    assert how["loss"] == (2, "the decision whether a word ends after “Æ” at step 2")
     assert (reach[0, : middle + 1] > 0).all()
     assert (reach[0, middle + 1 :] == 0).all()
     assert (reach[1, middle:] > 0).all()

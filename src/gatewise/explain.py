@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import gatewise
+from gatewise import see
 from gatewise.corpus import ALPHABET, letters_of
 from gatewise.errors import ArgumentError, GatewiseError, ShapeError
 from gatewise.spec import CELLS
@@ -67,16 +68,18 @@ def text_page(path: Path, model: Tagger, text: str, beside: Tagger | None = None
         )
     letters, shown = letters[:MOST_LETTERS], shown[:MOST_LETTERS]
     tokens = [sign or ALPHABET[k] for sign, k in zip(shown, letters, strict=True)]
-    traces = [_traced(tagger, letters) for tagger in (model, beside) if tagger]
+    middle = len(letters) // 2
+    traces = [_traced(tagger, letters, middle) for tagger in (model, beside) if tagger]
     title = f"{KINDS[model.kind]}: {shorten(model.restore(''.join(tokens)), 80)}"
+    loss = (middle, f"the decision whether a word ends after “{tokens[middle]}” at step {middle}")
     second = traces[1] if beside else None
-    return traces[0].explore(path, tokens=tokens, title=title, beside=second)
+    return see.write(traces[0], path, tokens, title, second, loss=loss)
 
 
-def _traced(tagger: Tagger, letters: NDArray[np.int64]) -> Trace:
+def _traced(tagger: Tagger, letters: NDArray[np.int64], middle: int) -> Trace:
     x = tagger.embed(pack(letters)).data.detach()[:, None]  # (T, 1, embedding_size)
     trace: Trace = tagger.rnn.trace(x)
-    tagger.linear(trace.output)[len(letters) // 2].sum().backward()
+    tagger.linear(trace.output)[middle].sum().backward()
     tagger.zero_grad()
     return trace
 
@@ -115,8 +118,10 @@ def series_page(
         trace.output[-1].sum().backward()
         traces.append(trace)
     tokens = series[:, 0].tolist() if series.shape[1] == 1 else None
+    last = len(series) - 1
+    loss = (last, f"the sum of the output at the last step, {last}")
     second = traces[1] if beside else None
-    return traces[0].explore(path, tokens=tokens, title=title, beside=second)
+    return see.write(traces[0], path, tokens, title, second, loss=loss)
 
 
 def _characters(layer: LSTM | RNN) -> float:
