@@ -294,35 +294,6 @@ def test_narrow_screens_scroll_one_way_only(opened) -> None:
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-def test_print_shows_all_five_moments_in_light(opened) -> None:
-    dark = {"color_scheme": "dark"}
-    tab = opened(traced(gatewise.LSTM(4, 6)), tokens=CHARACTERS, context=dark)
-    tab.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-    tab.emulate_media(media="print")
-    for name in ("join", "forget", "write", "update", "read"):
-        assert tab.locator(f"#moment-{name}").is_visible()
-    assert not tab.locator("#play").is_visible()
-    assert tab.evaluate("document.documentElement.dataset.theme") == "light"
-    widths = tab.evaluate("[...document.querySelectorAll('canvas')].map(c => c.clientWidth)")
-    assert max(widths) == 680 < tab.viewport_size["width"]  # drawn for paper, and not scaled to it
-    assert tab.locator("#numbers").bounding_box()["width"] == 680
-    assert len(tab.pdf()) > 20_000
-    tab.evaluate("window.dispatchEvent(new Event('afterprint'))")
-    assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
-
-
-def test_on_paper_no_canvas_wipes_out_the_one_below_it(opened) -> None:
-    """Print takes a canvas as its calls, and a cleared rectangle then clears the page."""
-    tab = opened(traced(gatewise.LSTM(4, 6)), tokens=CHARACTERS)
-    tab.evaluate(
-        """() => { window.cleared = 0; const all = CanvasRenderingContext2D.prototype;
-        all.clearRect = () => { window.cleared += 1; };
-        window.dispatchEvent(new Event('beforeprint')); }"""
-    )
-    settle(tab)
-    assert tab.evaluate("window.cleared") == 0
-
-
 @pytest.mark.parametrize("width", [360, 718, 1280])
 @pytest.mark.parametrize("H", [4, 128, 600])
 def test_what_lanes_are_called_stands_whole(opened, H: int, width: int) -> None:

@@ -28,7 +28,7 @@ export function curves(host, app) {
     const style = app.style();
     const outer = app.width(host);
     const key = shown({ ...s, field: "all" }, s.unit, s.out, s.t, s.win, app.theme(), outer);
-    if (outer <= LEFT + RIGHT || key === drawn) return;
+    if (outer <= LEFT + RIGHT || (key === drawn && !s.printing)) return;
     drawn = ""; // until all of it is
     const narrow = outer < 560;
     right = narrow ? 96 : RIGHT;

@@ -201,7 +201,7 @@ export function map(host, app) {
     if (now === null) return;
     const same = drawn !== null && drawn.key === now.key;
     drawn = { ...now, words: app.words() };
-    if (same) {
+    if (same && !s.printing) {
       drawOverlay();
       return;
     } // only the marks moved
