@@ -26,6 +26,7 @@ from matplotlib.image import imread
 
 import gatewise
 from gatewise import see
+from gatewise.recording import put
 
 pytestmark = pytest.mark.browser
 
@@ -425,6 +426,41 @@ def test_a_number_among_those_that_are_none_is_a_dot(opened) -> None:
         middle,
     )
     assert blue > 0  # the cell
+
+
+def test_an_infinite_number_leaves_the_band_of_the_others(opened) -> None:
+    layer = gatewise.LSTM(3, 4, cell="linear")
+    with gatewise.patching(layer, {"l0.fwd.c": put(-float("inf"), steps=[4])}):
+        trace = layer.trace(torch.ones(6, 1, 3))
+    tab = opened(trace, at="#t=1&unit=0", tokens="abcdef")
+    bring(tab, "#curves")
+    assert tab.evaluate(AXES) == [True, True, True]
+
+
+CUT = """() => { window.cut = [];
+  const all = CanvasRenderingContext2D.prototype, write = all.fillText;
+  all.fillText = function (text, x, y) {
+    if (this.canvas.id === "curves") {
+      const wide = this.measureText(text).width, room = this.canvas.clientWidth;
+      const from = { right: x - wide, center: x - wide / 2 }[this.textAlign] ?? x;
+      if (from < 0 || from + wide > room || /e[-+]?\\d/.test(text)) window.cut.push(text);
+      window.said = [...(window.said ?? []), text];
+    }
+    return write.call(this, text, x, y); }; }"""
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("size", [1e-9, 1.0, 1e6])
+def test_numbers_of_the_curves_stand_whole(opened, size: float, width: int) -> None:
+    trace = gatewise.LSTM(4, 6, cell="linear").trace(torch.randn(10, 1, 4))
+    (trace.output.sum() * size).backward()
+    tab = opened(trace, tokens=CHARACTERS, viewport=(width, 900))
+    bring(tab, "#curves")
+    tab.evaluate(CUT)
+    press(tab, "d", "ArrowLeft")
+    assert state(tab, "grad") is True
+    assert tab.evaluate("window.cut") == []
+    assert ("⁻" in "".join(tab.evaluate("window.said"))) == (size < 1)
 
 
 def test_one_of_a_kind_is_counted_as_one(opened) -> None:

@@ -16,7 +16,7 @@ function memoryNote(memory, last) {
   if (memory !== null)
     return `Left alone, its memory fades to 37\u00a0% in ${show(memory)} steps (−1 / mean log f). `;
   return Number.isNaN(last)
-    ? "Its forget gate is not a number at every step. "
+    ? "Its forget gate is not a number at some steps. "
     : "Its forget gate never closes: what it holds stays. ";
 }
 
@@ -168,7 +168,10 @@ function chooser(app, s) {
       }),
     );
     const unit = el("input", { type: "number", min: 0, id: "unit-number", ariaLabel: "Unit" });
-    unit.addEventListener("change", () => set({ unit: Number(unit.value) || 0 }));
+    unit.addEventListener("change", () => {
+      if (unit.value !== "") set({ unit: Math.round(Number(unit.value)) });
+      unit.value = app.state.unit; // the nearest that there is
+    });
     host.append(el("label", { className: "unit-pick" }, "unit ", unit));
   }
   for (const select of host.querySelectorAll("select")) select.value = s[select.dataset.name];

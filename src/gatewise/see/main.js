@@ -33,6 +33,7 @@ const page = openPage(JSON.parse($("meta").textContent), (id) => $(`b${id}`).tex
 const MOMENTS = ["join", "forget", "write", "update", "read"];
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
+const low = window.matchMedia("(max-height: 480px)"); // the bar scrolls away
 
 export const state = {
   model: 0,
@@ -201,20 +202,33 @@ const parts = [
   ["numbers", (s) => table(app, s)],
 ].map(([id, drawPart]) => ({ place: $(id), draw: drawPart, near: false, stale: true }));
 
-const watch = new IntersectionObserver(
-  (entries) => {
-    for (const entry of entries) {
-      for (const part of parts) if (part.place === entry.target) part.near = entry.isIntersecting;
-    }
-    refresh();
-  },
-  { rootMargin: "-144px 0px 0px 0px" }, // the bar covers the top
-);
-for (const part of parts) {
-  if (part.place === $("ribbon"))
-    part.near = true; // in the bar, always on screen
-  else watch.observe(part.place);
+let watch = null;
+
+function observe() {
+  watch?.disconnect();
+  const covered = low.matches ? 0 : 144; // by the bar
+  watch = new IntersectionObserver(
+    (entries) => {
+      for (const entry of entries) {
+        for (const part of parts) if (part.place === entry.target) part.near = entry.isIntersecting;
+      }
+      refresh();
+    },
+    { rootMargin: `-${covered}px 0px 0px 0px` },
+  );
+  for (const part of parts) {
+    if (part.place === $("ribbon"))
+      part.near = true; // in the bar, on screen nearly always
+    else watch.observe(part.place);
+  }
 }
+
+observe();
+low.addEventListener("change", observe);
+const bar = document.querySelector(".bar");
+new ResizeObserver(() => {
+  document.documentElement.style.setProperty("--bar", `${bar.offsetHeight}px`); // what is focused stays clear of it
+}).observe(bar);
 
 let idle = null; // the drawing of the parts off screen, while nothing happens
 let resting = false;
