@@ -161,10 +161,14 @@ function change() {
   });
 }
 
+// What was last asked for, so that a model that has it finds it again after one that has not.
+const asked = { layer: 0, dir: 0, unit: 0, field: "c" };
+
 export function set(patch) {
   const T0 = state.win[1] - state.win[0];
   const whole = T0 === run(page, state).T;
-  Object.assign(state, patch);
+  for (const name of Object.keys(asked)) if (name in patch) asked[name] = patch[name];
+  Object.assign(state, patch, asked);
   const { meta } = page;
   const clamp = (v, n) => Math.max(0, Math.min(n - 1, v));
   state.model = clamp(state.model, meta.models.length);
@@ -380,7 +384,10 @@ window.addEventListener("afterprint", () => printing(false));
 const NUMBERS = ["model", "batch", "layer", "dir", "t", "unit", "out", "moment"];
 
 function remember(s) {
-  const kept = [...NUMBERS, "field", "sort"].map((name) => `${name}=${s[name]}`);
+  const names = [...NUMBERS, "field", "sort", "pace", ...(s.theme === null ? [] : ["theme"])];
+  const kept = [...names.map((name) => `${name}=${s[name]}`), `grad=${Number(s.grad)}`];
+  const [a, b] = s.win;
+  if (b - a < run(page, s).T) kept.push(`win=${a}-${b}`);
   try {
     history.replaceState(null, "", `#${kept.join("&")}`);
   } catch {
@@ -401,7 +408,9 @@ function linked() {
   };
   for (const [name, known] of Object.entries(words))
     if (known.includes(given.get(name))) out[name] = given.get(name);
-  if (given.get("grad") === "1") out.grad = true;
+  if (given.has("grad")) out.grad = given.get("grad") === "1";
+  const win = /^(\d+)-(\d+)$/.exec(given.get("win") ?? "");
+  if (win !== null) out.win = [Number(win[1]), Number(win[2])];
   if (out.moment > 4) delete out.moment;
   return out;
 }
@@ -411,3 +420,7 @@ const stop = controls(app);
 state.win = [0, run(page, state).T];
 state.clock = run(page, state).T;
 set({ ...telling(page, state), ...linked() });
+window.addEventListener("hashchange", () => {
+  const given = linked();
+  if (Object.keys(given).length > 0) set({ win: [0, Infinity], ...given, playing: false });
+});
