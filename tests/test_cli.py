@@ -17,6 +17,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner, Result
 
@@ -188,6 +189,17 @@ def test_demo_refuses(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = "; choose another place with --out"
     refused(ask("demo", "--out", "file"), f"file: File exists{elsewhere}")
     refused(ask("demo", "--out", "file/deeper"), f"file/deeper: Not a directory{elsewhere}")
+
+
+def test_demo_never_replaces_a_model_that_is_not_its_own(here: Path) -> None:
+    save_file(nn.LSTM(2, 3).state_dict(), here / "lstm.safetensors")
+    kept = (here / "lstm.safetensors").read_bytes()
+    refused(
+        ask("demo", *TINY, "--out", "."), "--out: lstm.safetensors is no model of gatewise demo"
+    )
+    refused(ask("demo", *TINY, "--fresh", "--out", "."), "choose another place, or remove it")
+    assert [path.name for path in here.iterdir()] == ["lstm.safetensors"]
+    assert (here / "lstm.safetensors").read_bytes() == kept
 
 
 def test_where_nothing_can_be_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

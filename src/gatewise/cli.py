@@ -164,9 +164,27 @@ def demo(
         from gatewise.training import Settings
 
         settings = Settings(hidden_size=hidden_size, epochs=epochs, letters=letters, seed=seed)
+        _replaces_no_others(out)
         results = job.run(out, settings, text or [], fresh)
         if results["interrupted"]:
             raise typer.Exit(130)
+
+
+def _replaces_no_others(out: Path) -> None:
+    """Refuse a directory where models of the names of the demo's are somebody else's."""
+    from gatewise.tagger import KINDS
+    from gatewise.training import read
+
+    for path in (out / f"{kind}.safetensors" for kind in KINDS):
+        try:
+            read(path)
+        except OSError:  # mostly, there is none
+            continue
+        except ArgumentError:
+            raise ArgumentError(
+                f"--out: {path} is no model of gatewise demo, which would replace it; choose "
+                "another place, or remove it"
+            ) from None
 
 
 @app.command()
