@@ -17,6 +17,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner, Result
 
@@ -190,6 +191,17 @@ def test_demo_refuses(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(ask("demo", "--out", "file/deeper"), f"file/deeper: Not a directory{elsewhere}")
 
 
+def test_demo_never_replaces_a_model_that_is_not_its_own(here: Path) -> None:
+    save_file(nn.LSTM(2, 3).state_dict(), here / "lstm.safetensors")
+    kept = (here / "lstm.safetensors").read_bytes()
+    refused(
+        ask("demo", *TINY, "--out", "."), "--out: lstm.safetensors is no model of gatewise demo"
+    )
+    refused(ask("demo", *TINY, "--fresh", "--out", "."), "choose another place, or remove it")
+    assert [path.name for path in here.iterdir()] == ["lstm.safetensors"]
+    assert (here / "lstm.safetensors").read_bytes() == kept
+
+
 def test_where_nothing_can_be_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bilstm = tagger(here / "bilstm.safetensors", "bilstm")
     denied = "Permission denied; choose another place with --out"
@@ -256,13 +268,47 @@ except SystemExit as ended:
     assert (ran.stdout, ran.stderr.count("\n")) == ("2 False\n", 1)
 
 
+@pytest.mark.parametrize("option", ["--model", "--beside", "--input"])
+@pytest.mark.parametrize("link", ["same", "symlink", "hardlink"])
+def test_explain_never_replaces_what_it_reads(here: Path, option: str, link: str) -> None:
+    given = {"--model": "a.pt", "--beside": "b.pt", "--input": "a.npy"}
+    for name in ("a.pt", "b.pt"):
+        torch.save(nn.LSTM(2, 3).state_dict(), here / name)
+    np.save(here / "a.npy", np.zeros((4, 2)))
+    kept = {name: (here / name).read_bytes() for name in given.values()}
+    out = here / "page.html"
+    if link == "same":
+        out = Path(given[option])
+    elif link == "symlink":
+        out.symlink_to(given[option])
+    else:
+        out.hardlink_to(given[option])
+    result = ask("explain", *(text for pair in given.items() for text in pair), "--out", out)
+    refused(result, f"--out: expected another file than {option}, which the page would replace")
+    assert {name: (here / name).read_bytes() for name in given.values()} == kept
+
+
+def test_what_explain_reads_is_never_blamed_on_out(here: Path) -> None:
+    torch.save(nn.LSTM(2, 3).state_dict(), here / "a.pt")
+    np.save(here / "a.npy", np.zeros((4, 2)))
+    for options in (("--text", "a", "--model", "."), ("--text", "a", "--model", "")):
+        refused(ask("explain", *options), "--model: expected a file, got the directory .\n")
+    refused(ask("explain", "--model", "a.pt", "--input", "."), "--input: expected a file, got the")
+    refused(ask("explain", "--model", "a.pt", "--input", "a.npy", "--out", "-"), "--out: expected")
+    assert sorted(path.name for path in here.iterdir()) == ["a.npy", "a.pt"]
+
+
 def test_explain_writes(here: Path) -> None:
     torch.save(nn.LSTM(2, 3).state_dict(), here / "a.pt")
     torch.save(nn.RNN(2, 3).state_dict(), here / "b.pt")
     np.save(here / "a.npy", np.zeros((4, 2)))
     options = ("--model", "a.pt", "--beside", "b.pt", "--out", "page.html")
-    result = ask("explain", "--input", "a.npy", *options)
-    assert (result.exit_code, result.output) == (0, "page.html\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        result = ask("explain", "--input", "a.npy", *options)
+    assert (result.exit_code, result.stdout) == (0, "page.html\n")
+    assert result.stderr.startswith("gatewise explain: b.pt: an RNN, taken for one of tanh")
+    assert result.stderr.count("\n") == 1
     assert "a.pt reads a.npy" in (here / "page.html").read_text()
 
 
@@ -281,7 +327,7 @@ def test_a_warning_is_one_line(here: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_is_not_installed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: Any) -> None:
-        raise ModuleNotFoundError("No module named 'rich'", name="rich")
+        raise ModuleNotFoundError("No module named 'rich.text'", name="rich.text")
 
     monkeypatch.setattr("gatewise.about.info", missing)
     refused(ask("info"), "gatewise info: rich is not installed; pip install 'gatewise[all]'")
@@ -360,6 +406,45 @@ def test_an_unknown_instruction_set_is_one_line(args: tuple[str, ...], tmp_path:
     assert err.startswith(f"gatewise {args[0]}: GATEWISE_ISA: expected one of ")
     assert err.endswith("got 'nosuch'. Leave it unset for the best of them.\n")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("args", [["info"], ["study"], ["--help"], ["explain", "--help"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_standard_output(args: list[str], unbuffered: str) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "gatewise.cli", *args],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        )
+    name = "" if "--help" in args else f" {args[0]}"
+    said = f"gatewise{name}: standard output: No space left on device\n"
+    assert (ended.returncode, ended.stderr) == (2, said)
+
+
+@pytest.mark.parametrize("place", ["import typer", "app()"])
+def test_ctrl_c_at_once(place: str) -> None:
+    """While typer is imported, and before a command is at work."""
+    stop = "raise KeyboardInterrupt"
+    code = f"""
+import sys
+if {place == "import typer"}:
+    class Stop:
+        def find_spec(self, name, *_):
+            if name == "typer": {stop}
+    sys.meta_path.insert(0, Stop())
+from gatewise import cli
+def stop(*_): {stop}
+cli.app = stop
+cli.main()
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (130, "")
 
 
 @pytest.mark.parametrize("args", [["info"], ["study"], ["--help"]])

@@ -30,10 +30,11 @@ def small_text(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(
-    out: Path, *texts: str, settings: Settings = SMALL, width: int = 300, **kwargs: Any
+    out: Path, *texts: str, width: int = 300, terminal: bool = False, **kwargs: Any
 ) -> tuple[Any, str]:
     told = io.StringIO()
-    results = demo.run(out, settings, texts, console=Console(file=told, width=width), **kwargs)
+    console = Console(file=told, width=width, force_terminal=terminal, color_system=None)
+    results = demo.run(out, SMALL, texts, console=console, **kwargs)
     return results, told.getvalue()
 
 
@@ -78,11 +79,32 @@ def test_what_is_trained_is_used_again(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_progress_fits_a_narrow_terminal(tmp_path: Path) -> None:
     run(tmp_path)
-    _, told = run(tmp_path, width=40)
+    _, told = run(tmp_path, width=40, terminal=True)
     progress = told[: told.index("gatewise s/epoch")]
     for name in KINDS.values():
-        assert re.search(rf"^{name:<9} F1 0\.\d\d\d, trained before", progress, re.MULTILINE)
+        assert re.search(rf"{name:<9} F1 0\.\d\d\d, trained before", progress)
     assert "\u2026" not in progress  # nothing is cut
+
+
+def test_the_progress_in_a_file_is_a_line_when_a_model_begins_and_when_it_is_done(
+    tmp_path: Path,
+) -> None:
+    _, told = run(tmp_path)
+    lines = told.splitlines()[: 2 * len(KINDS)]
+    for name, begun, done in zip(KINDS.values(), lines[::2], lines[1::2], strict=True):
+        assert re.fullmatch(rf"{name:<9} training, \d+ batches", begun)
+        assert re.fullmatch(rf"{name:<9} F1 0\.\d\d\d", done)
+    _, told = run(tmp_path)
+    for name, line in zip(KINDS.values(), told.splitlines(), strict=False):
+        assert re.fullmatch(rf"{name:<9} F1 0\.\d\d\d, trained before", line)
+
+
+def test_a_long_sentence_is_shown_whole(tmp_path: Path) -> None:
+    sentence = "thecatsatonthemat" * 5
+    _, told = run(tmp_path, sentence, width=40)
+    said = told[told.index("thecatsat") :]
+    assert sentence in re.sub(r"\s", "", said)
+    assert "\u2026" not in said
 
 
 def test_a_damaged_model_is_trained_again(tmp_path: Path) -> None:

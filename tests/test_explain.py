@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import gatewise
-from gatewise import ArgumentError, ShapeError
+from gatewise import ArgumentError, ShapeError, see
 from gatewise.explain import (
     MOST_CHARACTERS,
     MOST_LETTERS,
@@ -48,6 +48,7 @@ def test_sizes_come_from_the_weights(shape: dict[str, Any], file: str, tmp_path:
     torch.testing.assert_close(ours(x), theirs(x))
 
 
+@pytest.mark.filterwarnings("ignore:.*an RNN, taken for one of tanh")
 def test_plain_rnn_and_a_layer_in_a_model(tmp_path: Path) -> None:
     model = nn.ModuleDict({"front": nn.LSTM(2, 4), "back": nn.ModuleDict({"rnn": nn.RNN(3, 6)})})
     path = tmp_path / "a.pt"
@@ -73,6 +74,9 @@ def test_relu_has_to_be_said(tmp_path: Path) -> None:
     path, theirs, x = tmp_path / "a.pt", nn.RNN(2, 3, nonlinearity="relu"), torch.randn(4, 1, 2)
     torch.save(theirs.state_dict(), path)
     torch.testing.assert_close(read_layer(path, cell="rnn_relu")(x), theirs(x))
+    with pytest.warns(UserWarning, match=r"a\.pt: an RNN, taken for .* give --cell rnn_relu"):
+        assert read_layer(path).cell.name == "rnn"
+    read_layer(path, cell="rnn")  # said, and so without a warning
 
 
 def test_a_checkpoint_that_holds_the_state_dict_under_a_key(tmp_path: Path) -> None:
@@ -99,10 +103,17 @@ def test_other_cells(cell: str, tmp_path: Path) -> None:
     torch.testing.assert_close(read_layer(path, cell=cell)(x), first(x))
 
 
+def test_weights_that_see_the_cell_are_of_a_peephole(tmp_path: Path) -> None:
+    path, first = tmp_path / "a.pt", gatewise.LSTM(2, 3, cell="peephole")
+    torch.save(first.state_dict(), path)
+    x = torch.randn(4, 1, 2)
+    torch.testing.assert_close(read_layer(path)(x), first(x))
+
+
 def test_weights_that_fit_no_cell(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     torch.save(nn.GRU(2, 3).state_dict(), path)
-    with pytest.raises(ArgumentError, match=r"3 x H rows .* got none; a GRU is not a cell"):
+    with pytest.raises(ArgumentError, match=r"a\.pt: 3 x H rows .* got none; a GRU is not a cell"):
         read_layer(path)
     torch.save(nn.LSTM(2, 3).state_dict(), path)
     with pytest.raises(ArgumentError, match=r"4 x H rows .* got rnn"):
@@ -150,6 +161,7 @@ def test_no_code_is_run(tmp_path: Path) -> None:
         ("day, price\n1, 2.5\n\n3, 4\n", [[1, 2.5], [3, 4]]),
         ("\ufeffa,b\r\n1,2\r\n", [[1, 2]]),
         ('"1","2"\n', [[1, 2]]),
+        ("Q1 2024, 7 8 b\n1, 2\n", [[1, 2]]),
     ],
 )
 def test_csv(text: str, rows: list[list[float]], tmp_path: Path) -> None:
@@ -170,7 +182,10 @@ def test_csv(text: str, rows: list[list[float]], tmp_path: Path) -> None:
         ("1,2\n\n3, \n", "line 3, column 2: expected a finite number, got ''; fill it in"),
         ("1\nnan\n", "line 2, column 1: expected a finite number, got 'nan'"),
         ("a,\n1,inf\n", "line 2, column 2: expected a finite number, got 'inf'"),
-        ("1\n1e39\n", r"expected finite numbers \(float32\), got inf at step 1, column 0"),
+        ("1\n1e39\n", "line 2, column 1: expected a number that float32 holds, got '1e39'"),
+        ("1\n1_000\n", "line 2, column 1: expected a finite number, got '1_000'"),
+        ("1.5 2\n3 4\n", "line 1: expected numbers, got '1.5 2'; write commas between"),
+        ("a b\n3 4\n", "line 2: expected numbers, got '3 4'; write commas between"),
         ("a;b\n1,5;2\n", "line 2: .* got '1,5;2'; write commas between numbers, and a point in"),
         ("1\t2\n3\t4\n", r"line 1: expected numbers, got '1\\t2'; write commas"),
         ("1;2;3\n", "line 1: expected numbers, got '1;2;3'; write commas"),
@@ -238,7 +253,7 @@ def test_npy_refused(tmp_path: Path) -> None:
         (np.zeros(3, complex), "one array of real numbers"),
         (np.array(["a"]), "one array of real numbers"),
         (np.array([1, None]), "not an array of numbers"),
-        (np.array([1e300]), r"float32\), got inf"),
+        (np.array([1e300]), r"float32\), got 1e\+300 at step 0, column 0"),
     ):
         np.save(path, array, allow_pickle=True)
         with pytest.raises(ArgumentError, match=wrong):
@@ -257,13 +272,13 @@ def test_npy_refused(tmp_path: Path) -> None:
 def explored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any]]]:
     """The traces that were explored, and how."""
     seen: list[tuple[Any, dict[str, Any]]] = []
-    write = gatewise.Trace.explore
+    write = see.write
 
-    def explore(trace: Any, path: Path, **kwargs: Any) -> Any:
-        seen.append((trace, kwargs))
-        return write(trace, path, **kwargs)
+    def explore(trace: Any, path: Path, *args: Any, **kwargs: Any) -> Any:
+        seen.append((trace, dict(zip(("tokens", "title", "beside"), args, strict=True)) | kwargs))
+        return write(trace, path, *args, **kwargs)
 
-    monkeypatch.setattr(gatewise.Trace, "explore", explore)
+    monkeypatch.setattr(see, "write", explore)
     return seen
 
 
@@ -279,14 +294,18 @@ def test_a_series_page_shows_what_the_layer_does(tmp_path: Path, explored: list[
     torch.testing.assert_close(how["beside"].output, beside(torch.from_numpy(series)[:, None])[0])
     assert how["tokens"] == pytest.approx(series[:, 0].tolist())
     assert torch.equal(trace.grad.h[0, 0, -1], torch.ones(1, 4))
+    assert how["loss"] == (8, "the sum of the output at the last step, 8")
     text = page.read_text()
     assert "<title>a sine" in text
     assert text.rstrip().endswith("</html>")
 
 
 def test_a_series_of_another_width(tmp_path: Path) -> None:
+    series = np.zeros((5, 2), "f4")
     with pytest.raises(ShapeError, match="expected I = 3 columns, as the model reads, got 2"):
-        series_page(tmp_path / "a.html", gatewise.LSTM(3, 4), np.zeros((5, 2), "f4"), "")
+        series_page(tmp_path / "a.html", gatewise.LSTM(3, 4), series, "")
+    with pytest.raises(ShapeError, match="I = 3 columns, as the model beside reads, got 2"):
+        series_page(tmp_path / "a.html", gatewise.LSTM(2, 4), series, "", gatewise.LSTM(3, 4))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -301,6 +320,7 @@ def test_a_text_page_shows_what_the_tagger_does(tmp_path: Path, explored: list[A
     # The decision at the middle letter looks left through one direction, right through the other.
     reach = trace.grad.h[0, :, :, 0].abs().sum(-1)
     middle = T // 2
+    assert how["loss"] == (2, "the decision whether a word ends after “Æ” at step 2")
     assert (reach[0, : middle + 1] > 0).all()
     assert (reach[0, middle + 1 :] == 0).all()
     assert (reach[1, middle:] > 0).all()
@@ -310,5 +330,6 @@ def test_a_text_page_shows_what_the_tagger_does(tmp_path: Path, explored: list[A
 
 
 def test_a_long_text_is_cut(tmp_path: Path, explored: list[Any]) -> None:
-    text_page(tmp_path / "a.html", Tagger("rnn", 2, 2), "word" * MOST_LETTERS)
+    with pytest.warns(UserWarning, match=r"the page shows the first 2,000 of 8,000 letters"):
+        text_page(tmp_path / "a.html", Tagger("rnn", 2, 2), "word" * MOST_LETTERS)
     assert len(explored[0][1]["tokens"]) == MOST_LETTERS

@@ -212,6 +212,37 @@ def test_scrub_click_and_choose(opened) -> None:
     assert number(tab, "#moment-read [data-name=o]") == pytest.approx(want)
 
 
+@pytest.mark.parametrize(
+    ("typed", "unit"), [("2.7", 3), ("999", 5), ("-4", 0), ("1e1", 5), ("", 2)]
+)
+def test_a_unit_that_is_typed_is_one_that_there_is(opened, typed: str, unit: int) -> None:
+    tab = opened(traced(gatewise.LSTM(4, 6)), tokens=CHARACTERS, at="#unit=2")
+    tab.locator("#unit-number").fill(typed)
+    tab.locator("#unit-number").press("Enter")
+    settle(tab)
+    assert state(tab, "unit") == unit
+    assert tab.locator("#unit-number").input_value() == str(unit)
+    assert "NaN" not in tab.locator("main").inner_text()
+
+
+HINT = "A patch changed this value"
+
+
+def test_a_patch_is_said_and_nothing_else_is_taken_for_one(opened) -> None:
+    torch.manual_seed(0)
+    layer = gatewise.RNN(16, 64, nonlinearity="relu")
+    tab = opened(layer.trace(torch.randn(10, 1, 16) * 3e5), at="#moment=2")
+    for t in range(10):
+        for unit in range(0, 64, 7):
+            tab.evaluate("s => modules['main.js'].set(s)", {"t": t, "unit": unit})
+            assert HINT not in tab.locator("#process").text_content()
+    lstm = gatewise.LSTM(4, 6)
+    with gatewise.patching(lstm, {"l0.fwd.f": lambda value, where: value * 0.9}):
+        trace = lstm.trace(torch.randn(10, 1, 4))
+    tab = opened(trace, at="#moment=1&t=3")
+    assert HINT in tab.locator("#process").text_content()
+
+
 @pytest.mark.parametrize("sort", ["index", "activity", "memory", "similarity"])
 @pytest.mark.parametrize("field", ["c", "f"])
 def test_hover_reads_and_click_selects(field, sort, opened) -> None:

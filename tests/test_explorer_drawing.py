@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from io import BytesIO
 
 import numpy as np
@@ -26,6 +25,7 @@ from matplotlib.image import imread
 
 import gatewise
 from gatewise import see
+from gatewise.recording import put
 
 pytestmark = pytest.mark.browser
 
@@ -83,6 +83,53 @@ def test_a_pixel_of_a_crowded_map_is_the_colour_of_a_mean(grad, opened) -> None:
             mean = values[steps][:, by_activity[row_of == row]].mean()
             want = colour(tab, "signed", limit, mean, power=1 / 3 if grad else 1)
             assert pixel(tab, "map-image", 46 + column + 0.5, row + 0.5) == want
+
+
+COUNTS = """() => { window.said = [];
+  const all = CanvasRenderingContext2D.prototype, write = all.fillText;
+  all.fillText = function (text, x, y) {
+    if (this.canvas.className === "overlay") {
+      const half = / units$/.test(text) ? this.measureText(text).width / 2 : 8;
+      window.said.push([text, (this.getTransform().f / devicePixelRatio || y), half]);
+    }
+    return write.call(this, text, x, y); }; }"""
+
+
+@pytest.mark.parametrize("H", [16, 512])
+def test_beside_the_map_no_name_lies_on_another(opened, H: int) -> None:
+    tab = opened(traced(gatewise.LSTM(4, H, num_layers=1), backward=False), tokens=CHARACTERS)
+    bring(tab, "#units")
+    tab.evaluate(COUNTS)
+    height = tab.locator("#map-image").bounding_box()["height"] - 24
+    seen = 0
+    for unit in range(0, H, H // 16):
+        tab.evaluate("window.said = []")
+        tab.evaluate("u => modules['main.js'].set({ unit: u })", unit)
+        settle(tab)
+        places = {text: (y, half) for text, y, half in tab.evaluate("window.said")}
+        y, _ = places.pop(str(unit))
+        assert 6 <= y <= height - 6  # its arrow is whole
+        for other, room in places.values():
+            seen += 1
+            assert abs(other - y) > room + 8
+            assert room <= other <= height - room
+    assert seen > 10
+
+
+@pytest.mark.parametrize(("row", "t"), [(0, 0), (1, 700), (1, 1999)])
+def test_the_lens_over_few_units_is_full(opened, row: int, t: int) -> None:
+    trace = traced(gatewise.LSTM(4, 2), T=2000, backward=False)
+    tab = opened(trace, at="#field=c", viewport=(1280, 1600))
+    bring(tab, "#units")
+    box = tab.locator("#map-image").bounding_box()
+    x = box["x"] + 46 + (t + 0.5) * (box["width"] - 46) / 2000
+    tab.mouse.move(x, box["y"] + (row + 0.5) * (box["height"] - 24) / 2)
+    lens = tab.locator(".loupe").bounding_box()
+    assert (lens["width"], lens["height"]) == (17 * 9, 2 * 9)
+    clear = """() => { const c = document.querySelector(".loupe");
+      const { data } = c.getContext("2d").getImageData(0, 0, c.width, c.height);
+      return data.filter((v, k) => k % 4 === 3 && v < 255).length; }"""
+    assert tab.evaluate(clear) == 0
 
 
 def test_the_text_wears_the_colours_of_the_unit(opened) -> None:
@@ -152,6 +199,25 @@ def test_gradient_reach_of_both_layers(opened) -> None:
         assert int(items.nth(n).get_attribute("data-steps")) == top - far
 
 
+def test_whose_gradients_they_are_is_said_and_marked(opened) -> None:
+    trace = traced(gatewise.LSTM(4, 6), T=40)
+    tab = opened(trace, loss=(30, "the answer at step 30"), at="#t=2&grad=1")
+    bring(tab, "#gradient")
+    assert "The loss is here the answer at step 30;" in tab.locator("#loss").inner_text()
+    assert "gradient of the answer at step 30." in tab.locator("#unit-lead").inner_text()
+    tab.evaluate(
+        """() => { const all = CanvasRenderingContext2D.prototype, write = all.fillText;
+        all.fillText = function (text, x, y) { if (text === "loss") window.loss = x;
+          return write.call(this, text, x, y); }; }"""
+    )
+    press(tab, "ArrowRight")
+    width = tab.locator("#reach").bounding_box()["width"] - 60 - 130
+    assert abs(tab.evaluate("window.loss") - (60 + 30.5 / 40 * width)) < 6
+    tab = opened(trace)
+    bring(tab, "#gradient")
+    assert not tab.locator("#loss").is_visible()
+
+
 def test_without_gradients_the_page_says_how_to_get_them(opened) -> None:
     tab = opened(traced(gatewise.LSTM(4, 6), backward=False), tokens=CHARACTERS)
     assert tab.locator("#grad").is_disabled()
@@ -173,154 +239,7 @@ def test_a_series_is_drawn_and_scrubbed(opened) -> None:
     assert not tab.locator(".cells").is_visible()
 
 
-# --- everybody ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_colours_follow_the_system_and_can_be_read(scheme, opened) -> None:
-    tab = opened(traced(gatewise.LSTM(4, 6)), tokens=CHARACTERS, context={"color_scheme": scheme})
-    assert tab.evaluate("document.documentElement.dataset.theme") == scheme
-    paper = luminance(tab.evaluate("getComputedStyle(document.body).backgroundColor"))
-    assert (paper > 0.8) == (scheme == "light")
-    names = ["--ink", "--soft", "--accent", "--forward", "--reverse", "--other"]
-    pairs = tab.evaluate(
-        """names => names.flatMap(n => ["--paper", "--raised", "--faint"].map(b => {
-        const e = document.createElement("p"); document.body.append(e);
-        e.style.color = `var(${n})`; e.style.background = `var(${b})`;
-        const s = getComputedStyle(e), out = [n, b, s.color, s.backgroundColor]; e.remove();
-        return out; }))""",
-        names,
-    )
-    for name, behind, ink, ground in pairs:
-        low, high = sorted([luminance(ink), luminance(ground)])
-        assert (high + 0.05) / (low + 0.05) >= 4.5, (name, behind)
-    for cell in tab.locator(".cell b, #process .n").all():
-        ink, ground = cell.evaluate(
-            "e => { const s = getComputedStyle(e); return [s.color, s.backgroundColor]; }"
-        )
-        low, high = sorted([luminance(ink), luminance(ground)])
-        assert (high + 0.05) / (low + 0.05) >= 4.5
-
-
-def test_scales_keep_the_sign_for_the_colour_blind_and_order_in_grey(opened) -> None:
-    tab = opened(traced(gatewise.LSTM(4, 6)), tokens=CHARACTERS)
-    for theme in ("light", "dark"):
-        ramps = {
-            kind: tab.evaluate(
-                f"Array.from({{length: 256}}, (_, k) => {{ const m = modules['colour.js'];"
-                f" const s = m.scale('{kind}'); return m.colour('{theme}', s, s.value(k)); }})"
-            )
-            for kind in ("gate", "signed")
-        }
-        away = -1 if theme == "light" else 1  # from the paper's lightness
-        gate = np.array([luminance(c) for c in ramps["gate"]])
-        assert (away * np.diff(gate[::8]) > 0).all()
-        signed = np.array([luminance(c) for c in ramps["signed"]])
-        assert (away * np.diff(signed[128::8]) > 0).all()
-        assert (away * np.diff(signed[127::-8]) > 0).all()
-        # blue minus yellow is what every common colour blindness leaves
-        rgb = np.array([[int(n) for n in re.findall(r"\d+", c)] for c in ramps["signed"]])
-        yellow = rgb[:, :2].mean(1) - rgb[:, 2]
-        assert (yellow[:100] > 12).all()
-        assert (yellow[156:] < -12).all()
-
-
-def test_reduced_motion_stands_still(opened) -> None:
-    calm = {"reduced_motion": "reduce"}
-    tab = opened(traced(gatewise.LSTM(4, 6)), tokens=CHARACTERS, context=calm)
-    press(tab, " ")
-    assert state(tab, "playing") is True
-    assert tab.evaluate("document.getAnimations().length") == 0
-    assert tab.locator("html.playing").count() == 0
-
-
-def test_everything_has_a_name_for_screen_readers(opened) -> None:
-    trace = traced(gatewise.LSTM(4, 6, bidirectional=True))
-    tab = opened(trace, tokens=CHARACTERS, beside=traced(gatewise.RNN(4, 6)))
-    rest(tab)  # parts off the screen are drawn when the page has time
-    nameless = tab.evaluate(
-        """() => [...document.querySelectorAll("button, input, select, canvas, [role=img]")]
-        .filter(e => !e.ariaLabel && !e.textContent.trim() && !e.labels?.length
-          && e.ariaHidden !== "true" && !e.closest("[hidden], .tip"))
-        .map(e => e.outerHTML.slice(0, 90))"""
-    )
-    assert nameless == []
-    press(tab, "Home")
-    rest(tab)
-    assert re.match(
-        r"Step 0 of 0 to 9, “i”, unit \d+: input gate ", tab.locator("#live").inner_text()
-    )
-    assert tab.locator("#step").get_attribute("aria-valuetext") == "step 0 of 0 to 9, i"
-
-
-def test_the_keyboard_reaches_every_control(opened) -> None:
-    tab = opened(traced(gatewise.LSTM(4, 6)), tokens=CHARACTERS)
-    reached = set()
-    for _ in range(40):
-        tab.keyboard.press("Tab")
-        reached.add(tab.evaluate("document.activeElement.id || document.activeElement.value"))
-    assert {"play", "step", "theme", "grad", "sort", "map-image", "clock", "c"} <= reached
-    assert {f"tab-{name}" for name in ["join", "forget", "write", "update", "read"]} <= reached
-
-
-def test_arrows_move_within_tabs_and_choices(opened) -> None:
-    tab = opened(traced(gatewise.LSTM(4, 6)), tokens=CHARACTERS, at="#t=4&moment=1&field=f")
-    tab.locator("#tab-forget").focus()
-    press(tab, "ArrowRight")
-    assert (state(tab, "moment"), state(tab, "t")) == (2, 4)
-    tab.locator("#fields [value=f]").focus()
-    press(tab, "ArrowRight", "ArrowRight")
-    assert (state(tab, "field"), state(tab, "t")) == ("g", 4)
-
-
-def test_a_view_can_be_linked_to(opened) -> None:
-    trace = traced(gatewise.LSTM(4, 6, num_layers=2), B=2)
-    how = {"tokens": [CHARACTERS] * 2}
-    tab = opened(trace, at="#t=0&unit=5&moment=0&layer=1&batch=1&field=o&sort=memory", **how)
-    press(tab, "ArrowRight")
-    rest(tab)
-    again = opened(trace, at="#" + tab.url.split("#")[1], **how)
-    for name in ("t", "unit", "moment", "layer", "batch", "field", "sort"):
-        assert state(again, name) == state(tab, name)
-    assert [state(tab, name) for name in ("t", "unit", "moment")] == [1, 5, 0]
-    odd = opened(trace, at="#t=999&unit=x&field=z&sort=no&moment=9&win=5&playing=1&model=7", **how)
-    assert (state(odd, "t"), state(odd, "field"), state(odd, "model")) == (9, "c", 0)
-
-
-def test_narrow_screens_scroll_one_way_only(opened) -> None:
-    trace = traced(gatewise.LSTM(4, 6, bidirectional=True, num_layers=2), B=2)
-    tab = opened(trace, tokens=[CHARACTERS] * 2, viewport=(360, 740))
-    rest(tab)
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
-
-
-def test_print_shows_all_five_moments_in_light(opened) -> None:
-    dark = {"color_scheme": "dark"}
-    tab = opened(traced(gatewise.LSTM(4, 6)), tokens=CHARACTERS, context=dark)
-    tab.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-    tab.emulate_media(media="print")
-    for name in ("join", "forget", "write", "update", "read"):
-        assert tab.locator(f"#moment-{name}").is_visible()
-    assert not tab.locator("#play").is_visible()
-    assert tab.evaluate("document.documentElement.dataset.theme") == "light"
-    widths = tab.evaluate("[...document.querySelectorAll('canvas')].map(c => c.clientWidth)")
-    assert max(widths) == 680 < tab.viewport_size["width"]  # drawn for paper, and not scaled to it
-    assert tab.locator("#numbers").bounding_box()["width"] == 680
-    assert len(tab.pdf()) > 20_000
-    tab.evaluate("window.dispatchEvent(new Event('afterprint'))")
-    assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
-
-
-def test_on_paper_no_canvas_wipes_out_the_one_below_it(opened) -> None:
-    """Print takes a canvas as its calls, and a cleared rectangle then clears the page."""
-    tab = opened(traced(gatewise.LSTM(4, 6)), tokens=CHARACTERS)
-    tab.evaluate(
-        """() => { window.cleared = 0; const all = CanvasRenderingContext2D.prototype;
-        all.clearRect = () => { window.cleared += 1; };
-        window.dispatchEvent(new Event('beforeprint')); }"""
-    )
-    settle(tab)
-    assert tab.evaluate("window.cleared") == 0
+# --- in words -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("width", [360, 718, 1280])
@@ -456,6 +375,41 @@ def test_a_number_among_those_that_are_none_is_a_dot(opened) -> None:
     assert blue > 0  # the cell
 
 
+def test_an_infinite_number_leaves_the_band_of_the_others(opened) -> None:
+    layer = gatewise.LSTM(3, 4, cell="linear")
+    with gatewise.patching(layer, {"l0.fwd.c": put(-float("inf"), steps=[4])}):
+        trace = layer.trace(torch.ones(6, 1, 3))
+    tab = opened(trace, at="#t=1&unit=0", tokens="abcdef")
+    bring(tab, "#curves")
+    assert tab.evaluate(AXES) == [True, True, True]
+
+
+CUT = """() => { window.cut = [];
+  const all = CanvasRenderingContext2D.prototype, write = all.fillText;
+  all.fillText = function (text, x, y) {
+    if (this.canvas.id === "curves") {
+      const wide = this.measureText(text).width, room = this.canvas.clientWidth;
+      const from = { right: x - wide, center: x - wide / 2 }[this.textAlign] ?? x;
+      if (from < 0 || from + wide > room || /e[-+]?\\d/.test(text)) window.cut.push(text);
+      window.said = [...(window.said ?? []), text];
+    }
+    return write.call(this, text, x, y); }; }"""
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("size", [1e-9, 1.0, 1e6])
+def test_numbers_of_the_curves_stand_whole(opened, size: float, width: int) -> None:
+    trace = gatewise.LSTM(4, 6, cell="linear").trace(torch.randn(10, 1, 4))
+    (trace.output.sum() * size).backward()
+    tab = opened(trace, tokens=CHARACTERS, viewport=(width, 900))
+    bring(tab, "#curves")
+    tab.evaluate(CUT)
+    press(tab, "d", "ArrowLeft")
+    assert state(tab, "grad") is True
+    assert tab.evaluate("window.cut") == []
+    assert ("⁻" in "".join(tab.evaluate("window.said"))) == (size < 1)
+
+
 def test_one_of_a_kind_is_counted_as_one(opened) -> None:
     tab = opened(gatewise.LSTM(1, 1).trace(torch.zeros(1, 1, 1)))
     assert tab.locator("#what").text_content() == "LSTM · 1 layer · 1 unit · 1 step"
@@ -486,6 +440,20 @@ def test_names_of_cells_stand_whole_beside_their_curves(opened) -> None:
     tab = opened(traced(gatewise.LSTM(4, 6, cell="no_output_activation")), tokens=CHARACTERS)
     bring(tab, "#reach")
     assert right_edge(tab) == 0
+
+
+def test_gates_of_any_size_are_no_valves(opened) -> None:
+    tab = opened(traced(gatewise.LSTM(4, 6, cell="linear")), tokens=CHARACTERS)
+    assert "its gates, numbers of any size, are factors" in tab.locator("#lead").inner_text()
+    assert not tab.locator("#key-gates").is_visible()
+    tab = opened(traced(gatewise.LSTM(4, 6)), tokens=CHARACTERS)
+    assert "numbers between 0 and 1, act as valves" in tab.locator("#lead").inner_text()
+    assert tab.locator("#key-gates").is_visible()
+
+
+def test_sequences_that_the_page_leaves_out_are_counted(opened) -> None:
+    tab = opened(gatewise.LSTM(1, 2).trace(torch.zeros(3, 20, 1)))
+    assert tab.locator("#what").text_content().endswith(" · 3 steps · 8 of 20 sequences")
 
 
 def test_tokens_cannot_become_markup(opened) -> None:

@@ -120,6 +120,19 @@ def test_a_projected_layer_shows_its_hidden_state_apart() -> None:
     assert "hidden state h" not in curves(trace.plot_unit(3))
 
 
+def test_long_tokens_cover_nothing() -> None:
+    tokens = ["pneumonoultramicroscopicsilicovolcanoconi" + str(k) for k in range(T)]
+    figure = traced().plot(tokens=tokens)
+    FigureCanvasAgg(figure).draw()
+    panels = [ax for ax in figure.axes if ax.images]
+    titles = [ax.title.get_window_extent() for ax in panels]
+    labels = [label for ax in panels for label in ax.get_xticklabels()]
+    assert {label.get_text() for label in labels} == {"pneumonoult…"}
+    assert not any(
+        label.get_window_extent().overlaps(title) for label in labels for title in titles
+    )
+
+
 def curves(figure: Figure) -> dict[str, object]:
     return {
         line.get_label(): line

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from gatewise.errors import ArgumentError
 from gatewise.studies import frame
@@ -202,6 +206,46 @@ def test_a_number_json_cannot_hold_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         frame.write(tmp_path / "result.json", {"x": math.nan})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_draws_is_missed_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = Counter()
+    study = counter.study()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ModuleNotFoundError, match="matplotlib"):
+        carry_out(study, "quick", tmp_path / "out", progress=False)
+    assert counter.measured == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("width", [120, 80, 40])
+def test_the_line_of_progress_is_whole_on_any_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    told = io.StringIO()
+    console = Console(file=told, width=width, force_terminal=True, legacy_windows=False)
+    monkeypatch.setattr("rich.get_console", lambda: console)
+    units = [{"cell": "no_output_activation", "width": 128, "k": k} for k in range(4)]
+    carry_out(Counter().study(units=lambda mode: units), "quick", tmp_path, progress=True)
+    last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", told.getvalue()).replace("\r", "\n").split("\n")
+    said = [line for line in last if line.startswith("counter")]
+    assert said
+    assert "\u2026" not in "".join(said)
+    assert all(len(line) <= width for line in said)
+    assert ("\u2501" in said[-1]) == (width >= 80)  # the bar
+    assert "4/4" in said[-1]
+
+
+def test_progress_in_a_file_is_plain_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = io.StringIO()
+    monkeypatch.setattr("rich.get_console", lambda: Console(file=told, width=80))
+    carry_out(Counter().study(), "quick", tmp_path, progress=True)
+    lines = told.getvalue().splitlines()
+    assert lines[0] == "counter 0/4 k=0 seed=0 at=[0]"
+    assert lines[-1] == "counter 4/4 done"
+    assert len(lines) == 5
 
 
 def test_progress_is_told(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "studies": API | {"spec", "errors", "files", "corpus", "numpy", "torch", "matplotlib", "rich"},
     "tagger": APPLICATION,
     "training": APPLICATION | {"tagger"},
-    "explain": APPLICATION | {"tagger", "training"},
+    "explain": APPLICATION | {"tagger", "training", "see"},
     "demo": APPLICATION | {"tagger", "training", "explain", "rich"},
     "cli": {"errors", "files", "typer"},  # and anything inside a subcommand's function
 }

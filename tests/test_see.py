@@ -237,6 +237,22 @@ def test_beside_must_have_read_the_same_steps() -> None:
         see.html(one, beside=two)
 
 
+def test_the_loss_is_said() -> None:
+    trace = traced(gatewise.LSTM(4, 5), torch.randn(3, 1, 4))
+    assert read(see.html(trace))[0]["loss"] is None
+    meta, _ = read(see.html(trace, loss=(2, "the last output")))
+    assert meta["loss"] == {"t": 2, "name": "the last output"}
+    for wrong in (3, -1):
+        with pytest.raises(ArgumentError, match=rf"loss: expected a step 0 to 2, got {wrong}"):
+            see.html(trace, loss=(wrong, "none"))
+
+
+def test_of_how_many_sequences_the_page_shows_some() -> None:
+    trace = traced(gatewise.LSTM(4, 5), torch.randn(3, 20, 4))
+    meta, _ = read(see.html(trace))
+    assert (meta["batch"], meta["of"]) == (list(range(8)), 20)
+
+
 # --- the file -----------------------------------------------------------------
 
 
@@ -317,6 +333,8 @@ def test_any_units_have_an_order(shape) -> None:
     for values in (
         np.zeros(shape),
         np.full(shape, np.nan),
+        np.full(shape, np.inf),
+        np.full(shape, 1e300),
         np.random.default_rng(0).normal(size=shape),
     ):
         assert sorted(numbers.similarity(values)) == list(range(shape[1]))

@@ -8,6 +8,7 @@ left; 2 the input is wrong or a package is missing, said in one line; 130 stoppe
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ try:
     import typer
 except ModuleNotFoundError:  # installed without its extras: one line, and no traceback
     sys.exit("gatewise: typer is not installed; pip install 'gatewise[all]'")
+except KeyboardInterrupt:
+    sys.exit(130)
 
 from gatewise.errors import ArgumentError, GatewiseError
 from gatewise.files import place
@@ -71,7 +74,8 @@ def _said(command: str, out: Path | None = None) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.showwarning = lambda warning, *_: _say(command, str(warning))
             yield
-        sys.stdout.flush()  # a reader that left is met here
+        with _printing(command):  # a reader that left is met here
+            sys.stdout.flush()
     except BrokenPipeError:
         raise  # click ends in silence, with 1
     except KeyboardInterrupt:
@@ -80,13 +84,14 @@ def _said(command: str, out: Path | None = None) -> Iterator[None]:
     except ModuleNotFoundError as missing:
         if (missing.name or "").startswith("gatewise"):
             raise
-        _say(command, f"{missing.name} is not installed; pip install 'gatewise[all]'")
+        package = (missing.name or "").partition(".")[0]
+        _say(command, f"{package} is not installed; pip install 'gatewise[all]'")
         raise typer.Exit(2) from None
     except OSError as wrong:
         path = wrong.filename
         named = f"{path}: {wrong.strerror}" if path else wrong.strerror or str(wrong)
         there = path and out and (out.is_relative_to(path) or Path(path).is_relative_to(out))
-        if there or wrong.errno == errno.ENOSPC:
+        if out and (there or wrong.errno == errno.ENOSPC):
             named += "; choose another place with --out"
         _say(command, named)
         raise typer.Exit(2) from None
@@ -100,6 +105,19 @@ def _said(command: str, out: Path | None = None) -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
+@contextmanager
+def _printing(command: str = "") -> Iterator[None]:
+    """What standard output does not take ends the command in one line; a reader may leave."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as wrong:
+        _say(command, f"standard output: {wrong.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the rest, at the exit
+        raise typer.Exit(2) from None
+
+
 def _as_typed(command: str, message: str) -> str:
     """A message that begins with the name of an argument, with the option's in its place."""
     name, colon, rest = message.partition(":")
@@ -108,8 +126,13 @@ def _as_typed(command: str, message: str) -> str:
     return f"--{name.replace('_', '-')}{colon}{rest}"
 
 
+def _print(command: str, text: object) -> None:
+    with _printing(command):
+        print(text, flush=True)
+
+
 def _say(command: str, message: str) -> None:
-    print(f"gatewise {command}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{f'gatewise {command}'.strip()}: {' '.join(message.split())}", file=sys.stderr)
 
 
 @app.command()
@@ -141,9 +164,27 @@ def demo(
         from gatewise.training import Settings
 
         settings = Settings(hidden_size=hidden_size, epochs=epochs, letters=letters, seed=seed)
+        _replaces_no_others(out)
         results = job.run(out, settings, text or [], fresh)
         if results["interrupted"]:
             raise typer.Exit(130)
+
+
+def _replaces_no_others(out: Path) -> None:
+    """Refuse a directory where models of the names of the demo's are somebody else's."""
+    from gatewise.tagger import KINDS
+    from gatewise.training import read
+
+    for path in (out / f"{kind}.safetensors" for kind in KINDS):
+        try:
+            read(path)
+        except OSError:  # mostly, there is none
+            continue
+        except ArgumentError:
+            raise ArgumentError(
+                f"--out: {path} is no model of gatewise demo, which would replace it; choose "
+                "another place, or remove it"
+            ) from None
 
 
 @app.command()
@@ -196,8 +237,7 @@ def explain(
             if not model.is_file():
                 raise ArgumentError(f"no model: give --model FILE, or run gatewise demo ({model})")
             beside = beside or (known if known.is_file() else None)
-        for given in filter(None, (model, beside, input)):
-            given.stat()  # what is not there is said at once, before torch is
+        _to_read(out, {"--model": model, "--beside": beside, "--input": input})
         place(out)
         from gatewise import explain as job
         from gatewise.training import load
@@ -209,7 +249,24 @@ def explain(
             first = job.read_layer(model, layer, cell)
             second = job.read_layer(beside, layer, cell) if beside else None
             job.series_page(out, first, series, f"{model.name} reads {input.name}", second)
-        print(out)
+        _print("explain", out)
+
+
+def _to_read(out: Path, files: dict[str, Path | None]) -> None:
+    """Refuse at once, before torch is imported, what cannot be read, and an --out that is read."""
+    if str(out) == "-":
+        raise ArgumentError("--out: expected a file, for a page opens from disk, got -")
+    for option, path in files.items():
+        if path is None:
+            continue
+        path.stat()
+        if path.is_dir():
+            raise ArgumentError(f"{option}: expected a file, got the directory {path}")
+        if out.exists() and out.samefile(path):
+            raise ArgumentError(
+                f"--out: expected another file than {option}, which the page would replace, "
+                f"got {out}"
+            )
 
 
 @app.command()
@@ -248,13 +305,15 @@ def study(
             raise ArgumentError(f"NAME: expected one of {', '.join(names)}, got {name}")
         if name is None and not (all_ or quick or full):
             for each in names:
-                print(f"{each:<18}{studies.load(each).question}")
-            print("\ngatewise study NAME measures the answer; with --quick, a first look at it.")
+                _print("study", f"{each:<18}{studies.load(each).question}")
+            _print(
+                "study", "\ngatewise study NAME measures the answer; --quick takes a first look."
+            )
             return
         mode: studies.Mode = "quick" if quick else "full" if full else "default"
         for each in names if name is None else [name]:
             done = studies.run(each, mode, out, fresh=fresh)
-            print(f"{each}: {done.answer}\n  {done.path}\n  {done.figure}")
+            _print("study", f"{each}: {done.answer}\n  {done.path}\n  {done.figure}")
 
 
 @app.command(
@@ -270,7 +329,6 @@ def bench(context: typer.Context) -> None:
     What follows is passed on to bench.run: gatewise bench --help shows its options.
     """
     with _said("bench"):
-        import os
         import subprocess
 
         root = Path(__file__).parents[2]
@@ -296,8 +354,24 @@ def info(
         from gatewise import about
 
         found = about.info()
-        print(json.dumps(found.to_dict(), indent=2) if as_json else found)
+        _print("info", json.dumps(found.to_dict(), indent=2) if as_json else found)
+
+
+def main() -> None:
+    """The command, where its own help is asked for, too: no traceback on a full disk or Ctrl-C."""
+    try:
+        with _printing():
+            try:
+                app()
+            finally:
+                sys.stdout.flush()
+    except BrokenPipeError:  # what app itself makes of one
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except typer.Exit as ended:
+        sys.exit(ended.exit_code)
 
 
 if __name__ == "__main__":
-    app()
+    main()

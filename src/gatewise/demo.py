@@ -135,7 +135,9 @@ def train(
         The trainings that were begun, by kind, and whether Ctrl-C came.
     """
     trainings: dict[str, Training] = {}
-    bars = Progress(*_columns(console.width), console=console, refresh_per_second=4)
+    drawn = console.is_terminal or console.is_jupyter  # a file takes lines: bars would end up there
+    columns = _columns(console.width)
+    bars = Progress(*columns, console=console, refresh_per_second=4, disable=not drawn)
     with Interrupt() as interrupt, bars as progress:
         for kind, name in KINDS.items():
             if interrupt.asked:
@@ -144,6 +146,9 @@ def train(
             training = trainings[kind] = Training(kind, settings, text.train)
             known = not fresh and training.resume(path)
             task = progress.add_task(name, total=training.steps, completed=training.step, note="")
+            if not drawn and not training.done:
+                batches = training.steps - training.step
+                console.print(f"{name:<9} training, {batches} batches", highlight=False)
             loss = None
             for step_loss in training.run():
                 loss = step_loss if loss is None else 0.98 * loss + 0.02 * step_loss
@@ -157,6 +162,8 @@ def train(
             reused = known and loss is None
             note = f"F1 {training.score.f1:.3f}{', trained before' if reused else ''}"
             progress.update(task, note=note, completed=training.step)
+            if not drawn:
+                console.print(f"{name:<9} {note}", highlight=False)
     return trainings, interrupt.asked
 
 
@@ -315,6 +322,8 @@ def verdict(results: Results) -> str:
 def restored_table(results: Results) -> Table:
     """Each text above what every model made of it."""
     made = Table.grid(padding=(0, 2))
+    made.add_column()
+    made.add_column(overflow="fold")  # a text without spaces has no other place to break
     for row in results["restored"]:
         made.add_row("", f"[bold]{escape(row['text'])}[/bold]")
         for kind in KINDS:

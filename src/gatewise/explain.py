@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from textwrap import shorten
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import gatewise
+from gatewise import see
 from gatewise.corpus import ALPHABET, letters_of
-from gatewise.errors import ArgumentError, ShapeError
+from gatewise.errors import ArgumentError, GatewiseError, ShapeError
 from gatewise.spec import CELLS
 from gatewise.tagger import KINDS, Tagger, pack
 
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
 #: Rows of the weights for each hidden unit, to the cell that is meant when none is named.
 _USUAL = {4: "lstm", 1: "rnn"}
+
+#: The largest number of a series.
+_LARGEST = float(np.finfo(np.float32).max)
 
 #: Letters that a page shows: more take long to open, and nobody steps through them.
 MOST_LETTERS = 2000
@@ -50,20 +55,31 @@ def text_page(path: Path, model: Tagger, text: str, beside: Tagger | None = None
     Raises:
         ArgumentError: no letter in the text.
         OSError: the page cannot be written.
+
+    Warns:
+        UserWarning: the text is longer.
     """
     letters, shown = letters_of(text)
+    if len(letters) > MOST_LETTERS:
+        warnings.warn(
+            f"the page shows the first {MOST_LETTERS:,} of {len(letters):,} letters",
+            UserWarning,
+            stacklevel=2,
+        )
     letters, shown = letters[:MOST_LETTERS], shown[:MOST_LETTERS]
     tokens = [sign or ALPHABET[k] for sign, k in zip(shown, letters, strict=True)]
-    traces = [_traced(tagger, letters) for tagger in (model, beside) if tagger]
+    middle = len(letters) // 2
+    traces = [_traced(tagger, letters, middle) for tagger in (model, beside) if tagger]
     title = f"{KINDS[model.kind]}: {shorten(model.restore(''.join(tokens)), 80)}"
+    loss = (middle, f"the decision whether a word ends after “{tokens[middle]}” at step {middle}")
     second = traces[1] if beside else None
-    return traces[0].explore(path, tokens=tokens, title=title, beside=second)
+    return see.write(traces[0], path, tokens, title, second, loss=loss)
 
 
-def _traced(tagger: Tagger, letters: NDArray[np.int64]) -> Trace:
+def _traced(tagger: Tagger, letters: NDArray[np.int64], middle: int) -> Trace:
     x = tagger.embed(pack(letters)).data.detach()[:, None]  # (T, 1, embedding_size)
     trace: Trace = tagger.rnn.trace(x)
-    tagger.linear(trace.output)[len(letters) // 2].sum().backward()
+    tagger.linear(trace.output)[middle].sum().backward()
     tagger.zero_grad()
     return trace
 
@@ -92,8 +108,9 @@ def series_page(
         )
     for each in layers:
         if series.shape[1] != each.input_size:
+            which = "the model" if each is layer else "the model beside"
             raise ShapeError(
-                f"input: expected I = {each.input_size} columns, as the model reads, "
+                f"input: expected I = {each.input_size} columns, as {which} reads, "
                 f"got {series.shape[1]}"
             )
         dtype = next(each.parameters()).dtype
@@ -101,8 +118,10 @@ def series_page(
         trace.output[-1].sum().backward()
         traces.append(trace)
     tokens = series[:, 0].tolist() if series.shape[1] == 1 else None
+    last = len(series) - 1
+    loss = (last, f"the sum of the output at the last step, {last}")
     second = traces[1] if beside else None
-    return traces[0].explore(path, tokens=tokens, title=title, beside=second)
+    return see.write(traces[0], path, tokens, title, second, loss=loss)
 
 
 def _characters(layer: LSTM | RNN) -> float:
@@ -147,7 +166,7 @@ def read_series(path: Path, batch: int | None = None) -> NDArray[np.float32]:
     if len(bad):
         t, k = bad[0]
         raise ArgumentError(
-            f"{path}: expected finite numbers (float32), got {values[t, k]} at step {t}, column {k}"
+            f"{path}: expected finite numbers (float32), got {series[t, k]} at step {t}, column {k}"
         )
     return values
 
@@ -202,12 +221,13 @@ def _from_csv(path: Path) -> NDArray[np.generic]:
         if len(row) != width:
             raise ArgumentError(f"{path}, line {n}: expected {width} columns, got {len(row)}")
         for k, number in enumerate(numbers):
-            if number is None or not math.isfinite(number):
+            if number is None or not abs(number) <= _LARGEST:
+                known = number is not None and math.isfinite(number)
                 name = names[k].strip()[:20] if k < len(names) else ""
                 raise ArgumentError(
-                    f"{path}, line {n}, column {k + 1}{name and f' ({name})'}: expected a finite "
-                    f"number, got {row[k].strip()[:20]!r}; fill it in, or leave out the row or the "
-                    "column"
+                    f"{path}, line {n}, column {k + 1}{name and f' ({name})'}: expected "
+                    f"{'a number that float32 holds' if known else 'a finite number'}, got "
+                    f"{row[k].strip()[:20]!r}; fill it in, or leave out the row or the column"
                 )
         values.append(numbers)
     return np.array(values, np.float64)
@@ -215,14 +235,16 @@ def _from_csv(path: Path) -> NDArray[np.generic]:
 
 def _number(cell: str) -> float | None:
     try:
-        return float(cell)
+        return None if "_" in cell else float(cell)  # as Python writes a thousand: 1_000
     except ValueError:
         return None
 
 
 def _parted(cell: str) -> bool:
     """Whether something else than a comma stands between numbers, as where that is in a number."""
-    return re.search(r"\d\s*[;\t|]\s*[-+.\d]", cell) is not None
+    words = cell.split()
+    spaced = len(words) > 1 and all(_number(word) is not None for word in words)
+    return spaced or re.search(r"\d\s*[;\t|]\s*[-+.\d]", cell) is not None
 
 
 def read_layer(path: Path, prefix: str | None = None, cell: str | None = None) -> LSTM | RNN:
@@ -238,6 +260,9 @@ def read_layer(path: Path, prefix: str | None = None, cell: str | None = None) -
     Raises:
         OSError: it cannot be read.
         ArgumentError: no recurrent layer in it, several and none named, weights that fit no cell.
+
+    Warns:
+        UserWarning: an RNN's, of tanh or of relu, and no cell is named: it is taken for tanh.
     """
     tensors, sign = _tensors(path), "weight_ih_l0"
     found = [name.removesuffix(sign).rstrip(".") for name in tensors if name.endswith(sign)]
@@ -260,9 +285,18 @@ def read_layer(path: Path, prefix: str | None = None, cell: str | None = None) -
     try:
         layer = _layer(weights, cell)
         layer.load_state_dict(weights)
+    except GatewiseError as wrong:
+        raise ArgumentError(f"{path}: {wrong}") from None
     except (KeyError, RuntimeError, IndexError) as wrong:
         reason = " ".join(str(wrong).split())
         raise ArgumentError(f"{path}: its weights fit no layer ({reason})") from None
+    if cell is None and layer.cell.name == "rnn":
+        warnings.warn(
+            f"{path}: an RNN, taken for one of tanh, for weights do not say; if it is of relu, "
+            "give --cell rnn_relu",
+            UserWarning,
+            stacklevel=2,
+        )
     return layer.eval()
 
 
@@ -273,7 +307,8 @@ def _layer(weights: Mapping[str, Tensor], cell: str | None) -> LSTM | RNN:
     projected = "weight_hr_l0" in weights
     hidden_size = weights["weight_hr_l0"].shape[1] if projected else out
     gates = rows / hidden_size
-    name = cell or _USUAL.get(int(gates) if gates.is_integer() else 0)
+    peephole = "peephole" if "weight_peep_l0" in weights else None
+    name = cell or peephole or _USUAL.get(int(gates) if gates.is_integer() else 0)
     fit = [row for row, spec in CELLS.items() if len(spec.gates) == gates]
     if name not in fit:
         raise ArgumentError(

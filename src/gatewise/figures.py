@@ -93,8 +93,9 @@ def plot(
     _check_tokens(tokens, T)
     by_unit, meaning = _order(trace, order, layer, direction, sequence)
     rows = -(-len(names) // 2) if len(names) > 1 else 1
+    height = 2.2 + 0.07 * max(map(len, _labels(tokens)), default=0)  # those on end take room
     figure, axes = _axes(
-        ax, len(names), rows, width=4.4 * -(-len(names) // rows), height=2.2 * rows
+        ax, len(names), rows, width=4.4 * -(-len(names) // rows), height=height * rows
     )
     for panel, name in zip(axes, names, strict=True):
         shown = values(name)
@@ -386,7 +387,7 @@ def _label_steps(panel: Axes, tokens: Sequence[str] | None, T: int, direction: s
     panel.set_xlabel("step t" if direction == "fwd" else "step t, read right to left", fontsize=8)
     if tokens is None:
         return
-    shown = [_visible(token) for token in tokens]
+    shown = _labels(tokens)
     upright = max(map(len, shown), default=0) <= 1
     width = panel.get_window_extent().width * 72 / panel.figure.dpi / max(T, 1)  # of a step, points
     size = min(8.0, width / (0.65 if upright else 1.1))
@@ -420,6 +421,12 @@ def _typeset(tokens: Sequence[str], width: int) -> list[tuple[str, int, int, int
 def _visible(token: str) -> str:
     """The token as a reader can see it: a space as a dot, the end of a line as an arrow."""
     return token.rstrip() or token.replace("\n", "↵").replace(" ", "·")
+
+
+def _labels(tokens: Sequence[str] | None) -> list[str]:
+    """Tokens short enough to stay clear of the title below them."""
+    shown = [_visible(token) for token in tokens or ()]
+    return [text if len(text) <= 12 else f"{text[:11]}…" for text in shown]
 
 
 def _tidy(panel: Axes) -> None:

@@ -10,12 +10,14 @@ export const SORTS = ["index", "activity", "memory", "similarity"];
 // The orders of rows that a lane has.
 export const sorts = (here) => SORTS.filter((one) => one === "index" || here[one]);
 
-// Within a row of tabs or of choices the arrows move from one to the next, as everywhere.
+// Within a row of tabs or of choices the arrows move from one to the next, as everywhere; choices have
+// those up and down, too.
 function rove(on, key) {
-  if (!on.matches("[role=tab], [role=radio]") || !["ArrowLeft", "ArrowRight"].includes(key))
-    return false;
+  const by = { ArrowLeft: -1, ArrowRight: 1 };
+  if (on.matches("[role=radio]")) Object.assign(by, { ArrowUp: -1, ArrowDown: 1 });
+  if (!on.matches("[role=tab], [role=radio]") || by[key] === undefined) return false;
   const row = [...on.parentNode.children].filter((one) => !one.disabled);
-  const next = row[(row.indexOf(on) + (key === "ArrowRight" ? 1 : row.length - 1)) % row.length];
+  const next = row[(row.indexOf(on) + by[key] + row.length) % row.length];
   next.focus();
   next.click();
   return true;
@@ -119,7 +121,7 @@ export function controls(app) {
   for (const name of "figoch") {
     const button = el(
       "button",
-      { type: "button", value: name, title: `${names[name]} (${name})` },
+      { type: "button", value: name, title: `${names[name]} (${name})`, ariaLabel: names[name] },
       el("b", {}, name),
       el("span", {}, names[name].replace(" gate", "")),
     );
@@ -139,6 +141,10 @@ export function controls(app) {
   $("whole").addEventListener("click", () => app.zoom(0));
   $("theme").addEventListener("click", () => keys.t());
   $("help-open").addEventListener("click", () => $("help").showModal());
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault(); // the address is that of the view
+    $("step").focus();
+  });
 
   return () => {
     clearTimeout(timer);

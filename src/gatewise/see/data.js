@@ -183,14 +183,21 @@ function products() {
   return { all, add };
 }
 
-// What one gate of unit u hears at step t: {x, h, bias, peep, z, terms}; null without weights.
+// What one gate of unit u hears at step t: {x, h, bias, peep, z, size, terms}, size the sum of the
+// magnitudes; null without weights.
 export function hears(page, s, gate) {
-  const { cell, weights, size } = model(page, s);
+  const { cell, weights, size: { H } } = model(page, s);
   const place = cell.gates.indexOf(gate);
   if (weights === null || place < 0) return null;
   const w = weights[s.layer][s.dir];
-  const row = place * size.H + s.unit;
-  const { all, add } = products();
+  const row = place * H + s.unit;
+  const { all, add: note } = products();
+  let size = 0;
+  const add = (...term) => {
+    const part = note(...term);
+    size += Math.abs(part);
+    return part;
+  };
   const product = (kind, block, values) => {
     const W = page.block(block);
     let sum = 0;
@@ -206,13 +213,13 @@ export function hears(page, s, gate) {
   );
   let peep = 0;
   if (cell.peephole && w.peep !== undefined && gate !== "g") {
-    const weight = page.block(w.peep)["ifo".indexOf(gate) * size.H + s.unit];
+    const weight = page.block(w.peep)["ifo".indexOf(gate) * H + s.unit];
     const seen =
       gate === "o" ? at(page, s, "c", s.t, s.unit) : stateBefore(page, s, "c", s.t)[s.unit];
     peep = add("c", s.unit, weight, seen);
   }
   add("bias", null, bias, 1);
-  return { x, h, bias, peep, z: x + h + bias + peep, terms: all };
+  return { x, h, bias, peep, z: x + h + bias + peep, size, terms: all };
 }
 
 // Everything that happens to the chosen unit at the chosen step.
@@ -223,12 +230,13 @@ export function step(page, s) {
   const cBefore = cell.has_cell_state ? stateBefore(page, s, "c", s.t)[s.unit] : 0;
   const projected = weights !== null && weights[s.layer][s.dir].W_hr !== undefined;
   const read = activations[cell.out](value.c);
-  // dropout between layers changes the input on its way here, and then these sums are not the gate's
-  const matches = cell.gates.every(
-    (gate) =>
-      heard[gate] === null ||
-      !(Math.abs(activations[cell[gate]](heard[gate].z) - value[gate]) > 2e-3),
-  );
+  // dropout between layers changes the input on its way here, and then these sums are not the gate's;
+  // a float32 sum of large numbers is not quite theirs, either
+  const matches = cell.gates.every((gate) => {
+    if (heard[gate] === null) return true;
+    const apart = Math.abs(activations[cell[gate]](heard[gate].z) - value[gate]);
+    return !(apart > 2e-3 + 1e-5 * heard[gate].size);
+  });
   return {
     ...value,
     cBefore,

@@ -1,7 +1,7 @@
 // The structure of the cell, drawn from its row: what the row does not have is a ghost, so that a
 // plain RNN is seen to be an LSTM with its gates welded.
 
-import { show, welded } from "./cell.js";
+import { names, show, welded } from "./cell.js";
 import { markup } from "./colour.js";
 import { write } from "./paint.js";
 
@@ -20,7 +20,12 @@ const Y = { cell: 82, tanh: 158, read: 238, write: 182, gate: 330, bus: 424, x: 
 const X = { left: 34, join: 118, f: 196, i: 322, g: 440, plus: 381, o: 558, tap: 658, right: 776 };
 const GATE = { width: 110, height: 54 };
 const marks = { sigmoid: "σ", tanh: "tanh", relu: "relu", identity: "" };
+const spoken = { cBefore: "old cell", read: "cell, squashed", shown: "shown", kept: "kept", written: "written" };
 const titles = { i: "input", f: "forget", g: "candidate", o: "output" };
+
+// A number of the drawing in words: what a gate hears, its z, among them.
+const said = (name) =>
+  name.startsWith("z_") ? `${names[name[2]]} hears` : (spoken[name] ?? names[name]);
 
 // The wires of a cell: [name of its value, path, moments, ghost].
 function wires(cell, projected) {
@@ -264,7 +269,7 @@ export function diagram(cell, reverse, projected) {
     write(
       title,
       `Structure of the cell with the values of unit ${unit}: ` +
-        numbers.map(({ name, text }) => `${name} ${text.textContent}`).join(", "),
+        numbers.map(({ name, text }) => `${said(name)} ${text.textContent}`).join(", "),
     );
   }
   return { svg, draw };

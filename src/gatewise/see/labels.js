@@ -1,7 +1,7 @@
 // The words around the drawings: titles, the chooser of layers and units, the table of exact numbers,
 // and what a screen reader is told.
 
-import { among, exact, names, show, welded } from "./cell.js";
+import { among, exact, kind, names, show, welded } from "./cell.js";
 import { at, field, lane, model, run } from "./data.js";
 import { el, write } from "./paint.js";
 
@@ -16,8 +16,20 @@ function memoryNote(memory, last) {
   if (memory !== null)
     return `Left alone, its memory fades to 37\u00a0% in ${show(memory)} steps (−1 / mean log f). `;
   return Number.isNaN(last)
-    ? "Its forget gate is not a number at every step. "
+    ? "Its forget gate is not a number at some steps. "
     : "Its forget gate never closes: what it holds stays. ";
+}
+
+// What the gates are, by their kind: valves if all of them lie between 0 and 1.
+function leadOf(cell) {
+  if (!cell.has_cell_state)
+    return "A plain RNN has one number a unit and no gates: each step mixes the input with its last answer and writes over the old state. The dashed parts are what an LSTM adds.";
+  const gates = [..."ifo"].filter((gate) => !welded(cell, gate));
+  const valves = gates.every((gate) => kind(cell, gate) === "gate");
+  const how = valves
+    ? "numbers between 0 and 1, act as valves: they decide what is forgotten, what is written and what is shown"
+    : "numbers of any size, are factors: they multiply what is kept, what is written and what is shown";
+  return `The cell is a memory that runs along the top. At each step it reads one input, and its gates, ${how}.`;
 }
 
 // What is said of a lane in which not every value is a number; empty if every one is.
@@ -43,13 +55,14 @@ export function labels(app, remember) {
       count(size.H, "unit") + (size.D === 2 ? " each way" : ""),
       ...(size.P === size.H ? [] : [count(size.P, "output")]),
       count(T, "step"),
+      ...(page.meta.batch.length < page.meta.of
+        ? [`${page.meta.batch.length} of ${count(page.meta.of, "sequence")}`]
+        : []),
     ];
     say("what", what.join(" · "));
     say("where-step", String(s.t));
     say("where-among", among(T));
-    const lead = cell.has_cell_state
-      ? `The cell is a memory that runs along the top. At each step it reads one input, and its gates, numbers between 0 and 1, act as valves: they decide what is forgotten, what is written and what is shown. Below: step ${s.t}, ${word}, ${unit}.`
-      : `A plain RNN has one number a unit and no gates: each step mixes the input with its last answer and writes over the old state. The dashed parts are what an LSTM adds. Below: step ${s.t}, ${word}, ${unit}.`;
+    const lead = `${leadOf(cell)} Below: step ${s.t}, ${word}, ${unit}.`;
     say("lead", lead);
     const broken = brokenNote(
       here.broken,
@@ -63,7 +76,11 @@ export function labels(app, remember) {
     const memory = here.memory === null ? undefined : here.memory[s.unit];
     const last = at(page, s, "f", s.dir === 1 ? 0 : T - 1, s.unit);
     const note = memory === undefined ? "" : memoryNote(memory, last);
-    say("unit-lead", note + (s.grad ? "The curves show the gradient of the loss." : ""));
+    const { loss } = page.meta;
+    const whose = loss === null ? "the loss" : loss.name;
+    say("unit-lead", note + (s.grad ? `The curves show the gradient of ${whose}.` : ""));
+    say("loss", loss === null ? "" : `The loss is here ${loss.name}; an upright line marks that step.`);
+    $("loss").hidden = loss === null || here.grad === null;
     const value = `${s.grad ? "the gradient of " : ""}${names[s.field]} ${s.field}`;
     say("text-title", `The text, coloured by ${value} of ${app.rowName()} ${app.row()}`);
     const states = cell.has_cell_state ? ", h_n and c_n" : " and h_n";
@@ -74,6 +91,10 @@ export function labels(app, remember) {
     $("gradient").classList.toggle("with-hint", here.grad === null);
     $("play").classList.toggle("on", s.playing);
     $("play").ariaLabel = s.playing ? "Pause" : "Play";
+    $("play").title = `${$("play").ariaLabel} (space)`;
+    $("pace").value = s.pace;
+    const gated = [..."ifo"].some((gate) => !welded(cell, gate) && kind(cell, gate) === "gate");
+    $("key-gates").hidden = !gated;
     say("theme", app.theme() === "dark" ? "Light" : "Dark");
     $("grad").checked = s.grad;
     $("grad").disabled = here.grad === null;
@@ -168,7 +189,10 @@ function chooser(app, s) {
       }),
     );
     const unit = el("input", { type: "number", min: 0, id: "unit-number", ariaLabel: "Unit" });
-    unit.addEventListener("change", () => set({ unit: Number(unit.value) || 0 }));
+    unit.addEventListener("change", () => {
+      if (unit.value !== "") set({ unit: Math.round(Number(unit.value)) });
+      unit.value = app.state.unit; // the nearest that there is
+    });
     host.append(el("label", { className: "unit-pick" }, "unit ", unit));
   }
   for (const select of host.querySelectorAll("select")) select.value = s[select.dataset.name];

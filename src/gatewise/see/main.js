@@ -33,6 +33,7 @@ const page = openPage(JSON.parse($("meta").textContent), (id) => $(`b${id}`).tex
 const MOMENTS = ["join", "forget", "write", "update", "read"];
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
+const low = window.matchMedia("(max-height: 480px)"); // the bar scrolls away
 
 export const state = {
   model: 0,
@@ -160,10 +161,14 @@ function change() {
   });
 }
 
+// What was last asked for, so that a model that has it finds it again after one that has not.
+const asked = { layer: 0, dir: 0, unit: 0, field: "c" };
+
 export function set(patch) {
   const T0 = state.win[1] - state.win[0];
   const whole = T0 === run(page, state).T;
-  Object.assign(state, patch);
+  for (const name of Object.keys(asked)) if (name in patch) asked[name] = patch[name];
+  Object.assign(state, patch, asked);
   const { meta } = page;
   const clamp = (v, n) => Math.max(0, Math.min(n - 1, v));
   state.model = clamp(state.model, meta.models.length);
@@ -201,20 +206,33 @@ const parts = [
   ["numbers", (s) => table(app, s)],
 ].map(([id, drawPart]) => ({ place: $(id), draw: drawPart, near: false, stale: true }));
 
-const watch = new IntersectionObserver(
-  (entries) => {
-    for (const entry of entries) {
-      for (const part of parts) if (part.place === entry.target) part.near = entry.isIntersecting;
-    }
-    refresh();
-  },
-  { rootMargin: "-144px 0px 0px 0px" }, // the bar covers the top
-);
-for (const part of parts) {
-  if (part.place === $("ribbon"))
-    part.near = true; // in the bar, always on screen
-  else watch.observe(part.place);
+let watch = null;
+
+function observe() {
+  watch?.disconnect();
+  const covered = low.matches ? 0 : 144; // by the bar
+  watch = new IntersectionObserver(
+    (entries) => {
+      for (const entry of entries) {
+        for (const part of parts) if (part.place === entry.target) part.near = entry.isIntersecting;
+      }
+      refresh();
+    },
+    { rootMargin: `-${covered}px 0px 0px 0px` },
+  );
+  for (const part of parts) {
+    if (part.place === $("ribbon"))
+      part.near = true; // in the bar, on screen nearly always
+    else watch.observe(part.place);
+  }
 }
+
+observe();
+low.addEventListener("change", observe);
+const bar = document.querySelector(".bar");
+new ResizeObserver(() => {
+  document.documentElement.style.setProperty("--bar", `${bar.offsetHeight}px`); // what is focused stays clear of it
+}).observe(bar);
 
 let idle = null; // the drawing of the parts off screen, while nothing happens
 let resting = false;
@@ -366,7 +384,10 @@ window.addEventListener("afterprint", () => printing(false));
 const NUMBERS = ["model", "batch", "layer", "dir", "t", "unit", "out", "moment"];
 
 function remember(s) {
-  const kept = [...NUMBERS, "field", "sort"].map((name) => `${name}=${s[name]}`);
+  const names = [...NUMBERS, "field", "sort", "pace", ...(s.theme === null ? [] : ["theme"])];
+  const kept = [...names.map((name) => `${name}=${s[name]}`), `grad=${Number(s.grad)}`];
+  const [a, b] = s.win;
+  if (b - a < run(page, s).T) kept.push(`win=${a}-${b}`);
   try {
     history.replaceState(null, "", `#${kept.join("&")}`);
   } catch {
@@ -387,7 +408,9 @@ function linked() {
   };
   for (const [name, known] of Object.entries(words))
     if (known.includes(given.get(name))) out[name] = given.get(name);
-  if (given.get("grad") === "1") out.grad = true;
+  if (given.has("grad")) out.grad = given.get("grad") === "1";
+  const win = /^(\d+)-(\d+)$/.exec(given.get("win") ?? "");
+  if (win !== null) out.win = [Number(win[1]), Number(win[2])];
   if (out.moment > 4) delete out.moment;
   return out;
 }
@@ -397,3 +420,7 @@ const stop = controls(app);
 state.win = [0, run(page, state).T];
 state.clock = run(page, state).T;
 set({ ...telling(page, state), ...linked() });
+window.addEventListener("hashchange", () => {
+  const given = linked();
+  if (Object.keys(given).length > 0) set({ win: [0, Infinity], ...given, playing: false });
+});

@@ -80,12 +80,14 @@ export function map(host, app) {
       context.textAlign = "right";
       context.textBaseline = "middle";
       const text = `${rows[selected]}`;
-      context.fillText(text, LEFT - 12, Math.max(7, Math.min(height - 7, y)));
+      const beside = Math.max(6, Math.min(height - 6, y)); // whole at the edges, too
+      context.fillText(text, LEFT - 12, beside);
       context.beginPath();
-      context.moveTo(LEFT - 9, y - 4);
-      context.lineTo(LEFT - 3, y);
-      context.lineTo(LEFT - 9, y + 4);
+      context.moveTo(LEFT - 9, beside - 4);
+      context.lineTo(LEFT - 3, beside);
+      context.lineTo(LEFT - 9, beside + 4);
       context.fill();
+      drawCount(context, beside);
     }
     tip.hidden = at === null;
     if (at === null) return;
@@ -101,19 +103,22 @@ export function map(host, app) {
     const small = each < 5 || tall < 5;
     loupe.hidden = !small;
     if (small) {
-      const [across, down, size] = [17, 9, 9];
+      const size = 9;
+      const [across, down] = [Math.min(17, run(app.page, s).T), Math.min(9, rows.length)];
       const lens = fit(loupe, across * size, down * size);
+      const T = run(app.page, s).T;
+      const first = (middle, shown, all) => Math.max(0, Math.min(all - shown, middle - (shown >> 1)));
+      const [top, from] = [first(at.row, down, rows.length), first(at.t, across, T)];
       for (let r = 0; r < down; r++) {
         for (let k = 0; k < across; k++) {
-          const [row, t] = [at.row + r - (down >> 1), at.t + k - (across >> 1)];
-          if (row < 0 || row >= rows.length || t < 0 || t >= run(app.page, s).T) continue;
+          const [row, t] = [top + r, from + k];
           lens.fillStyle = colour(app.theme(), scaled, values.data[t * values.width + rows[row]]);
           lens.fillRect(k * size, r * size, size, size);
         }
       }
       lens.strokeStyle = style.ink;
       lens.lineWidth = 1.5;
-      lens.strokeRect((across >> 1) * size, (down >> 1) * size, size, size);
+      lens.strokeRect((at.t - from) * size, (at.row - top) * size, size, size);
     }
     context.lineWidth = 2;
     context.strokeStyle = style.accent;
@@ -127,6 +132,27 @@ export function map(host, app) {
     tip.style.left = right ? "" : `${at.x + 16}px`;
     tip.style.right = right ? `${width + LEFT - at.x + 16}px` : "";
     tip.style.top = `${Math.min(at.y + 12, height - (small ? 110 : 36))}px`;
+  }
+
+  // How many rows there are, beside them and clear of the number of the chosen one.
+  function drawCount(context, taken) {
+    const { height, values, s } = drawn;
+    const { H, P } = app.page.meta.models[s.model].size;
+    const style = app.style();
+    const text = `${values.width} ${s.field === "h" && P !== H ? "outputs" : "units"}`;
+    context.font = style.small;
+    const half = context.measureText(text).width / 2;
+    const clear = (y) => y >= half && y + half <= height && Math.abs(y - taken) > half + 9;
+    const y = [1 / 2, 3 / 4, 1 / 4].map((part) => part * height).find(clear);
+    if (y === undefined) return;
+    context.save();
+    context.translate(11, y);
+    context.rotate(-Math.PI / 2);
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    context.fillStyle = style.soft;
+    context.fillText(text, 0, 0);
+    context.restore();
   }
 
   function drawLegend(scaled, s) {
@@ -201,32 +227,16 @@ export function map(host, app) {
     if (now === null) return;
     const same = drawn !== null && drawn.key === now.key;
     drawn = { ...now, words: app.words() };
-    if (same) {
+    if (same && !s.printing) {
       drawOverlay();
       return;
     } // only the marks moved
     const { a, b, width, height, values, scaled } = now;
     const T = run(app.page, s).T;
-    const size = app.page.meta.models[s.model].size;
     const style = app.style();
     const context = fit(canvas, width + LEFT, height + BOTTOM);
     drawImage(now);
     axis(context, { a, b, left: LEFT, width, y: height + 7, style, words: app.words() });
-    context.save();
-    context.translate(11, height / 2);
-    context.rotate(-Math.PI / 2);
-    context.textAlign = "center";
-    context.textBaseline = "middle";
-    context.font = style.small;
-    context.fillStyle = style.soft;
-    context.fillText(
-      height > 90
-        ? `${values.width} ${s.field === "h" && size.P !== size.H ? "outputs" : "units"}`
-        : "",
-      0,
-      0,
-    );
-    context.restore();
     const from = before(s, 0) < 0 ? "left to right" : "right to left";
     canvas.ariaLabel =
       `Map of ${s.grad ? "the gradients of " : ""}${names[s.field]} ${s.field}: ` +

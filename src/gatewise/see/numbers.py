@@ -61,6 +61,7 @@ def gather(
     beside: Trace | None = None,
     *,
     batch: int | Sequence[int] | None = None,
+    loss: tuple[int, str] | None = None,
 ) -> tuple[dict[str, Any], list[bytes]]:
     """What the page knows: a description that fits JSON, and the blocks of numbers it names."""
     traces = [one.to_numpy() for one in (trace, beside) if one is not None]
@@ -72,6 +73,9 @@ def gather(
         )
     chosen = _chosen(batch, traces, lengths[0])
     texts, kind = _tokens(tokens, lengths[0])
+    T = max(lengths[0])
+    if loss is not None and not 0 <= loss[0] < T:
+        raise ArgumentError(f"loss: expected a step 0 to {T - 1}, got {loss[0]}")
     blocks = Blocks()
     models = [_model(t, chosen, lengths[0], blocks) for t in traces]
     if blocks.size > LARGE_BYTES:
@@ -88,6 +92,8 @@ def gather(
         "kind": kind,
         "tokens": [texts[b] for b in chosen] if texts else None,
         "batch": chosen,
+        "of": len(lengths[0]),
+        "loss": None if loss is None else {"t": loss[0], "name": loss[1]},
         "models": models,
     }
     return meta, blocks.data
@@ -294,9 +300,10 @@ def similarity(values: NDArray[Any]) -> NDArray[np.int64]:
     T, H = values.shape
     if T < 3 or H < 3:
         return np.arange(H)
-    spread = values.std(0)
-    z = (values - values.mean(0)) / np.where(spread > 0, spread, 1)
-    z = np.nan_to_num(z)
+    with np.errstate(invalid="ignore", over="ignore"):  # infinite or very large values
+        spread = values.std(0)
+        z = (values - values.mean(0)) / np.where(spread > 0, spread, 1)
+    z = np.nan_to_num(z, posinf=0, neginf=0)
     axes = np.stack([np.arange(H) % 2 + 0.5, np.arange(H) / H], 1)
     for _ in range(30):  # orthogonal iteration: an order needs no more digits
         axes, _ = np.linalg.qr(z.T @ (z @ axes))

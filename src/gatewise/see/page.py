@@ -33,6 +33,7 @@ def write(
     beside: Trace | None = None,
     *,
     batch: int | Sequence[int] | None = None,
+    loss: tuple[int, str] | None = None,
 ) -> Path:
     """Write the explorer of a trace: one HTML file that opens from disk.
 
@@ -47,12 +48,14 @@ def write(
         beside: a second trace on the same sequence, such as a plain RNN's, to stand beside.
         batch: which sequences of the batch the page holds; by default the first ones, at most 8,
             while they take less than 32 MB.
+        loss: whose gradients the trace holds, (step, name), as in ``(9, "the last output")``: the
+            page says the name and marks the step.
 
     Returns:
         Path: the file.
 
     Raises:
-        ArgumentError: tokens, batch or beside do not fit the trace.
+        ArgumentError: tokens, batch, beside or loss do not fit the trace.
         OSError: the directory is missing or cannot be written to.
 
     Warns:
@@ -64,7 +67,7 @@ def write(
         >>> write(trace, Path(tempfile.mkdtemp()) / "page.html", tokens="hello").name
         'page.html'
     """
-    page = html(trace, tokens, title, beside, batch=batch)
+    page = html(trace, tokens, title, beside, batch=batch, loss=loss)
     target = Path(path)
     with whole(target) as draft:
         draft.write_text(page, encoding="utf-8", newline="\n")
@@ -78,9 +81,10 @@ def html(
     beside: Trace | None = None,
     *,
     batch: int | Sequence[int] | None = None,
+    loss: tuple[int, str] | None = None,
 ) -> str:
     """The explorer as text; arguments, errors and warning as for :func:`write`."""
-    meta, blocks = gather(trace, tokens, title, beside, batch=batch)
+    meta, blocks = gather(trace, tokens, title, beside, batch=batch, loss=loss)
     return render(meta, blocks)
 
 
@@ -105,6 +109,7 @@ def inline(
     beside: Trace | None = None,
     *,
     batch: int | Sequence[int] | None = None,
+    loss: tuple[int, str] | None = None,
     height: int = 860,
 ) -> Inline:
     """The explorer inside a notebook: the same page, shown as the value of a cell.
@@ -112,7 +117,7 @@ def inline(
     Args:
         height: of the frame, in pixels; the others as for :func:`write`.
     """
-    return Inline(html(trace, tokens, title, beside, batch=batch), height)
+    return Inline(html(trace, tokens, title, beside, batch=batch, loss=loss), height)
 
 
 def render(meta: Mapping[str, Any], blocks: Sequence[bytes]) -> str:

@@ -25,14 +25,18 @@ export function write(element, text) {
 // A cleared context in CSS pixels, as sharp as the screen.
 export function fit(canvas, width, height) {
   const ratio = window.devicePixelRatio || 1;
-  if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
-    canvas.width = Math.round(width * ratio);
-    canvas.height = Math.round(height * ratio);
+  const context = canvas.getContext("2d");
+  const [wide, tall] = [width, height].map((size) => Math.round(size * ratio));
+  // Paper takes a canvas as its calls, and what clears it there wipes out what lies under it, too: a
+  // canvas that is given its size anew is empty without a call.
+  const printing = document.documentElement.classList.contains("printing");
+  if (printing || canvas.width !== wide || canvas.height !== tall) {
+    canvas.width = 0; // to give it the size that it has would clear it by a call, too
+    canvas.width = wide;
+    canvas.height = tall;
     canvas.style.width = `${width}px`;
     canvas.style.height = `${height}px`;
-  }
-  const context = canvas.getContext("2d");
-  context.reset(); // clearRect would, on paper, wipe out what lies under this canvas too
+  } else context.reset();
   context.scale(ratio, ratio);
   context.imageSmoothingEnabled = false; // an image here is made of values
   return context;

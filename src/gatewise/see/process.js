@@ -264,6 +264,7 @@ export function process(host, app) {
     );
     tabs.forEach((tab, k) => {
       tab.setAttribute("aria-selected", String(k === s.moment));
+      tab.tabIndex = k === s.moment ? 0 : -1;
       tab.classList.toggle("past", k < s.moment);
     });
   };

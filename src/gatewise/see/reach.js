@@ -157,6 +157,20 @@ export function reaching(host, app) {
     context.lineTo(xOf(s.t + 0.5), 10 + tall);
     context.stroke();
     context.setLineDash([]);
+    const { loss } = app.page.meta;
+    if (loss !== null) {
+      const x = xOf(loss.t + 0.5);
+      const late = x > LEFT + width / 2;
+      context.strokeStyle = context.fillStyle = style.soft;
+      context.lineWidth = 1.25;
+      context.beginPath();
+      context.moveTo(x, 4);
+      context.lineTo(x, 10 + tall);
+      context.stroke();
+      context.font = style.small;
+      context.textAlign = late ? "right" : "left";
+      context.fillText("loss", x + (late ? -5 : 5), 8);
+    }
     const labels = [];
     for (const { m, name, norm, title } of all) {
       context.strokeStyle = inks[m];

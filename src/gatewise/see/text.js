@@ -9,6 +9,7 @@ import { brief, el, fit, picture, slices } from "./paint.js";
 
 const LINE = 30;
 const MOST = 420; // height, in pixels, before the text scrolls
+const SHEET = 4; // lines that a page does not part
 
 // Where each token stands: x and line. Lines break after a space or a newline, between any two words,
 // and inside a run of characters only if it is longer than a line.
@@ -49,7 +50,8 @@ export function text(host, app) {
   });
   const spacer = el("div");
   const mark = el("div", { className: "text-mark", ariaHidden: "true" }); // around the chosen token
-  box.append(canvas, spacer, mark);
+  const paper = el("div", { className: "text-paper" }); // the text where it is printed
+  box.append(canvas, spacer, paper, mark);
   host.append(spoken, box);
   host.hidden = app.page.meta.kind === "series"; // the ribbon draws it, and its colours
   let made = null; // the layout: {key, chars, said, spots, lines, starts}
@@ -166,17 +168,30 @@ export function text(host, app) {
     context.drawImage(words, ...part, left, begin.top - now.top, width, height);
   }
 
+  // Canvases of a few lines each: a page may end between two of them, and not within one.
+  function* sheets({ width, lines: [first, last] }, colours, inkOf) {
+    for (let a = first; a < last; a += SHEET) {
+      const b = Math.min(last, a + SHEET);
+      const tokens = [made.starts[a], made.starts[b]];
+      const context = fit(el("canvas", { ariaHidden: "true" }), width, (b - a) * LINE);
+      fill(context, { top: a * LINE, width, lines: [a, b], tokens }, colours);
+      write(context, a * LINE, ...tokens, inkOf); // sharp on paper
+      yield context.canvas;
+    }
+  }
+
   // Draws what is in view, with a place to stop after each piece.
   function* paint() {
     const now = view();
     const colours = palette(app.theme(), ask.scaled.kind);
-    const context = fit(canvas, now.width, now.height);
-    fill(context, now, colours.fill);
     const inkOf = (t) => colours.ink[placeOf(ask.scaled, ask.values[t])];
     if (app.state.printing) {
-      write(context, now.top, ...now.tokens, inkOf); // sharp on paper
+      paper.replaceChildren(...sheets(now, colours.fill, inkOf));
       return;
     }
+    paper.replaceChildren();
+    const context = fit(canvas, now.width, now.height);
+    fill(context, now, colours.fill);
     const [a, b] = now.tokens;
     for (let t = a, from = a; t < b; t++) {
       const more = t + 1 < b && made.spots[t + 1].line === made.spots[t].line;
@@ -213,7 +228,7 @@ export function text(host, app) {
       scrolled = Math.max(0, Math.min(most, at.top - MOST / 2));
     }
     const key = shown(s, app.row(), app.theme(), s.printing, made.key);
-    const same = ask?.key === key && !moves;
+    const same = ask?.key === key && !moves && !s.printing;
     const values = series(app.page, s, s.field, app.row(), s.grad);
     ask = { key: null, values, scaled: app.scale(), t: s.t };
     if (!same) {

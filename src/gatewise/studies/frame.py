@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Literal
 
 from gatewise.errors import ArgumentError
@@ -25,9 +26,13 @@ from gatewise.files import directory, whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from rich.console import Console
 
 Mode = Literal["quick", "default", "full"]
 MODES: tuple[Mode, ...] = ("quick", "default", "full")
+
+#: Columns of a terminal that a name, a bar, a count and two times fill.
+_WIDE = 64
 
 #: What can be written to a JSON file; units, records and summaries are such dicts.
 Json = dict[str, Any]
@@ -133,6 +138,8 @@ def carry_out(
             one.
         KeyboardInterrupt: passed on; what was measured stays, and the next call goes on from there.
     """
+    import matplotlib.figure  # noqa: F401 (if it is missing, that is said before hours of work)
+
     if mode not in MODES:
         raise ArgumentError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
     folder = Path(out) / study.name
@@ -349,21 +356,33 @@ def _reporter(name: str, progress: bool | Progress) -> Iterator[Progress]:
     elif not progress:
         yield lambda done, total, what: None
     else:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as Bars
+        from rich import get_console
 
-        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Bars(*columns, TimeRemainingColumn(), TextColumn("{task.fields[what]}")) as bars:
-            task = bars.add_task(name, total=None, what="")
-            yield lambda done, total, what: bars.update(
-                task, completed=done, total=total, what=what[:60]
+        console = get_console()
+        if console.is_terminal or console.is_jupyter:
+            with _bars(name, console) as report:
+                yield report
+        else:  # a file: a bar would be there at the end only
+            yield lambda done, total, what: console.print(
+                f"{name} {done}/{total} {what}", markup=False, highlight=False, soft_wrap=True
             )
+
+
+@contextmanager
+def _bars(name: str, console: Console) -> Iterator[Progress]:
+    """A line with a bar; where it is narrow the bar gives way, and first what is being measured."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    count, left = MofNCompleteColumn(), TimeRemainingColumn()
+    wide = ("{task.description}", BarColumn(20), count, TimeElapsedColumn(), left)
+    room = console.width - _WIDE
+    columns = (*wide, "{task.fields[what]}") if room > 0 else ("{task.description}", count, left)
+    with Bars(*columns, console=console) as bars:
+        task = bars.add_task(name, total=None, what="")
+        yield lambda done, total, what: bars.update(
+            task, completed=done, total=total, what=shorten(what, max(1, room), placeholder="")
+        )
 
 
 def _read(path: Path) -> Json:
