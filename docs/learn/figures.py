@@ -1,4 +1,4 @@
-"""Draw every figure of the lessons again, into docs/learn/img: python docs/learn/figures.py
+"""Draw every figure of the lessons again, into docs/learn/img: .venv/bin/python docs/learn/figures.py
 
 The runs are those of the pages: their Python is executed up to the point where the run is there.
 The taggers are trained as in examples/explorer.py, which takes some seconds.
