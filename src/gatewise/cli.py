@@ -36,7 +36,7 @@ app = typer.Typer(
     help="""
 An LSTM for CPUs: a drop-in for torch.nn.LSTM, fast, and every gate of every step in sight.
 
-Begin with `gatewise demo`; `gatewise explain --text inthebeginning` then shows a sentence of yours.
+Begin with `gatewise demo`; `gatewise explain --text theskyisfullofstars` shows your own.
 """,
 )
 
@@ -180,7 +180,7 @@ def explain(
     --model: the Bi-LSTM that gatewise demo left in ./gatewise-demo, its plain RNN beside it); a
     series by any torch.nn.LSTM, torch.nn.RNN or gatewise layer whose state_dict you saved.
 
-        gatewise explain --text inthebeginning
+        gatewise explain --text theskyisfullofstars
         gatewise explain --model lstm.pt --input series.csv
     """
     with _said("explain", out):

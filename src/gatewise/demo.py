@@ -38,7 +38,7 @@ from gatewise.training import Settings, Training
 SENTENCES = ("ilovechina", "thequickbrownfoxjumpsoverthelazydog")
 
 #: What is said below them.
-UNKNOWN = "All that they know of English is the King James Bible, in which there is no china."
+UNKNOWN = "They know the English of the King James Bible, in which there is no china."
 
 #: From this spread of its rounds on, a race was run on a machine that had other things to do.
 BUSY = 3.0
@@ -317,17 +317,14 @@ def busy(results: Results) -> str:
 
     Example:
         >>> busy({"models": {"rnn": {"race_spread": 1.4}, "lstm": {"race_spread": 5.2}}})
-        'The machine was busy: some rounds took 5 times as long as others; such seconds say little.'
+        'The machine was busy (rounds 5 times apart): such seconds say little.'
         >>> busy({"models": {"rnn": {"race_spread": 1.4}}})
         ''
     """
     spread = max(model["race_spread"] for model in results["models"].values())
     if spread <= BUSY:
         return ""
-    return (
-        f"The machine was busy: some rounds took {spread:.0f} times as long as others;"
-        " such seconds say little."
-    )
+    return f"The machine was busy (rounds {spread:.0f} times apart): such seconds say little."
 
 
 def verdict(results: Results) -> str:

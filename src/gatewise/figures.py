@@ -76,7 +76,8 @@ def plot(
 
     Args:
         names: which of i f g o c h; by default all that the cell computes.
-        layer, direction, sequence: which lane, and which sequence of the batch.
+        layer, direction, sequence: which lane (one direction of a layer), and which sequence of the
+            batch.
         order: how units are sorted, top to bottom: "memory" (the longest first, ``memory_length``),
             "activity" (the largest sd of c over time first), "similarity" (neighbours correlate) or
             "index". By default memory, or activity where the forget gate is welded.

@@ -126,7 +126,7 @@ class Race:
         The slowest tenth and the quickest do not count: one pause makes no busy machine.
 
         Example:
-            >>> Race([10] * 5, {"gatewise": [1.0, 1.0, 2.0, 7.0, 7.0]}).spread()
+            >>> Race([10] * 5, {"gatewise": [10.0, 10.0, 20.0, 70.0, 70.0]}).spread()
             7.0
         """
         ends = [(self._letter(family, 0.9), self._letter(family, 0.1)) for family in self.seconds]
