@@ -232,11 +232,8 @@ class Trace(Fields):
         z = z.reshape((*z.shape[:-1], len(self.cell.gates), self.records[k].tape.shape[-1]))
         if not self.cell.peephole:
             return z
-        seen = {
-            "i": self.before(k, d, "c"),
-            "f": self.before(k, d, "c"),
-            "o": self._lane(k, d, "c"),
-        }
+        before = self.before(k, d, "c")
+        seen = {"i": before, "f": before, "o": self._lane(k, d, "c")}
         parts = [
             z[..., n, :] + (w["peep"]["ifo".index(gate)] * seen[gate] if gate in seen else 0)
             for n, gate in enumerate(self.cell.gates)
@@ -367,9 +364,8 @@ class Trace(Fields):
 
     def to_numpy(self) -> Trace:
         """The same trace as numpy arrays, without graph; weights and inputs are copied."""
-        return Trace(
-            self.cell, [self._numpy_record(k) for k in range(self.num_layers)], self.packing
-        )
+        records = [self._numpy_record(k) for k in range(self.num_layers)]
+        return Trace(self.cell, records, self.packing)
 
     def _numpy_record(self, k: int) -> LayerRecord:
         record = self.records[k]
