@@ -1,6 +1,6 @@
 """Every cell state of a batch, with gradients: what torch.nn.LSTM computes and does not show.
 
-    python examples/cell_states.py
+    .venv/bin/python examples/cell_states.py
 
 Three sequences of different lengths, packed; all gates and states of all steps; a loss on the cell
 state itself.

@@ -1,6 +1,6 @@
 """Look inside a Bi-LSTM that puts the spaces back, beside a plain RNN: writes one HTML page.
 
-    python examples/explorer.py [ilovechina] [--out page.html]
+    .venv/bin/python examples/explorer.py [ilovechina] [--out page.html]
 
 A tiny pair of taggers learns from a dozen sentences, for some seconds, whether a word ends after
 each letter; the explorer then shows both on the letters given.

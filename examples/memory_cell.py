@@ -1,6 +1,6 @@
 """Train the memory cell of docs/learn/structure.md: one LSTM unit that keeps a number.
 
-    python examples/memory_cell.py [--seed 4] [--rounds 1000]
+    .venv/bin/python examples/memory_cell.py [--seed 4] [--rounds 1000]
 
 At each step come a number, a flag "store" and a flag "read". The unit learns to say the number that
 came with the last "store" whenever "read" is up, and 0 otherwise. Prints the weights it found.

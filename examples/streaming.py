@@ -1,6 +1,6 @@
 """A sensor that answers at every step: a layer fed one step at a time.
 
-    python examples/streaming.py
+    .venv/bin/python examples/streaming.py
 
 Stream keeps the state and gives, step for step, the bits that the layer gives for the whole
 sequence.

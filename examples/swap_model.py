@@ -1,6 +1,6 @@
 """Put gatewise under a model that exists, without touching its code.
 
-    python examples/swap_model.py
+    .venv/bin/python examples/swap_model.py
 
 A tagger written for torch.nn.LSTM is swapped in place. Its answers stay the same, and the optimizer
 that was made before goes on training the same parameters.

@@ -16,7 +16,7 @@ from rich.console import Console
 from gatewise import ArgumentError, corpus, demo
 from gatewise.demo import Interrupt, table, table_markdown, verdict
 from gatewise.tagger import KINDS
-from gatewise.training import Settings, Training, load
+from gatewise.training import Race, Settings, Training, load
 
 SMALL = Settings(hidden_size=6, embedding_size=4, epochs=1, batch=16)
 
@@ -242,6 +242,27 @@ def test_no_number_is_cut_however_narrow_the_terminal(width: int) -> None:
     for whole in ("LSTM (25% trained)", "gatewise s/epoch", "9.0 (4.5 x)", "12,345"):
         assert whole in told.getvalue()
     assert (len(lines) == 7) == (width == 90)
+
+
+def test_the_caption_says_that_sizes_differ() -> None:
+    results = results_of(row("plain RNN", 0.8), row("LSTM", 0.9) | {"parameters": 49380})
+    assert "the LSTM has 4.0 times the parameters of the plain RNN" in demo.caption(results)
+    assert "times the parameters" not in demo.caption(results_of(row("plain RNN", 0.8)))
+
+
+def test_a_busy_machine_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calm, torn = {"race_spread": 2.9}, {"race_spread": 7.2}
+    assert demo.busy({"models": {"rnn": calm, "lstm": calm}}) == ""
+    assert "rounds 7 times apart" in demo.busy({"models": {"rnn": calm, "lstm": torn}})
+    for spread in (1.0, 7.2):
+        monkeypatch.setattr(Race, "spread", lambda _, spread=spread: spread)
+        _, told = run(tmp_path)
+        assert told.count("The machine was busy") == (spread > 3)
+
+
+def test_why_china_is_not_known_is_said(tmp_path: Path) -> None:
+    _, told = run(tmp_path)
+    assert told.index("ilovechina") < told.index(demo.UNKNOWN)
 
 
 def test_the_verdict_is_honest() -> None:

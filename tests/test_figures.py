@@ -11,6 +11,7 @@ import pytest
 import torch
 from matplotlib import colors
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from torch.nn.utils.rnn import pack_sequence
 
@@ -151,6 +152,48 @@ def test_the_six_curves_of_a_unit() -> None:
             line.get_ydata(), getattr(trace, title[-1])[0, 0, :, 1, 3].detach().numpy()
         )
     assert len({line.get_color() for line in lines.values()}) == 6
+
+
+def test_no_gate_of_a_unit_hides_another() -> None:
+    lines = curves(drawn(traced().plot_unit(3)))
+    panels = {title[-1]: line.axes for title, line in lines.items()}
+    assert len({panels[name] for name in "ifo"}) == 3
+    assert panels["g"] is panels["c"] is panels["h"]
+    for name in "ifo":
+        filled, outline = panels[name].patches
+        for steps in (filled, outline):
+            np.testing.assert_array_equal(
+                steps.get_data().values, lines[title_of(name)].get_ydata()
+            )
+            assert steps.get_data().edges[[0, -1]].tolist() == [-0.5, T - 0.5]
+
+
+def title_of(name: str) -> str:
+    return {"i": "input gate i", "f": "forget gate f", "o": "output gate o"}[name]
+
+
+def dashes(panel: object) -> set[tuple[float, float]]:
+    """Where they are, (step, row)."""
+    marks = [each for each in panel.collections if isinstance(each, PathCollection)]
+    return {tuple(at) for each in marks for at in each.get_offsets().tolist()}
+
+
+def test_a_dash_marks_what_is_below_zero() -> None:
+    trace = traced()
+    image = maps(drawn(trace.plot(["c"])))["cell state c"]
+    rows, steps = np.nonzero(np.asarray(image.get_array()) < 0)
+    assert dashes(image.axes) == set(zip(steps.tolist(), rows.tolist(), strict=True))
+    assert all(y < 0 for _, y in dashes(image.colorbar.ax))
+    assert len(dashes(image.colorbar.ax)) == 3
+    assert not dashes(maps(trace.plot(["f"]))["forget gate f"].axes)
+    text = drawn(trace.plot_text(TOKENS, 2, "c")).axes[0]
+    below = np.flatnonzero(trace.c[0, 0, :, 0, 2].detach().numpy() < 0)
+    assert {int(x) for x, _ in dashes(text)} == set(below.tolist())
+
+
+def test_a_map_without_room_has_no_dashes() -> None:
+    trace = gatewise.LSTM(3, 90).trace(torch.randn(T, 1, 3))
+    assert not dashes(maps(trace.plot(["c"]))["cell state c"].axes)
 
 
 @pytest.mark.parametrize("cell", gatewise.CELLS)

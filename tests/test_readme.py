@@ -53,3 +53,10 @@ def test_table_is_what_the_demo_measured() -> None:
     model = next(iter(results["models"].values()))
     model["f1"] += 0.01
     assert tool.with_table(README, results) != README
+
+
+def test_the_words_on_two_directions_are_true_of_the_table() -> None:
+    """What docs/learn/bilstm.md says in words of the time that the second direction takes."""
+    models = json.loads((ROOT / "docs" / "demo.json").read_text())["models"]
+    one, two = (models[kind]["seconds_per_epoch"] for kind in ("lstm", "bilstm"))
+    assert 1 < two["gatewise"] / one["gatewise"] < 2 < two["torch.nn"] / one["torch.nn"]

@@ -1,6 +1,6 @@
 """The committed stub of the native core is what nanobind makes of the module that is built.
 
-To write it anew: ``python tests/test_stub.py > src/gatewise/_core.pyi``
+To write it anew: ``.venv/bin/python tests/test_stub.py > src/gatewise/_core.pyi``
 """
 
 from __future__ import annotations

@@ -155,6 +155,10 @@ def test_a_pause_of_the_machine_does_not_decide_the_race() -> None:
     race = training.Race(letters, {"gatewise": [1.0, 3.0, 2.0, 90.0, 2.0], "torch.nn": [4.0] * 5})
     assert race.epoch("gatewise", 1000) == pytest.approx(100)
     assert race.epoch("torch.nn", 1000) == pytest.approx(200)
+    assert race.spread() == pytest.approx(45)
+    letters = [10] * 11
+    paused = training.Race(letters, {"gatewise": [1.0] * 10 + [90.0], "torch.nn": [4.0] * 11})
+    assert paused.spread() == 1
     alike = training.Race([10, 20], {"gatewise": [2.0, 4.0], "torch.nn": [1.0, 2.0]})
     assert (alike.epoch("gatewise", 30), alike.epoch("torch.nn", 30)) == (6.0, 3.0)
 

@@ -187,9 +187,9 @@ def shapes() -> Drawing:
     s = Drawing(760, 430, "The shapes of a call")
     s.text(60, 28, "input", 15, anchor="start", bold=True)
     s.block(70, 90, 62, 90, 34, ("T", "I", "B"), G)
-    s.text(60, 238, "h0", 15, anchor="start", bold=True)
+    s.text(60, 238, "h_0", 15, anchor="start", bold=True)
     s.block(70, 290, 50, 44, 34, ("L*D", "P", "B"), H)
-    s.text(178, 238, "c0", 15, anchor="start", bold=True)
+    s.text(178, 238, "c_0", 15, anchor="start", bold=True)
     s.block(188, 290, 80, 44, 34, ("L*D", "H", "B"), "#999999")
     s.box(330, 90, 112, 90, "LSTM", fill="white", size=18)
     s.wire((180, 130), (326, 130))
@@ -200,13 +200,13 @@ def shapes() -> Drawing:
     s.add("path", d="M592 90 V180", stroke=INK, stroke_dasharray="4 3", fill="none")
     s.text(561, 140, "fwd", 12, GREY)
     s.text(623, 140, "reverse", 12, GREY)
-    s.text(512, 238, "hn", 15, anchor="start", bold=True)
+    s.text(512, 238, "h_n", 15, anchor="start", bold=True)
     s.block(530, 290, 50, 44, 34, ("L*D", "P", "B"), H)
-    s.text(632, 238, "cn", 15, anchor="start", bold=True)
+    s.text(632, 238, "c_n", 15, anchor="start", bold=True)
     s.block(648, 290, 62, 44, 34, ("L*D", "H", "B"), "#999999")
     s.wire((420, 184), (420, 310), (492, 310))
     s.text(380, 392, "batch_first=True turns input and output to (B, T, ...).", 13, GREY)
-    s.text(380, 412, "h0, c0, hn, cn stay as they are: L*D first, then B.", 13, GREY)
+    s.text(380, 412, "h_0, c_0, h_n, c_n stay as they are: L*D first, then B.", 13, GREY)
     return s
 
 

@@ -1,4 +1,6 @@
-"""Draw every figure of the lessons again, into docs/learn/img: python docs/learn/figures.py
+"""Draw every figure of the lessons again, into docs/learn/img.
+
+    .venv/bin/python docs/learn/figures.py
 
 The runs are those of the pages: their Python is executed up to the point where the run is there.
 The taggers are trained as in examples/explorer.py, which takes some seconds.
@@ -25,6 +27,7 @@ from gatewise.reference import ACTIVATIONS
 HERE = Path(__file__).parent
 IMAGES = HERE / "img"
 SHUT = "#e8e8e8"
+MARKS = {"i": "o", "f": "s", "g": "o", "o": "^"}  # told apart without their colours
 WAYS = {"fwd": "left to right", "reverse": "right to left"}
 
 
@@ -111,7 +114,10 @@ class Unit:
         figure, axes = self.panel(2.1)
         kept, written = self.value["f"] * self.before, self.value["i"] * self.value["g"]
         axes.bar(self.steps, kept, 0.72, color=COLOURS["f"], label="kept, f * c before")
-        axes.bar(self.steps, written, 0.72, bottom=kept, color=COLOURS["g"], label="written, i * g")
+        axes.bar(
+            self.steps, written, 0.72, bottom=kept, color=COLOURS["g"], label="written, i * g",
+            hatch="///", edgecolor="white",
+        )  # fmt: skip
         axes.hlines(
             self.value["c"], self.steps - 0.44, self.steps + 0.44, COLOURS["c"], lw=2.4, label="c"
         )
@@ -148,7 +154,7 @@ class Unit:
             axes.plot(z, ACTIVATIONS[activation](z), color="0.55", lw=1.4)
             for gate in gates:
                 axes.plot(
-                    self.z[gate], self.value[gate], "o", ms=6, mew=0.6, mec="white",
+                    self.z[gate], self.value[gate], MARKS[gate], ms=6, mew=0.6, mec="white",
                     color=COLOURS[gate], label=gate,
                 )  # fmt: skip
             axes.set_xlabel("z", fontsize=9)

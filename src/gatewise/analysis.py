@@ -48,6 +48,10 @@ def saturation(trace: Trace, gate: str, low: float = 0.1, high: float = 0.9) -> 
     shut = share of (t, b) with v < low, open = share with v > high, where v is the gate's value. A
     gate with tanh is read as v = (g + 1) / 2, which is the sigmoid of 2z.
 
+    Args:
+        gate: i, f, g or o.
+        low, high: below and above which it counts as stuck.
+
     Source: Karpathy, Johnson and Fei-Fei 2015, "Visualizing and Understanding Recurrent Networks",
     section 4.2, with these thresholds.
 
@@ -124,7 +128,8 @@ def jacobian(
     Args:
         unit: u; None gives every row.
         at: a step of the input; None for the last one that the direction reads.
-        layer, direction, sequence: which lane, and which sequence of the batch.
+        layer, direction, sequence: which lane (one direction of a layer), and which sequence of the
+            batch.
 
     Returns:
         (T, H), row t is d c_u(at) / d c(t), or (T, H, H) with [t, u]. T is the sequence's own

@@ -39,7 +39,7 @@ app = typer.Typer(
     help="""
 An LSTM for CPUs: a drop-in for torch.nn.LSTM, fast, and every gate of every step in sight.
 
-Begin with `gatewise demo`; `gatewise explain --text ilovechina` then shows your own sentence.
+Begin with `gatewise demo`; `gatewise explain --text theskyisfullofstars` shows your own.
 """,
 )
 
@@ -139,7 +139,7 @@ def _say(command: str, message: str) -> None:
 def demo(
     text: Annotated[
         list[str] | None,
-        typer.Option(help="Restore this sentence too, as in ilovechina; may be given repeatedly."),
+        typer.Option(help="Restore this too, as inthebeginning; may be given repeatedly."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Directory of models, results and page.")] = DEMO,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train again what is trained.")] = False,
@@ -153,7 +153,8 @@ def demo(
     Trains three character taggers on the King James text (about two minutes on two cores), prints
     their F1 on chapters held out, and the seconds of an epoch with gatewise and with torch.nn
     measured in the same run. Then restores sentences, and writes a page that shows every gate while
-    the Bi-LSTM reads the first of them.
+    the Bi-LSTM reads the first of them. Words that the Bible has not, china for one, may come out
+    in pieces.
 
     What is trained is kept and used again; after Ctrl-C the same command goes on where it stopped.
 
@@ -220,7 +221,7 @@ def explain(
     --model: the Bi-LSTM that gatewise demo left in ./gatewise-demo, its plain RNN beside it); a
     series by any torch.nn.LSTM, torch.nn.RNN or gatewise layer whose state_dict you saved.
 
-        gatewise explain --text ilovechina
+        gatewise explain --text theskyisfullofstars
         gatewise explain --model lstm.pt --input series.csv
     """
     with _said("explain", out):

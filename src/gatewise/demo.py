@@ -37,6 +37,12 @@ from gatewise.training import Settings, Training
 #: Sentences that are restored whatever else is asked, with one that was held out.
 SENTENCES = ("ilovechina", "thequickbrownfoxjumpsoverthelazydog")
 
+#: What is said below them.
+UNKNOWN = "They know the English of the King James Bible, in which there is no china."
+
+#: From this spread of its rounds on, a race was run on a machine that had other things to do.
+BUSY = 3.0
+
 #: Columns of a terminal that a progress line fills with a bar that says anything.
 WIDE = 64
 
@@ -109,7 +115,10 @@ def run(
     results["restored"] = restore(models, [*texts, *SENTENCES, _held_out(english)])
     console.print(table(results, console.width))
     console.print(f"[dim]{escape(caption(results))}[/dim]\n")
+    if busy(results):
+        console.print(busy(results) + "\n")
     console.print(restored_table(results))
+    console.print(f"[dim]{UNKNOWN}[/dim]\n")
     console.print(verdict(results) + "\n")
     paths = {KINDS[kind]: out / f"{kind}.safetensors" for kind in models}
     paths["results"] = out / "results.json"
@@ -194,6 +203,7 @@ def results_of(trainings: Mapping[str, Training], text: Corpus) -> Results:
                 for family in training.race.seconds
             },
             "raced_batches": len(training.race.letters),
+            "race_spread": training.race.spread(),
             "loss_difference": training.race.difference,
             "parameters": training.model.size,
             "trained": training.step / training.steps,
@@ -288,15 +298,40 @@ def caption(results: Results) -> str:
     batches = max(model["raced_batches"] for model in models)
     apart = max(model["loss_difference"] for model in models)
     passes = "1 epoch" if settings["epochs"] == 1 else f"{settings['epochs']} epochs"
+    sizes = {kind: model["parameters"] for kind, model in results["models"].items()}
+    more = (
+        f", at which the LSTM has {sizes['lstm'] / sizes['rnn']:.1f} times the parameters of the"
+        " plain RNN"
+        if {"rnn", "lstm"} <= sizes.keys()
+        else ""
+    )
     return (
-        f"F1 of the word ends in held-out sentences (every tenth chapter, of the {results['text']}:"
-        f" {results['held_out_letters']:,} letters); hidden size {settings['hidden_size']} in each"
-        f" direction, {passes} of {results['training_letters']:,} letters."
+        "F1 of the word ends (the harmonic mean of how many of those it set are right, and how many"
+        " of the right ones it set) in held-out sentences (every tenth chapter, of the"
+        f" {results['text']}: {results['held_out_letters']:,} letters); hidden size"
+        f" {settings['hidden_size']} in each direction{more}; {passes} of"
+        f" {results['training_letters']:,} letters, with one seed, and one learning rate for all"
+        " that was tuned for none."
         f" Seconds per epoch: whole training steps on the same {batches} batches of packed"
         " sequences, gatewise and torch.nn in turn; the median time of a letter, scaled to an epoch"
         f" (losses apart by at most {apart:.0e})."
         f" {'; '.join(results['measured_on'])}."
     )
+
+
+def busy(results: Results) -> str:
+    """A warning where the rounds of a race took very unequal times, else nothing.
+
+    Example:
+        >>> busy({"models": {"rnn": {"race_spread": 1.4}, "lstm": {"race_spread": 5.2}}})
+        'The machine was busy (rounds 5 times apart): such seconds say little.'
+        >>> busy({"models": {"rnn": {"race_spread": 1.4}}})
+        ''
+    """
+    spread = max(model["race_spread"] for model in results["models"].values())
+    if spread <= BUSY:
+        return ""
+    return f"The machine was busy (rounds {spread:.0f} times apart): such seconds say little."
 
 
 def verdict(results: Results) -> str:

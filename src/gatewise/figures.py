@@ -2,8 +2,9 @@
 
 Colours keep the sign: what lies in 0..1 (gates) goes from dark to light (cividis), what has a sign
 goes from red over white at zero to blue (RdBu), as on the explorer's page. Both are safe for the
-colour-blind, and so are the curves (Okabe and Ito 2008). Nothing here touches pyplot: a figure
-belongs to its caller.
+colour-blind, and so are the curves (Okabe and Ito 2008). In grey, red and blue are one: where there
+is room, a dash stands on what is below zero. Nothing here touches pyplot: a figure belongs to its
+caller.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ _WAYS = {"fwd": "left to right", "reverse": "right to left"}
 #: Lines of layers, and of the layers beside them; dashes of their directions.
 _LINES = [COLOURS[name] for name in "cifhgo"]
 _DASHES = [("-", ":"), ("--", "-.")]
+#: So many units of a map are numbered one by one; a dash takes so many points.
+_NUMBERED, _DASH = 16, 5.0
 
 
 class Picture(Figure):
@@ -73,7 +76,8 @@ def plot(
 
     Args:
         names: which of i f g o c h; by default all that the cell computes.
-        layer, direction, sequence: which lane, and which sequence of the batch.
+        layer, direction, sequence: which lane (one direction of a layer), and which sequence of the
+            batch.
         order: how units are sorted, top to bottom: "memory" (the longest first, ``memory_length``),
             "activity" (the largest sd of c over time first), "similarity" (neighbours correlate) or
             "index". By default memory, or activity where the forget gate is welded.
@@ -93,9 +97,14 @@ def plot(
     _check_tokens(tokens, T)
     by_unit, meaning = _order(trace, order, layer, direction, sequence)
     rows = -(-len(names) // 2) if len(names) > 1 else 1
-    height = 2.2 + 0.07 * max(map(len, _labels(tokens)), default=0)  # those on end take room
+    of_units = 0.8 + 0.13 * min(len(by_unit), _NUMBERED)
+    of_labels = 0.07 * max(map(len, _labels(tokens)), default=0)  # those on end take room
     figure, axes = _axes(
-        ax, len(names), rows, width=4.4 * -(-len(names) // rows), height=height * rows
+        ax,
+        len(names),
+        rows,
+        width=4.4 * -(-len(names) // rows),
+        height=(max(2.2, of_units) + of_labels) * rows,
     )
     for panel, name in zip(axes, names, strict=True):
         shown = values(name)
@@ -110,11 +119,14 @@ def plot(
         panel.set_title(f"d loss / d {name}" if gradient else TITLES[name], fontsize=10)
         panel.set_ylabel("projected unit" if projected else f"unit, {meaning}", fontsize=8)
         units = np.arange(shown.shape[1]) if projected else by_unit
-        at = np.arange(0, len(units), -(-len(units) // 8))
+        at = np.arange(0, len(units), -(-len(units) // _NUMBERED))
         panel.set_yticks(at, [str(unit) for unit in units[at]])
         _tidy(panel)
         _label_steps(panel, tokens, T, direction)
-        _bar(panel, image, fraction=0.05)
+        bar = _bar(panel, image, fraction=0.05)
+        below = np.argwhere(shown < 0)
+        if len(below) and min(_room(panel, *shown.T.shape)) > _DASH:
+            _dash(panel, image, below, shown[shown < 0], bar)
     return figure
 
 
@@ -128,43 +140,54 @@ def plot_unit(
     tokens: Sequence[str] | None = None,
     ax: Any = None,
 ) -> Figure:
-    """The six curves of one unit over time: gates above (0 to 1), candidate and states below.
+    """The six curves of one unit over time: each gate (0 to 1) above, candidate and states below.
 
     Args:
         unit: 0 to H - 1.
         layer, direction, sequence, tokens: as for ``plot``.
-        ax: two axes, or one for all curves; by default a new figure. A plain RNN has no gates, and
-            so one.
+        ax: axes for each gate and one for the rest; or two, the first for all gates; or one for all
+            curves. By default a new figure. A plain RNN has no gates, and so one.
     """
     values, T = _lane(trace, layer, direction, sequence, gradient=False)
     _check_unit(values("c"), unit)
     _check_tokens(tokens, T)
-    panels = 2 if any(name in "ifo" for name in _computed(trace)) else 1
-    figure, axes = _axes(ax, panels, panels, width=6.4, height=2.1 * panels, fewest=1)
-    upper, lower = axes[0], axes[-1]
-    for name in _computed(trace):
+    names = _computed(trace)
+    gates = [name for name in names if name in "ifo"]
+    figure, axes = _axes(
+        ax, len(gates) + 1, len(gates) + 1, width=6.4, height=2.2 + 0.8 * len(gates), fewest=1,
+        heights=[1.0] * len(gates) + [2.4],
+    )  # fmt: skip
+    *uppers, lower = axes
+    alone = len(uppers) == len(gates)  # where gates share axes, they hide each other less as lines
+    for name in names:
         if name == "h" and values("h").shape[1] != values("c").shape[1]:
             continue  # projected: h has no such unit
-        panel = upper if name in "ifo" else lower
-        heavy = name in "ch"
+        gate = name in gates and bool(uppers)
+        panel = uppers[min(gates.index(name), len(uppers) - 1)] if gate else lower
         curve = values(name)[:, unit]
+        in_steps = gate and alone
         panel.plot(
             curve,
             color=COLOURS[name],
             label=TITLES[name],
-            linewidth=1.8 if heavy else 1.2,
+            linewidth=1.8 if name in "ch" else 1.2,
             linestyle="--" if name == "g" else "-",
+            drawstyle="steps-mid" if in_steps else "default",
             **_dots(curve),
         )
-    if upper is not lower:
-        if all(_is_share(trace, name) for name in _computed(trace) if name in "ifo"):
-            upper.set_ylim(-0.04, 1.04)
-        upper.set_ylabel("gate, 0 shut, 1 open", fontsize=8)
-        upper.tick_params(labelbottom=False)
+        if in_steps:  # the first and the last step as wide as the others
+            edges = np.arange(T + 1) - 0.5
+            panel.stairs(curve, edges, color=COLOURS[name], fill=True, alpha=0.35)
+            panel.stairs(curve, edges, color=COLOURS[name], baseline=None, linewidth=1.2)
+    for panel in uppers:
+        if all(_is_share(trace, name) for name in gates):
+            panel.set_ylim(-0.04, 1.04)
+            panel.set_yticks([0, 1], ["0 shut", "1 open"])
+        panel.tick_params(labelbottom=False)
     lower.set_ylabel("value", fontsize=8)
     lower.axhline(0, color="0.7", linewidth=0.8, zorder=0)
-    upper.set_title(f"unit {unit}, layer {layer}, {_WAYS[direction]}", fontsize=10)
-    for panel in dict.fromkeys((upper, lower)):
+    axes[0].set_title(f"unit {unit}, layer {layer}, {_WAYS[direction]}", fontsize=10)
+    for panel in axes:
         panel.set_xlim(-0.5, T - 0.5)
         _tidy(panel)
         if panel.lines:
@@ -257,18 +280,20 @@ def plot_text(
     mappable = _mappable(colours)
     for (shown, row, left, cells), value in zip(placed, v, strict=True):
         rgba = mappable.to_rgba(value)
-        light = np.dot(np.power(rgba[:3], 2.2), (0.2126, 0.7152, 0.0722))  # as WCAG has it, nearly
-        ink = "white" if light < 0.18 else "black"
         panel.add_patch(Rectangle((left, row), cells, 1, facecolor=rgba, edgecolor="none"))
         panel.text(
-            left + cells / 2, row + 0.52, shown, color=ink, fontsize=9, family="monospace",
+            left + cells / 2, row + 0.52, shown, color=_ink(rgba), fontsize=9, family="monospace",
             ha="center", va="center",
         )  # fmt: skip
     panel.set_xlim(0, used)
     panel.set_ylim(lines, 0)
     panel.set_axis_off()
     panel.set_title(f"{TITLES[name]} of unit {unit}", fontsize=10, loc="left")
-    _bar(panel, mappable, fraction=0.04, aspect=12)
+    bar = _bar(panel, mappable, fraction=0.04, aspect=12)
+    below = [(left + cells / 2, row + 0.9) for _, row, left, cells in placed]
+    below = [at for at, value in zip(below, v, strict=True) if value < 0]
+    if below:
+        _dash(panel, mappable, np.array(below), v[v < 0], bar)
     return figure
 
 
@@ -354,20 +379,52 @@ def _mappable(colours: dict[str, Any]) -> Any:
     return ScalarMappable(Normalize(colours["vmin"], colours["vmax"]), colours["cmap"])
 
 
-def _bar(panel: Axes, coloured: Any, **how: Any) -> None:
+def _bar(panel: Axes, coloured: Any, **how: Any) -> Any:
     """What the colours mean, beside the panel."""
     bar = panel.figure.colorbar(coloured, ax=panel, pad=0.02, **how)
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_linewidth(0.5)
+    return bar
+
+
+def _ink(rgba: Sequence[float]) -> str:
+    """What can be read on a colour."""
+    light = np.dot(np.power(rgba[:3], 2.2), (0.2126, 0.7152, 0.0722))  # as WCAG has it, nearly
+    return "white" if light < 0.18 else "black"
+
+
+def _room(panel: Axes, rows: int, columns: int) -> tuple[float, float]:
+    """Height and width of a square of a map, in points."""
+    place = panel.get_window_extent()
+    points = 72 / panel.figure.dpi
+    return place.height * points / max(rows, 1), place.width * points / max(columns, 1)
+
+
+def _dash(panel: Axes, coloured: Any, at: Values, values: Values, bar: Any) -> None:
+    """A dash at each (x, y) of values below zero, and on that half of the bar."""
+    half = np.array([-0.75, -0.5, -0.25]) * coloured.norm.vmax
+    on_bar = np.stack([np.full(3, np.mean(bar.ax.get_xlim())), half], axis=1)
+    for axes, places, v in ((panel, at, values), (bar.ax, on_bar, half)):
+        inks = [_ink(rgba) for rgba in coloured.to_rgba(v)]
+        x, y = places.T
+        axes.scatter(x, y, marker="_", s=_DASH**2, linewidths=0.9, c=inks, zorder=3)
 
 
 def _axes(
-    ax: Any, count: int, rows: int, width: float, height: float, fewest: int | None = None
+    ax: Any,
+    count: int,
+    rows: int,
+    width: float,
+    height: float,
+    fewest: int | None = None,
+    heights: Sequence[float] | None = None,
 ) -> tuple[Figure, list[Axes]]:
     """The axes to draw in: the caller's, or those of a new figure."""
     if ax is None:
         figure = Picture(figsize=(width, height), layout="constrained")
-        made = figure.subplots(rows, -(-count // rows), squeeze=False).T.ravel().tolist()
+        columns = -(-count // rows)
+        grid = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
+        made = grid.T.ravel().tolist()
         for spare in made[count:]:
             spare.remove()
         return figure, made[:count]

@@ -1,11 +1,11 @@
 """A layer's tangent and the derivatives of its gradient, by hand: (15) to (20) of docs/math.md.
 
-A gradient is J'd, where J is the Jacobian of the run. Along v it is v'J'd, which is d'Jv too. So
-its gradient by d is Jv, the tangent of the run along v: one walk over time, below. Its gradient by
-the inputs is the tangent of the gradient along v. The equations of a gradient are linear in what
+A gradient is J'q, where J is the Jacobian of the run. Along r it is r'J'q, which is q'Jr too. So
+its gradient by q is Jr, the tangent of the run along r: one walk over time, below. Its gradient by
+the inputs is the tangent of the gradient along r. The equations of a gradient are linear in what
 arrives, so that is the core's backward pass once more, at which other things arrive.
 
-    _dot suffix: a tangent along v   _before: of the step before   d_ prefix: a total gradient
+    _dot suffix: a tangent along r   _before: of the step before   d_ prefix: a total gradient
 
 Tokens come first here, (N, ...), packed or not. Nobody takes a derivative of what is computed here.
 """
@@ -99,7 +99,7 @@ class Run:
 
     Args:
         args: x, batch_sizes, h0, c0, *weights, y, tape.
-        along: v, by each of these but y and tape; None is zero.
+        along: r, by each of these but y and tape; None is zero.
     """
 
     def __init__(self, cell: CellSpec, args: Flat, along: Flat) -> None:

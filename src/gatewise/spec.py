@@ -72,7 +72,7 @@ class CellSpec:
         return (*self.gates, "c") if self.has_cell_state else self.gates
 
 
-_GREFF = "Greff et al. 2015, 'LSTM: A Search Space Odyssey', section 3"
+_GREFF = "Greff et al. 2015, 'LSTM: A Search Space Odyssey'"
 _ROWS = (
     CellSpec("lstm", source="Hochreiter and Schmidhuber 1997; forget gate: Gers et al. 2000"),
     CellSpec("rnn", i="one", f="zero", o="one", out="identity", source="Elman 1990"),

@@ -153,7 +153,7 @@ class Trace(Fields):
 
     A gate that the cell does not compute is filled in from its row: ones, zeros, or 1 - i. In a
     cell without a cell state (the plain RNN) c is g. Time always comes first, sequences stand in
-    the caller's order, and an input without a batch has B = 1.
+    the caller's order, and an input without a batch has B = 1. A lane is one direction of a layer.
 
     Example:
         >>> import torch, gatewise
@@ -232,11 +232,8 @@ class Trace(Fields):
         z = z.reshape((*z.shape[:-1], len(self.cell.gates), self.records[k].tape.shape[-1]))
         if not self.cell.peephole:
             return z
-        seen = {
-            "i": self.before(k, d, "c"),
-            "f": self.before(k, d, "c"),
-            "o": self._lane(k, d, "c"),
-        }
+        before = self.before(k, d, "c")
+        seen = {"i": before, "f": before, "o": self._lane(k, d, "c")}
         parts = [
             z[..., n, :] + (w["peep"]["ifo".index(gate)] * seen[gate] if gate in seen else 0)
             for n, gate in enumerate(self.cell.gates)
@@ -367,9 +364,8 @@ class Trace(Fields):
 
     def to_numpy(self) -> Trace:
         """The same trace as numpy arrays, without graph; weights and inputs are copied."""
-        return Trace(
-            self.cell, [self._numpy_record(k) for k in range(self.num_layers)], self.packing
-        )
+        records = [self._numpy_record(k) for k in range(self.num_layers)]
+        return Trace(self.cell, records, self.packing)
 
     def _numpy_record(self, k: int) -> LayerRecord:
         record = self.records[k]
@@ -450,16 +446,34 @@ class Trace(Fields):
 
         return load(Path(path))
 
-    # --- questions (analysis.py has formula and source of each) -----------------------------------
+    # --- questions (analysis.py has more on each, and the source) ---------------------------------
 
     def saturation(self, gate: str, low: float = 0.1, high: float = 0.9) -> Saturation:
-        """The share of steps at which each unit's gate is shut, and is open: each (L, D, H)."""
+        """How often each unit's gate is stuck: the share of steps with v < low, and with v > high.
+
+        Args:
+            gate: i, f, g or o, whose value v is; of g, which has a sign, v = (g + 1) / 2.
+
+        Returns:
+            Saturation(shut, open), each (L, D, H).
+
+        Example:
+            >>> import torch, gatewise
+            >>> gatewise.LSTM(3, 2).trace(torch.zeros(5, 3)).saturation("f").open.shape
+            (1, 1, 2)
+        """
         from gatewise.analysis import saturation
 
         return saturation(self, gate, low, high)
 
     def memory_length(self) -> np.ndarray:
-        """(L, D, H) in steps: how long each unit's forget gate keeps what its cell holds."""
+        """(L, D, H) in steps: how long each unit keeps 1/e of its cell, -1 / mean of ln f.
+
+        Example:
+            >>> import torch, gatewise
+            >>> gatewise.LSTM(3, 2, cell="no_forget_gate").trace(torch.ones(5, 3)).memory_length()
+            array([[[inf, inf]]])
+        """
         from gatewise.analysis import memory_length
 
         return memory_length(self)
@@ -488,7 +502,20 @@ class Trace(Fields):
         return direct_path(self, at, **lane)
 
     def tracking(self, signal: Any, name: str = "c") -> Tracking:
-        """Which units follow a signal (T,) or (T, B): Pearson's r (L, D, H), and the best first."""
+        """Tracking(r, best), how units follow a signal, and (r, name of the unit), best first.
+
+        Pearson's r = cov(v, s) / (sd(v) sd(s)) over all steps, (L, D, H).
+
+        Args:
+            signal: s, (T,) or (T, B); NaN leaves a step out.
+            name: which value v: i, f, g, o, c or h.
+
+        Example:
+            >>> import torch, gatewise
+            >>> found = gatewise.LSTM(3, 2).trace(torch.randn(5, 3)).tracking([0, 0, 1, 0, 0])
+            >>> found.r.shape, len(found.best)
+            ((1, 1, 2), 2)
+        """
         from gatewise.analysis import tracking
 
         return tracking(self, signal, name)

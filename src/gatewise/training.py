@@ -118,13 +118,26 @@ class Race:
             >>> Race([10, 20, 10], {"gatewise": [1.0, 4.0, 60.0]}).epoch("gatewise", 100)
             20.0
         """
-        passed = 0
+        return self._letter(family, 0.5) * letters if self.letters else None
+
+    def spread(self) -> float:
+        """How many times longer the slow letters took than the quick ones of the same family.
+
+        The slowest tenth and the quickest do not count: one pause makes no busy machine.
+
+        Example:
+            >>> Race([10] * 5, {"gatewise": [10.0, 10.0, 20.0, 70.0, 70.0]}).spread()
+            7.0
+        """
+        ends = [(self._letter(family, 0.9), self._letter(family, 0.1)) for family in self.seconds]
+        return max(slow / quick for slow, quick in ends) if self.letters else 1.0
+
+    def _letter(self, family: str, share: float) -> float:
+        """Seconds of the letter before which, from the quickest on, lies this share of all."""
         steps = zip(self.seconds[family], self.letters, strict=True)
-        for rate, count in sorted((seconds / count, count) for seconds, count in steps):
-            passed += count
-            if 2 * passed >= sum(self.letters):
-                return rate * letters
-        return None
+        rates = sorted((seconds / count, count) for seconds, count in steps)
+        passed = np.cumsum([count for _, count in rates])
+        return rates[int(np.searchsorted(passed, share * passed[-1]))][0]
 
 
 def place() -> str:
