@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -18,8 +19,18 @@ def test_info() -> None:
     assert found.version == gatewise.__version__
     assert found.torch == torch.__version__
     assert found.cells == tuple(gatewise.CELLS)
-    assert found.threads >= 1
     assert json.loads(json.dumps(found.to_dict()))["machine"] == found.machine
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_are_those_of_a_run_now(threads: int) -> None:
+    torch.set_num_threads(threads)
+    assert gatewise.info().threads == threads
+
+
+def test_before_torch_is_imported_threads_are_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch")
+    assert gatewise.info().threads == about.cores()
 
 
 class Core:
@@ -27,7 +38,7 @@ class Core:
 
     @staticmethod
     def info() -> dict[str, Any]:
-        return {"isas": ["avx512", "avx2", "base"], "isa": "avx2", "threads": 3}
+        return {"isas": ["avx512", "avx2", "base"], "isa": "avx2"}
 
 
 def only(name: str, answer: Any) -> Any:
@@ -47,8 +58,8 @@ def only(name: str, answer: Any) -> Any:
 def test_what_the_core_says_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib, "import_module", only("gatewise._core", Core))
     found = about.info()
-    assert (found.isas, found.isa, found.threads) == (("avx512", "avx2", "base"), "avx2", 3)
-    assert "isas     avx512, avx2, base\nisa      avx2\nthreads  3\n" in str(found)
+    assert (found.isas, found.isa) == (("avx512", "avx2", "base"), "avx2")
+    assert "isas     avx512, avx2, base\nisa      avx2\n" in str(found)
     assert "note" not in str(found)
 
 

@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import os
 import platform
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,7 +24,8 @@ class Info:
         version, python, torch: versions; torch is None where it is not installed.
         machine: processor, cores this process may use, system.
         isas, isa: the instruction sets found on this machine, and the one chosen.
-        threads: how many the core uses at most.
+        threads: how many a run uses at most: torch's number, ``torch.get_num_threads()``. Until
+            torch is imported, the cores that this process may use.
         cells: names of ``gatewise.CELLS``.
         note: what is missing, in one line; else empty.
 
@@ -72,7 +74,7 @@ def info() -> Info:
         machine=machine(),
         isas=tuple(core.get("isas", ())),
         isa=core.get("isa"),
-        threads=int(core.get("threads", cores())),
+        threads=_threads(),
         cells=tuple(CELLS),
         note=note,
     )
@@ -120,6 +122,11 @@ def _processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or "unknown processor"
+
+
+def _threads() -> int:
+    torch = sys.modules.get("torch")  # not imported for this
+    return torch.get_num_threads() if torch else cores()
 
 
 def _core() -> tuple[Mapping[str, Any], str]:
