@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from threading import Barrier
 
 import pytest
 import torch
@@ -233,6 +235,49 @@ def test_threads_do_not_see_each_other_s_runs() -> None:
             each.result()
     assert wrong == []
     assert "_run_layer" not in module.__dict__
+
+
+def test_runs_that_overlap_keep_no_more_than_they_may() -> None:
+    module, both = lstm(), Barrier(2, timeout=60)
+
+    def meet(value: Tensor, where: Where) -> Tensor:
+        if where.t == 0:
+            both.wait()
+        return value
+
+    with tracing(module, keep=1) as traces, patching(module, {"l0.fwd.c": meet}):
+        for _ in range(2):
+            with ThreadPoolExecutor(2) as pool:
+                for each in [pool.submit(module, x_()) for _ in range(2)]:
+                    each.result()
+            assert len(traces.all("")) == 1
+
+
+def test_a_trace_has_the_run_of_its_own_thread() -> None:
+    """Another thread begins inside the call, and ends after it, before the trace is handed over."""
+    module, both, here = lstm(), Barrier(2, timeout=60), threading.get_ident()
+    mine, other = x_(2), x_(3)
+
+    def inside(value: Tensor, where: Where) -> Tensor:
+        if where.t == 0 and threading.get_ident() == here:
+            pool.submit(module.trace, other).add_done_callback(found.append)
+            both.wait()
+        elif where.t == 0:
+            both.wait()
+            both.wait()
+        return value
+
+    def after(*_: object) -> None:
+        if threading.get_ident() == here:
+            both.wait()
+        both.wait()
+
+    found: list[Future[gatewise.Trace]] = []
+    with ThreadPoolExecutor(1) as pool, patching(module, {"l0.fwd.c": inside}):
+        module.register_forward_hook(after)
+        trace = module.trace(mine)
+    assert torch.equal(trace.x, mine)
+    assert torch.equal(found[0].result().x, other)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import gatewise
-from gatewise import ArgumentError, patching, tracing
+from gatewise import ArgumentError, patching, tracing, watching
 from gatewise.recording import put
+from gatewise.watching import Watch
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),  # torch's make_dual
@@ -136,14 +138,6 @@ def test_a_trace_of_a_cell_keeps_the_steps_it_has() -> None:
     assert "_step" not in cell.__dict__
 
 
-def test_a_cell_under_autocast_is_one_sequence() -> None:
-    cell, state = gatewise.LSTMCell(I, H), None
-    with tracing(cell) as traces, torch.autocast("cpu"):
-        for _ in range(3):
-            state = cell(torch.randn(B, I), state)
-    assert traces[""].f.shape == (1, 1, 3, B, H)
-
-
 def test_the_memory_of_a_loop_is_bounded() -> None:
     model = Loop(gatewise.LSTMCell)
     with tracing(model, max_bytes=4 * B * 6 * H * 8) as traces:
@@ -161,6 +155,39 @@ def test_wrong_input_to_a_watched_cell_is_the_cell_s_own_error() -> None:
         cell(torch.zeros(B, I + 1))
     assert str(watched.value) == str(plain.value)
     assert not traces
+
+
+# --- other threads --------------------------------------------------------------------------------
+
+
+def test_a_run_beside_a_watch_that_only_comes_or_goes_is_nobody_s() -> None:
+    module, x = gatewise.LSTM(I, H, num_layers=2).double(), x_()
+    expected, _ = module(x)
+    watch = Watch(module)  # and has not heard of any call
+    assert torch.equal(module(x)[0], expected)
+    watch.leave()
+    with tracing(module) as traces:
+        module._forward_pre_hooks_with_kwargs.clear()  # which torch sets after the hook itself
+        assert torch.equal(module(x)[0], expected)
+    assert not traces
+
+
+def test_one_who_comes_while_a_cell_steps_begins_with_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cell, x, layer = gatewise.LSTMCell(I, H).double(), x_(), watching.ops.layer
+    with ExitStack() as late, tracing(cell) as traces:
+
+        def meanwhile(*args: Any, **how: Any) -> Any:
+            monkeypatch.undo()
+            traces_of_late.append(late.enter_context(tracing(cell)))
+            return layer(*args, **how)
+
+        traces_of_late: list[Any] = []
+        monkeypatch.setattr(watching.ops, "layer", meanwhile)
+        cell(x[1], cell(x[0]))
+        assert traces[""].f.shape[2] == 2
+        assert traces_of_late[0][""].f.shape[2] == 1
 
 
 # --- compiled, exported, transformed --------------------------------------------------------------

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import threading
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -21,10 +20,10 @@ from gatewise import checks
 from gatewise.cells import Cell
 from gatewise.errors import ArgumentError
 from gatewise.fields import DIRECTIONS
+from gatewise.keeping import CellRun, Recorder, Store
 from gatewise.lstm import Layers
-from gatewise.spec import CellSpec
-from gatewise.trace import LayerRecord, Trace
-from gatewise.watching import CHANGE, CellRun, Patch, Recorder, Watch, Where, in_plain_sight
+from gatewise.trace import Trace
+from gatewise.watching import CHANGE, Patch, Watch, Where, in_plain_sight
 
 _KEY = re.compile(r"(?:(?P<module>.+)\.)?l(?P<layer>\d+)\.(?P<way>fwd|reverse)\.(?P<name>\w+)")
 
@@ -35,48 +34,41 @@ def record(module: nn.Module, x: Tensor | PackedSequence, hx: Any = None) -> Tra
     with CHANGE:
         if Watch.place not in module.__dict__:
             return Watch(module).record_alone(x, hx)  # spares the book-keeping, dear to a short run
-        traces = Traces(keep=1, max_bytes=None)
         watch = Watch.on(module).follow_calls()
-        recorder = Recorder("", traces, thread=threading.get_ident())
-        watch.recorders.append(recorder)
+        recorder = Recorder("", Store(max_bytes=None), keep=1, thread=threading.get_ident())
+        watch.add(recorder)
     try:
         module(x, hx)
     finally:
         watch.drop(recorder)
-    return traces[""]
+    (trace,) = recorder.runs()
+    return _as_trace(trace)
 
 
 class Traces(Mapping[str, Trace]):
-    """What was recorded, by qualified module name: ``traces["encoder"]`` is its latest run.
+    """What was recorded, by qualified module name: ``traces["encoder"]`` is its latest run."""
 
-    Args:
-        keep: runs kept of each layer; the oldest goes when one more begins.
-        max_bytes: the most that the kept traces may hold, or None.
-    """
-
-    def __init__(self, keep: int | None, max_bytes: int | None) -> None:
-        self._keep, self.max_bytes = keep, max_bytes
-        self._batchings = _batchings()
-        self._kept: dict[str, deque[Trace | CellRun]] = {}
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
     def all(self, name: str) -> tuple[Trace, ...]:
         """The runs of one layer that were kept, oldest first."""
-        return tuple(map(_as_trace, self._kept.get(name, ())))
+        return tuple(map(_as_trace, self._runs(name)))
 
     @property
     def nbytes(self) -> int:
         """Bytes of tape and output in the kept traces."""
-        return sum(trace.nbytes for kept in self._kept.values() for trace in kept)
+        return self._store.nbytes
 
     def __getitem__(self, name: str) -> Trace:
-        kept = self._kept.get(name)
-        if not kept:
+        runs = self._runs(name)
+        if not runs:
             known = ", ".join(map(repr, self)) or "nothing, for no layer has run yet"
             raise KeyError(f"{name!r}: no run has this name; recorded: {known}")
-        return _as_trace(kept[-1])
+        return _as_trace(runs[-1])
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name, kept in self._kept.items() if kept)
+        return iter([name for name in tuple(self._store.layers) if self._runs(name)])
 
     def __len__(self) -> int:
         return len(list(iter(self)))
@@ -84,45 +76,13 @@ class Traces(Mapping[str, Trace]):
     def __repr__(self) -> str:
         return "\n".join(f"{name!r}: {self[name]!r}" for name in self) or "Traces(none yet)"
 
-    def _begin(self, name: str) -> None:
-        if _batchings() > self._batchings:
-            raise ArgumentError(
-                f"tracing: layer {name!r} runs under torch.vmap, whose values end with it; give "
-                "the layer its batch as axis B, or trace inside the function that vmap takes"
-            )
-        kept = self._kept.setdefault(name, deque())
-        if len(kept) == self._keep:
-            kept.popleft()
-
-    def _check_room(self, name: str, coming: int) -> None:
-        total = self.nbytes + coming
-        if self.max_bytes is not None and total > self.max_bytes:
-            raise ArgumentError(
-                f"max_bytes: expected at most {self.max_bytes:,} bytes of trace, got {total:,} "
-                f"with this run of layer {name!r}; trace fewer layers (names=) or runs (keep=), "
-                "shorten the input, or raise max_bytes"
-            )
-
-    def _end(self, name: str, trace: Trace | CellRun) -> None:
-        self._kept[name].append(trace)
-
-    def _run_after(self, name: str, h: Tensor | None, c: Tensor | None) -> CellRun | None:
-        """The run of a cell that goes on from this state; None, and room for one, if none does."""
-        for run in reversed(self._kept.get(name, ())):
-            if isinstance(run, CellRun) and run.ends_in(h, c):
-                return run
-        self._begin(name)
-        return None
-
-    def _add_step(self, name: str, run: CellRun | None, cell: CellSpec, step: LayerRecord) -> None:
-        if run is None:
-            run = CellRun(cell)
-            self._end(name, run)
-        run.add(step)
+    def _runs(self, name: str) -> tuple[Trace | CellRun, ...]:
+        layer = self._store.layers.get(name)
+        return layer.runs() if layer else ()
 
 
-def _as_trace(kept: Trace | CellRun) -> Trace:
-    return kept.trace() if isinstance(kept, CellRun) else kept
+def _as_trace(run: Trace | CellRun) -> Trace:
+    return run.trace() if isinstance(run, CellRun) else run
 
 
 @contextmanager
@@ -144,12 +104,16 @@ def tracing(
     Layers of a compiled model are recorded while Python runs them, between the compiled parts; a
     model compiled with ``fullgraph=True`` says that it cannot be.
 
+    Runs of all threads are recorded, also those that overlap: each layer or loop over a cell as a
+    run of its own, in the order in which they end.
+
     Args:
         model: holds gatewise layers, or is one (its name is then "").
         names: which layers, by qualified name; ``*`` stands for anything.
         keep: how many runs to keep of each layer, the latest ones; None keeps all.
         max_bytes: the most memory that kept traces may take, or None for no bound. It is looked at
-            before a layer runs, so nothing is dropped in silence and nothing is half recorded.
+            before a layer runs, so nothing is dropped in silence and nothing is half recorded. Of
+            runs that overlap, none sees what the others will take.
         z: compute the pre-activations along with each run.
 
     Yields:
@@ -180,17 +144,17 @@ def tracing(
             )
     if keep is not None and keep < 1:
         raise ArgumentError(f"keep: expected 1 or more, or None, got {keep}")
-    traces = Traces(keep, max_bytes)
+    store = Store(max_bytes)
     chosen = {n: m for n, m in layers.items() if any(fnmatchcase(n, p) for p in wanted)}
     with CHANGE:
         watches = [
-            (Watch.on(module).follow_calls(), Recorder(name, traces, z))
+            (Watch.on(module).follow_calls(), Recorder(name, store, keep, z))
             for name, module in chosen.items()
         ]
         for watch, recorder in watches:
-            watch.recorders.append(recorder)
+            watch.add(recorder)
     try:
-        yield traces
+        yield Traces(store)
     finally:
         for watch, recorder in watches:
             watch.drop(recorder)
@@ -240,7 +204,7 @@ def patching(model: nn.Module, patches: Mapping[str, Patch]) -> Iterator[None]:
             (Watch.on(layers[name]).follow_calls(), group) for name, group in by_module.items()
         ]
         for watch, group in watches:
-            watch.patches.append(group)
+            watch.patches = [*watch.patches, group]
     try:
         yield
     finally:
@@ -273,14 +237,6 @@ def put(
 
 
 # --- the layers of a model ------------------------------------------------------------------------
-
-
-def _batchings() -> int:
-    """How many torch.vmap stand around this call."""
-    if not torch._C._are_functorch_transforms_active():
-        return 0
-    stack = torch._C._functorch.get_interpreter_stack() or []
-    return sum(level.key() == torch._C._functorch.TransformType.Vmap for level in stack)
 
 
 def _modules(model: nn.Module, kinds: tuple[type[nn.Module], ...], one: str) -> dict[str, Any]:

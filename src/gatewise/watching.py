@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,11 @@ from gatewise import ops
 from gatewise.cells import Cell
 from gatewise.errors import ShapeError
 from gatewise.fields import DIRECTIONS, Packing
+from gatewise.keeping import Recorder
 from gatewise.ops import LayerResult
 from gatewise.reference import Weights
 from gatewise.spec import CellSpec
 from gatewise.trace import GradSink, LayerRecord, Trace
-
-if TYPE_CHECKING:
-    from gatewise.recording import Traces
 
 
 class Where(NamedTuple):
@@ -78,22 +76,6 @@ _IN_PIECES = (
 CHANGE = threading.RLock()
 
 
-class Recorder(NamedTuple):
-    """Who records a layer.
-
-    Args:
-        name: what the layer is called there.
-        traces: takes the runs.
-        z: whether pre-activations are wanted too.
-        thread: whose runs, by its ident; None for all.
-    """
-
-    name: str
-    traces: Traces
-    z: bool = False
-    thread: int | None = None
-
-
 class _Call(threading.local):
     """The module's call in this thread: who records it, and what it has left so far."""
 
@@ -111,7 +93,9 @@ class Watch:
         self.module = module
         self.recorders: list[Recorder] = []
         self.patches: list[dict[tuple[int, int, str], Patch]] = []
+        self.call = _Call()
         self.hooks: tuple[Any, ...] = ()
+        # From here on the runs of other threads come by.
         module.__dict__[self.place] = self.stand_in()
 
     @staticmethod
@@ -129,7 +113,6 @@ class Watch:
         """See each call of the module begin and end."""
         if self.hooks:
             return self
-        self.call = _Call()
         self.hooks = (
             self.module.register_forward_pre_hook(self.hear_begin, with_kwargs=True),
             self.module.register_forward_hook(self.hear_end),
@@ -158,6 +141,10 @@ class Watch:
     def __reduce__(self) -> tuple[Any, ...]:
         return _idle, (type(self),)  # nobody watches a copy of the module, or what was saved of it
 
+    def add(self, recorder: Recorder) -> None:
+        """One who records comes."""
+        self.recorders = [*self.recorders, recorder]  # anew: a step may be at the list before
+
     def drop(self, recorder: Recorder) -> None:
         """One who recorded is done."""
         with CHANGE:
@@ -171,14 +158,21 @@ class Watch:
             for hook in self.hooks:
                 hook.remove()
 
-    def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A call of the module begins: drop what an unfinished one left."""
+    def begin(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> None:
+        """A call of the module begins: drop what an unfinished one left.
+
+        While another thread sets the hooks or removes them, torch may call without kwargs; such a
+        call is nobody's.
+        """
         here = threading.get_ident()
-        self.call.recorders = [one for one in self.recorders if one.thread in (None, here)]
+        wanted = [] if kwargs is None else self.recorders
+        self.call.recorders = [one for one in wanted if one.thread in (None, here)]
         self.call.records = []
-        self.call.packing = _packing(args[0] if args else kwargs.get("input"))
+        self.call.packing = _packing(args[0] if args else (kwargs or {}).get("input"))
         for one in self.call.recorders:
-            one.traces._begin(one.name)
+            one.begin()
 
     def end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A call of the module is complete."""
@@ -186,10 +180,10 @@ class Watch:
         if not call.recorders:
             return
         trace = Trace(self.module.cell, tuple(call.records), call.packing)
-        for name, traces, z, _ in call.recorders:
-            if z:
+        for one in call.recorders:
+            if one.z:
                 trace.keep_z()
-            traces._end(name, trace)
+            one.end(trace)
         call.recorders, call.records = (), []
 
     hear_begin, hear_end = in_plain_sight(begin), in_plain_sight(end)
@@ -205,10 +199,9 @@ class Watch:
         batch_sizes: Tensor | None,
     ) -> LayerResult:
         """Layer k, run by the module in full sight."""
-        for name, traces, _, _ in self.call.recorders:
-            if traces.max_bytes is not None:
-                kept = sum(record.nbytes for record in self.call.records)
-                traces._check_room(name, kept + _coming(self.module.cell, x, weights))
+        for one in self.call.recorders:
+            kept = sum(record.nbytes for record in self.call.records)
+            one.check_room(kept + _coming(self.module.cell, x, weights))
         patched = self.patches and any(k == layer for p in self.patches for layer, _, _ in p)
         taps = [partial(self._tap, k, d) for d in range(len(weights))] if patched else None
         if self.call.recorders:
@@ -293,9 +286,9 @@ class CellWatch(Watch):
         given = x
         x, h, c = module._checked(cell, x, h, c, w.W_ih)
         recorders = self.recorders
-        runs = [one.traces._run_after(one.name, h, c) for one in recorders]
-        for name, traces, _, _ in recorders:
-            traces._check_room(name, _coming(cell, x, (w,)))
+        ends = [one.end_before(h, c) for one in recorders]
+        for one in recorders:
+            one.check_room(_coming(cell, x, (w,)))
 
         x, h, c = ops.as_first(x, h, c)
         sink = GradSink()
@@ -312,75 +305,10 @@ class CellWatch(Watch):
         record = _record(x, h, c, (w,), result, sink)
         if any(one.z for one in recorders):
             Trace(cell, (record,)).keep_z()
-        for run, one in zip(runs, recorders, strict=True):
-            one.traces._add_step(one.name, run, cell, record)
+        for end, one in zip(ends, recorders, strict=True):
+            one.add_step(end, cell, record)
         h, c = result.h_n.squeeze(0), result.c_n.squeeze(0)
         return (h.squeeze(0), c.squeeze(0)) if given.dim() == 1 else (h, c)
-
-
-class CellRun:
-    """Steps of a cell, each from the state that the one before gave: a sequence, as a layer's."""
-
-    def __init__(self, cell: CellSpec) -> None:
-        self.cell = cell
-        self.steps: list[LayerRecord] = []
-        self._trace: Trace | None = None
-
-    def add(self, step: LayerRecord) -> None:
-        """One more step; a trace that was given out keeps the steps it has."""
-        self.steps.append(step)
-        self._trace = None
-
-    def ends_in(self, h: Tensor | None, c: Tensor | None) -> bool:
-        """Whether (h, c), each (B, H), is the state after the last step."""
-        last = self.steps[-1]
-        return (
-            h is not None
-            and _is(h, last.h_n[0])
-            and (c is None) == (not self.cell.has_cell_state)
-            and (c is None or _is(c, last.c_n[0]))
-        )
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of tape and output."""
-        return sum(step.nbytes for step in self.steps)
-
-    def trace(self) -> Trace:
-        """The steps so far as a Trace of one layer and one direction."""
-        if self._trace is None:
-            steps, first, last = tuple(self.steps), self.steps[0], self.steps[-1]
-            zs = [step.z for step in steps if step.z is not None]
-            joined = LayerRecord(
-                torch.cat([step.x for step in steps]), first.h0, first.c0,
-                torch.cat([step.output for step in steps]), last.h_n, last.c_n,
-                torch.cat([step.tape for step in steps], 1),
-                first.weights, _Gathered(steps), first.versions,
-                [torch.cat([z[0] for z in zs])] if zs else None,
-            )  # fmt: skip
-            self._trace = Trace(self.cell, (joined,))
-        return self._trace
-
-
-class _Gathered(GradSink):
-    """The gradients of many steps, each of which has a sink of its own."""
-
-    def __init__(self, steps: Sequence[LayerRecord]) -> None:
-        self._steps = steps
-
-    @property
-    def tape(self) -> Tensor | None:  # type: ignore[override]
-        if all(step.grad.tape is None for step in self._steps):
-            return None
-        tapes = [(step.tape, step.grad.tape) for step in self._steps]
-        return torch.cat([torch.zeros_like(v) if g is None else g for v, g in tapes], 1)
-
-    @property
-    def h(self) -> Tensor | None:  # type: ignore[override]
-        if all(step.grad.h is None for step in self._steps):
-            return None
-        outputs = [(step.output[None], step.grad.h) for step in self._steps]
-        return torch.cat([torch.zeros_like(v) if g is None else g for v, g in outputs], 1)
 
 
 def _packing(given: Any) -> Packing | None:
@@ -391,14 +319,6 @@ def _packing(given: Any) -> Packing | None:
     B = int(given.batch_sizes[0])
     columns = torch.arange(B, device="cpu") if unsorted is None else unsorted
     return Packing(given.batch_sizes.numpy(), columns.cpu().numpy())
-
-
-def _is(given: Tensor, made: Tensor) -> bool:
-    """Whether a state is the one that a step made: itself, or its numbers, as autocast rounds."""
-    if given.shape != made.shape:
-        return False
-    shorts = (made.dtype, torch.bfloat16, torch.float16)
-    return any(torch.equal(given, made.to(short).to(made.dtype)) for short in shorts)
 
 
 def _coming(cell: CellSpec, x: Tensor, weights: Sequence[Weights]) -> int:
