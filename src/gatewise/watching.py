@@ -142,8 +142,8 @@ class Watch:
         return _idle, (type(self),)  # nobody watches a copy of the module, or what was saved of it
 
     def add(self, recorder: Recorder) -> None:
-        """One more records."""
-        self.recorders = [*self.recorders, recorder]  # another: a run may be at the one before
+        """One who records comes."""
+        self.recorders = [*self.recorders, recorder]  # anew: a step may be at the list before
 
     def drop(self, recorder: Recorder) -> None:
         """One who recorded is done."""
