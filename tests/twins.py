@@ -74,8 +74,3 @@ def assert_same(ours: nn.Module, theirs: nn.Module, *args: Any, **kwargs: Any) -
         assert (a is None) == (b is None)
         if a is not None:
             assert_close(a, b)
-
-
-def lazy_negative(t: Tensor) -> Tensor:
-    """The same numbers; in memory lie their negatives."""
-    return torch.complex(torch.zeros_like(t), -t).conj().imag
