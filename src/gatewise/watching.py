@@ -199,8 +199,8 @@ class Watch:
         batch_sizes: Tensor | None,
     ) -> LayerResult:
         """Layer k, run by the module in full sight."""
-        kept = sum(record.nbytes for record in self.call.records)
-        for one in self.call.recorders:
+        for one in self.call.recorders:  # where there is none, no record is counted either
+            kept = sum(record.nbytes for record in self.call.records)
             one.check_room(kept + _coming(self.module.cell, x, weights))
         patched = self.patches and any(k == layer for p in self.patches for layer, _, _ in p)
         taps = [partial(self._tap, k, d) for d in range(len(weights))] if patched else None
