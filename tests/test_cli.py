@@ -310,6 +310,9 @@ def test_explain_writes(here: Path) -> None:
     assert result.stderr.startswith("gatewise explain: b.pt: an RNN, taken for one of tanh")
     assert result.stderr.count("\n") == 1
     assert "a.pt reads a.npy" in (here / "page.html").read_text()
+    (here / "a.csv").write_text("day,rain\n1,2\n3,4\n")
+    assert ask("explain", "--input", "a.csv", "--model", "a.pt").exit_code == 0
+    assert '"columns":["day","rain"]' in (here / "gatewise-explain.html").read_text()
 
 
 def test_a_warning_is_one_line(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

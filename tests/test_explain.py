@@ -155,19 +155,22 @@ def test_no_code_is_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "rows"),
+    ("text", "rows", "names"),
     [
-        ("1\n2\n-3e1\n", [[1], [2], [-30]]),
-        ("day, price\n1, 2.5\n\n3, 4\n", [[1, 2.5], [3, 4]]),
-        ("\ufeffa,b\r\n1,2\r\n", [[1, 2]]),
-        ('"1","2"\n', [[1, 2]]),
-        ("Q1 2024, 7 8 b\n1, 2\n", [[1, 2]]),
+        ("1\n2\n-3e1\n", [[1], [2], [-30]], None),
+        ("day, price\n1, 2.5\n\n3, 4\n", [[1, 2.5], [3, 4]], ["day", "price"]),
+        ("\ufeffa,b\r\n1,2\r\n", [[1, 2]], ["a", "b"]),
+        ('"1","2"\n', [[1, 2]], None),
+        ("Q1 2024, 7 8 b\n1, 2\n", [[1, 2]], ["Q1 2024", "7 8 b"]),
+        ("a title\n1, 2\n", [[1, 2]], None),
     ],
 )
-def test_csv(text: str, rows: list[list[float]], tmp_path: Path) -> None:
+def test_csv(text: str, rows: list[list[float]], names: list[str] | None, tmp_path: Path) -> None:
     path = tmp_path / "a.CSV"
     path.write_text(text, encoding="utf-8", newline="")
-    assert read_series(path).tolist() == rows
+    values, columns = read_series(path)
+    assert values.tolist() == rows
+    assert columns == names
 
 
 @pytest.mark.parametrize(
@@ -225,7 +228,7 @@ def test_a_csv_that_is_no_text(tmp_path: Path) -> None:
 def test_npy(shape: tuple[int, ...], dtype: str, tmp_path: Path) -> None:
     array = (np.arange(np.prod(shape)).reshape(shape) % 5).astype(dtype)
     np.save(tmp_path / "a.npy", array)
-    series = read_series(tmp_path / "a.npy")
+    series = read_series(tmp_path / "a.npy").values
     assert series.dtype == np.float32
     assert np.array_equal(series, array.reshape(5, -1).astype("f4"))
 
@@ -233,7 +236,7 @@ def test_npy(shape: tuple[int, ...], dtype: str, tmp_path: Path) -> None:
 def test_one_sequence_of_a_batch(tmp_path: Path) -> None:
     array = np.random.default_rng(0).standard_normal((5, 3, 2)).astype("f4")
     np.save(tmp_path / "a.npy", array)
-    assert np.array_equal(read_series(tmp_path / "a.npy", batch=2), array[:, 2])
+    assert np.array_equal(read_series(tmp_path / "a.npy", batch=2).values, array[:, 2])
     for wrong in (3, -1):
         with pytest.raises(ArgumentError, match=rf"--batch 0 to 2, got {wrong}"):
             read_series(tmp_path / "a.npy", batch=wrong)

@@ -239,6 +239,38 @@ def test_a_series_is_drawn_and_scrubbed(opened) -> None:
     assert not tab.locator(".cells").is_visible()
 
 
+def test_the_input_is_called_by_its_columns(opened) -> None:
+    layer = gatewise.LSTM(2, 3)
+    with torch.no_grad():
+        layer.weight_ih_l0.fill_(9.0)  # what a gate hears most
+    x = torch.tensor([[0.5, -1.25], [2.0, 0.0]])[:, None]
+    tab = opened(layer.trace(x), columns=["temperature", "<i>rain"], at="#t=0&moment=1")
+    assert tab.locator("#ribbon .columns").text_content() == "temperature beside <i>rain"
+    said = "temperature 0.50 and <i>rain −1.25"
+    assert tab.locator("#diagram .token").text_content() == said
+    assert f"step 0, {said}, unit" in tab.locator("#lead").text_content()
+    terms = tab.locator("#moment-forget .terms .bar-label").evaluate_all(
+        "all => all.map(one => one.firstChild.data)"
+    )
+    assert terms[:2] == ["<i>rain", "temperature"]
+    press(tab, ",")
+    cells = tab.locator("#moment-join .strip").first.locator("i")
+    assert cells.evaluate_all("all => all.map(one => one.title)") == [
+        "temperature = 0.50",
+        "<i>rain = −1.25",
+    ]
+
+
+def test_few_numbers_are_said_and_many_counted(opened) -> None:
+    for I, said in ((2, "1.00 and 1.00"), (3, "1.00 and 1.00 and 1.00"), (4, "4 numbers")):
+        tab = opened(gatewise.LSTM(I, 3).trace(torch.ones(2, 1, I)))
+        assert tab.locator("#diagram .token").text_content() == said
+        assert not tab.locator("#ribbon .columns").is_visible()
+    long = ["a name of twenty signs", "another that is as long"]
+    tab = opened(gatewise.LSTM(2, 3).trace(torch.ones(2, 1, 2)), columns=long)
+    assert tab.locator("#diagram .token").text_content() == "2 numbers"
+
+
 # --- in words -----------------------------------------------------------------
 
 

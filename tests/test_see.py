@@ -221,6 +221,7 @@ def test_what_stands_at_a_step(tokens, kind, shown) -> None:
         ({"tokens": [list("abc")]}, r"tokens: expected one list of tokens for each sequence"),
         ({"batch": 2}, r"batch: expected places in a batch of B = 2, got 2"),
         ({"batch": []}, r"batch: expected"),
+        ({"columns": ["a"]}, r"columns: expected I = 4 names, got 1"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_is_written(how, text, tmp_path) -> None:
@@ -245,6 +246,13 @@ def test_the_loss_is_said() -> None:
     for wrong in (3, -1):
         with pytest.raises(ArgumentError, match=rf"loss: expected a step 0 to 2, got {wrong}"):
             see.html(trace, loss=(wrong, "none"))
+
+
+def test_columns_have_short_names() -> None:
+    trace = traced(gatewise.LSTM(3, 5), torch.randn(3, 1, 3))
+    assert read(see.html(trace))[0]["columns"] is None
+    meta, _ = read(see.html(trace, columns=["rain \t (mm)", "", "n" * 25]))
+    assert meta["columns"] == ["rain (mm)", "", "n" * 23 + "…"]
 
 
 def test_of_how_many_sequences_the_page_shows_some() -> None:

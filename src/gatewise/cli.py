@@ -249,7 +249,8 @@ def explain(
             series = job.read_series(input, batch)
             first = job.read_layer(model, layer, cell)
             second = job.read_layer(beside, layer, cell) if beside else None
-            job.series_page(out, first, series, f"{model.name} reads {input.name}", second)
+            title = f"{model.name} reads {input.name}"
+            job.series_page(out, first, series.values, title, second, series.columns)
         _print("explain", out)
 
 

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -40,6 +40,13 @@ MOST_LETTERS = 2000
 
 #: Characters of a page: Chromium's strings have half a billion, and the page is one of them.
 MOST_CHARACTERS = 400_000_000
+
+
+class Series(NamedTuple):
+    """What a layer reads, a row a step."""
+
+    values: NDArray[np.float32]  # (T, I), all finite
+    columns: list[str] | None = None  # I names, where the file has them
 
 
 def text_page(path: Path, model: Tagger, text: str, beside: Tagger | None = None) -> Path:
@@ -90,8 +97,12 @@ def series_page(
     series: NDArray[np.float32],
     title: str,
     beside: LSTM | RNN | None = None,
+    columns: list[str] | None = None,
 ) -> Path:
     """Show a layer while it reads a series (T, I); the gradients are those of its last output.
+
+    Args:
+        columns: what the I numbers of a step are called.
 
     Raises:
         ShapeError: the series has another width than the layer's input_size, or so many steps that
@@ -121,7 +132,7 @@ def series_page(
     last = len(series) - 1
     loss = (last, f"the sum of the output at the last step, {last}")
     second = traces[1] if beside else None
-    return see.write(traces[0], path, tokens, title, second, loss=loss)
+    return see.write(traces[0], path, tokens, title, second, loss=loss, columns=columns)
 
 
 def _characters(layer: LSTM | RNN) -> float:
@@ -131,7 +142,7 @@ def _characters(layer: LSTM | RNN) -> float:
     return 2 * 4 * 4 / 3 * values
 
 
-def read_series(path: Path, batch: int | None = None) -> NDArray[np.float32]:
+def read_series(path: Path, batch: int | None = None) -> Series:
     """A series from a .csv file, a row a step, or from a .npy array (T,), (T, I) or (T, B, I).
 
     A first row of a CSV without any number in it is taken as the names of the columns.
@@ -140,16 +151,16 @@ def read_series(path: Path, batch: int | None = None) -> NDArray[np.float32]:
         batch: which of B sequences; None where there is one.
 
     Returns:
-        (T, I) float32, all finite.
+        Series: (T, I) float32, all finite, and the names.
 
     Raises:
         OSError: it cannot be read.
         ArgumentError: it is of another kind, holds no series, or a value is missing.
     """
     if path.suffix.lower() == ".npy":
-        series = _from_npy(path)
+        series, columns = _from_npy(path), None
     elif path.suffix.lower() == ".csv":
-        series = _from_csv(path)
+        series, columns = _from_csv(path)
     else:
         raise ArgumentError(f"{path}: expected a .csv or a .npy file")
     if series.ndim not in (1, 2, 3) or 0 in series.shape:
@@ -168,7 +179,7 @@ def read_series(path: Path, batch: int | None = None) -> NDArray[np.float32]:
         raise ArgumentError(
             f"{path}: expected finite numbers (float32), got {series[t, k]} at step {t}, column {k}"
         )
-    return values
+    return Series(values, columns)
 
 
 def _which(path: Path, B: int, batch: int | None) -> int:
@@ -194,7 +205,7 @@ def _from_npy(path: Path) -> NDArray[np.generic]:
     return array
 
 
-def _from_csv(path: Path) -> NDArray[np.generic]:
+def _from_csv(path: Path) -> tuple[NDArray[np.generic], list[str] | None]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [
@@ -206,7 +217,7 @@ def _from_csv(path: Path) -> NDArray[np.generic]:
         raise ArgumentError(f"{path}: not a text file of comma-separated numbers") from None
     names: list[str] = []
     if rows and not any(_number(cell) is not None or _parted(cell) for cell in rows[0][1]):
-        names, rows = rows[0][1], rows[1:]
+        names, rows = [name.strip() for name in rows[0][1]], rows[1:]
     if not rows:
         raise ArgumentError(f"{path}: no numbers in it")
     width = len(rows[0][1])
@@ -223,14 +234,14 @@ def _from_csv(path: Path) -> NDArray[np.generic]:
         for k, number in enumerate(numbers):
             if number is None or not abs(number) <= _LARGEST:
                 known = number is not None and math.isfinite(number)
-                name = names[k].strip()[:20] if k < len(names) else ""
+                name = names[k][:20] if k < len(names) else ""
                 raise ArgumentError(
                     f"{path}, line {n}, column {k + 1}{name and f' ({name})'}: expected "
                     f"{'a number that float32 holds' if known else 'a finite number'}, got "
                     f"{row[k].strip()[:20]!r}; fill it in, or leave out the row or the column"
                 )
         values.append(numbers)
-    return np.array(values, np.float64)
+    return np.array(values, np.float64), names if len(names) == width else None
 
 
 def _number(cell: str) -> float | None:

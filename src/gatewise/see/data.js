@@ -135,6 +135,10 @@ export function input(page, s, t) {
   return page.block(id).subarray(t * width, (t + 1) * width);
 }
 
+// What number k of that vector is called: by its column, where the data has names.
+export const inputName = (page, s, k) =>
+  s.layer > 0 ? `below[${k}]` : page.meta.columns?.[k] || `x[${k}]`;
+
 // The output of a layer at step t: h of both directions, forward half first.
 export function outputAt(page, s, t) {
   const { D, P } = model(page, s).size;

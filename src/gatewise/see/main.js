@@ -334,10 +334,12 @@ function cellView() {
 
 function word(s) {
   const words = app.words();
-  if (words !== null)
-    return page.meta.kind === "series" ? show(Number(words[s.t])) : `“${brief(words[s.t])}”`;
-  const x = input(page, { ...s, layer: 0 }, s.t);
-  return x.length === 1 ? show(x[0]) : `${x.length} numbers`;
+  if (words !== null && page.meta.kind !== "series") return `“${brief(words[s.t])}”`;
+  const x = words === null ? [...input(page, { ...s, layer: 0 }, s.t)] : [Number(words[s.t])];
+  const { columns } = page.meta;
+  const name = (k) => (columns?.length === x.length && columns[k] ? `${columns[k]} ` : "");
+  const said = x.slice(0, 4).map((v, k) => name(k) + show(v)).join(" and ");
+  return x.length <= 3 && said.length <= 38 ? said : `${x.length} numbers`;
 }
 
 function draw() {

@@ -62,6 +62,7 @@ def gather(
     *,
     batch: int | Sequence[int] | None = None,
     loss: tuple[int, str] | None = None,
+    columns: Sequence[str] | None = None,
 ) -> tuple[dict[str, Any], list[bytes]]:
     """What the page knows: a description that fits JSON, and the blocks of numbers it names."""
     traces = [one.to_numpy() for one in (trace, beside) if one is not None]
@@ -91,6 +92,7 @@ def gather(
         "title": title or (_headline(first) if first and kind == "text" else models[0]["name"]),
         "kind": kind,
         "tokens": [texts[b] for b in chosen] if texts else None,
+        "columns": None if columns is None else _columns(columns, traces),
         "batch": chosen,
         "of": len(lengths[0]),
         "loss": None if loss is None else {"t": loss[0], "name": loss[1]},
@@ -154,6 +156,15 @@ def _tokens(tokens: Sequence[Any] | None, lengths: list[int]) -> tuple[list[list
     numbers = all(isinstance(token, (int, float, np.number)) for one in lists for token in one)
     texts = [[f"{token:.4g}" if numbers else str(token) for token in one] for one in lists]
     return texts, "series" if numbers else "text"
+
+
+def _columns(columns: Sequence[str], traces: Sequence[Trace]) -> list[str]:
+    """The names of the numbers of a step, short enough to stand beside them."""
+    for trace in traces:
+        if len(columns) != (I := trace.records[0].x.shape[-1]):
+            raise ArgumentError(f"columns: expected I = {I} names, got {len(columns)}")
+    spaced = (" ".join(str(name).split()) for name in columns)
+    return [name if len(name) <= 24 else f"{name[:23]}…" for name in spaced]
 
 
 def _headline(tokens: list[str]) -> str:

@@ -34,6 +34,7 @@ def write(
     *,
     batch: int | Sequence[int] | None = None,
     loss: tuple[int, str] | None = None,
+    columns: Sequence[str] | None = None,
 ) -> Path:
     """Write the explorer of a trace: one HTML file that opens from disk.
 
@@ -50,12 +51,14 @@ def write(
             while they take less than 32 MB.
         loss: whose gradients the trace holds, (step, name), as in ``(9, "the last output")``: the
             page says the name and marks the step.
+        columns: what the I numbers of the input are called, as ``["temperature", "rain"]``, where
+            the page would say x[0] and x[1].
 
     Returns:
         Path: the file.
 
     Raises:
-        ArgumentError: tokens, batch, beside or loss do not fit the trace.
+        ArgumentError: tokens, batch, beside, loss or columns do not fit the trace.
         OSError: the directory is missing or cannot be written to.
 
     Warns:
@@ -67,7 +70,7 @@ def write(
         >>> write(trace, Path(tempfile.mkdtemp()) / "page.html", tokens="hello").name
         'page.html'
     """
-    page = html(trace, tokens, title, beside, batch=batch, loss=loss)
+    page = html(trace, tokens, title, beside, batch=batch, loss=loss, columns=columns)
     target = Path(path)
     with whole(target) as draft:
         draft.write_text(page, encoding="utf-8", newline="\n")
@@ -82,9 +85,10 @@ def html(
     *,
     batch: int | Sequence[int] | None = None,
     loss: tuple[int, str] | None = None,
+    columns: Sequence[str] | None = None,
 ) -> str:
     """The explorer as text; arguments, errors and warning as for :func:`write`."""
-    meta, blocks = gather(trace, tokens, title, beside, batch=batch, loss=loss)
+    meta, blocks = gather(trace, tokens, title, beside, batch=batch, loss=loss, columns=columns)
     return render(meta, blocks)
 
 
@@ -110,6 +114,7 @@ def inline(
     *,
     batch: int | Sequence[int] | None = None,
     loss: tuple[int, str] | None = None,
+    columns: Sequence[str] | None = None,
     height: int = 860,
 ) -> Inline:
     """The explorer inside a notebook: the same page, shown as the value of a cell.
@@ -117,7 +122,9 @@ def inline(
     Args:
         height: of the frame, in pixels; the others as for :func:`write`.
     """
-    return Inline(html(trace, tokens, title, beside, batch=batch, loss=loss), height)
+    return Inline(
+        html(trace, tokens, title, beside, batch=batch, loss=loss, columns=columns), height
+    )
 
 
 def render(meta: Mapping[str, Any], blocks: Sequence[bytes]) -> str:

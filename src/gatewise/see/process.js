@@ -1,7 +1,7 @@
 // The five moments of a step: a stepper, and one panel for each.
 
 import { moments, names, show } from "./cell.js";
-import { activations, projection } from "./data.js";
+import { activations, inputName, projection } from "./data.js";
 import { markup, scale } from "./colour.js";
 import { brief, el } from "./paint.js";
 
@@ -69,7 +69,7 @@ export function process(host, app) {
     const on = p.x.reduce((sum, v) => sum + (v !== 0), 0);
     if (s.layer === 0 && on === 1 && p.x.length > 1 && app.words() !== null)
       return `“${brief(app.words()[s.t])}”`;
-    return s.layer === 0 ? `x[${term.index}]` : `below[${term.index}]`;
+    return inputName(app.page, s, term.index);
   }
 
   // Horizontal bars from a common zero.
@@ -169,7 +169,7 @@ export function process(host, app) {
   }
 
   // A vector as a row of coloured cells.
-  function strip(values, name, mark = -1) {
+  function strip(values, name, mark = -1, named = (k) => `${name}[${k}]`) {
     const box = el("div", {
       className: "strip",
       role: "img",
@@ -178,7 +178,7 @@ export function process(host, app) {
     const limit = peak(values.slice(0, 64), 1);
     const row = el("span", { className: "strip-cells" });
     for (let k = 0; k < Math.min(64, values.length); k++) {
-      const cell = el("i", { title: `${name}[${k}] = ${show(values[k])}` });
+      const cell = el("i", { title: `${named(k)} = ${show(values[k])}` });
       cell.style.background = markup(scale("signed", limit), values[k]).fill;
       if (k === mark) cell.className = "mark";
       row.append(cell);
@@ -236,7 +236,7 @@ export function process(host, app) {
         }
         if (moment.table) {
           panel.append(
-            strip(p.x, "x(t)"),
+            strip(p.x, "x(t)", -1, (k) => inputName(app.page, s, k)),
             strip(p.hBefore, `h(${app.last()})`, p.projected ? -1 : s.unit),
           );
           if (p.heard[cell.gates[0]] !== null) panel.append(joinTable(p, cell));

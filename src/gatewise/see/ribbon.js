@@ -2,14 +2,18 @@
 
 import { markup } from "./colour.js";
 import { among, show } from "./cell.js";
-import { run, series, shown, windowAround } from "./data.js";
+import { inputName, run, series, shown, windowAround } from "./data.js";
 import { curve, el, fit, gallery, visible, write } from "./paint.js";
 
 export function ribbon(host, app) {
+  const { page } = app;
   const cells = el("div", { className: "cells" });
   const canvas = el("canvas", { className: "series", role: "img" });
   const slider = el("input", { type: "range", id: "step", min: 0, step: 1, ariaLabel: "Step" });
-  host.append(cells, canvas, slider);
+  const lead = el("b");
+  const others = el("span");
+  const legend = el("p", { className: "columns", hidden: true }, lead, others);
+  host.append(cells, legend, canvas, slider);
   slider.addEventListener("input", () => app.set({ t: Number(slider.value), playing: false }));
   cells.addEventListener("click", (event) => {
     const cell = event.target.closest("[data-t]");
@@ -18,7 +22,7 @@ export function ribbon(host, app) {
   const scrub = (event) => {
     if (event.type === "pointermove" && event.buttons === 0) return;
     const box = canvas.getBoundingClientRect();
-    const T = run(app.page, app.state).T;
+    const T = run(page, app.state).T;
     const t = Math.floor(((event.clientX - box.left) / box.width) * T);
     app.set({ t: Math.max(0, Math.min(T - 1, t)), playing: false });
   };
@@ -34,8 +38,8 @@ export function ribbon(host, app) {
     const height = 66;
     const plot = 52; // the rest is a strip of the unit's values
     const context = fit(canvas, width, height);
-    const I = app.page.meta.models[s.model].size.I;
-    const x = app.page.block(run(app.page, s).x[0]);
+    const I = page.meta.models[s.model].size.I;
+    const x = page.block(run(page, s).x[0]);
     const style = app.style();
     const each = width / T;
     const lines = Math.min(I, 6);
@@ -75,10 +79,16 @@ export function ribbon(host, app) {
     context.fillRect((s.t + 0.5) * each - 0.5, 0, 1, height);
     context.globalAlpha = 1;
     canvas.ariaLabel = `The input as a series of ${T} steps`;
+    legend.hidden = page.meta.columns === null;
+    if (legend.hidden) return;
+    const names = Array.from({ length: I }, (_, k) => inputName(page, { layer: 0 }, k));
+    write(lead, names[0]);
+    const more = I > lines ? ` and ${I - lines} more, not drawn` : "";
+    write(others, I > 1 ? ` beside ${names.slice(1, lines).join(", ")}${more}` : "");
   }
 
   return function draw(s) {
-    const T = run(app.page, s).T;
+    const T = run(page, s).T;
     const words = app.words();
     slider.max = T - 1;
     slider.value = s.t;
@@ -87,7 +97,7 @@ export function ribbon(host, app) {
       `step ${s.t}${among(T)}${words ? `, ${visible(words[s.t])}` : ""}`,
     );
     slider.style.setProperty("--done", `${T > 1 ? (100 * s.t) / (T - 1) : 0}%`);
-    const drawn = words === null || app.page.meta.kind === "series";
+    const drawn = words === null || page.meta.kind === "series";
     canvas.hidden = !drawn;
     cells.hidden = drawn;
     if (drawn) {
@@ -107,7 +117,7 @@ export function ribbon(host, app) {
     const wear = shown(s, app.row(), span);
     const same = wear === worn;
     worn = wear;
-    const values = series(app.page, s, s.field, app.row(), s.grad);
+    const values = series(page, s, s.field, app.row(), s.grad);
     const scaled = app.scale();
     const [a, b] = span;
     while (cells.children.length > b - a) cells.lastChild.remove();
