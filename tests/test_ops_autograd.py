@@ -12,6 +12,7 @@ import torch.autograd.forward_ad as fwd
 from layers import RandomLayer, assert_same, gradients, lazily_negated, random_layer
 from torch.autograd import gradcheck, gradgradcheck
 
+import gatewise
 from gatewise import formulas, native
 from gatewise.reference import Weights
 from gatewise.spec import CELLS
@@ -145,6 +146,23 @@ def test_a_gradient_of_any_layout(how: str) -> None:
     }[how]
     found = torch.autograd.grad(y, layer.leaves, d_y)
     assert_same(found, torch.autograd.grad(layer.page()[0], layer.leaves, d_y))
+
+
+def test_what_often_comes_in_pieces_takes_no_detour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The core raises at it, and a short run takes no longer than that does."""
+
+    def detour(*_: Any, **__: Any) -> None:
+        raise AssertionError("went around")
+
+    for name in ("fill", "fill_gradients", "_dense"):
+        monkeypatch.setattr(native, name, detour)
+    lstm, cell = gatewise.LSTM(3, 4), gatewise.LSTMCell(3, 4)
+    x = torch.randn(2, 3, 5).permute(2, 0, 1).requires_grad_()
+    state = torch.zeros(1, 1, 4).expand(1, 2, 4)
+    y, (h_n, c_n) = lstm(x, (state, state))
+    h, c = cell(torch.randn(2, 3))
+    for loss in y.sum(), h_n.mean(), c_n.sum(), y[-1].sum(), h.sum(), c.mean():
+        loss.backward(retain_graph=True)
 
 
 def _as_function(layer: RandomLayer) -> Any:

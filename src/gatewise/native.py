@@ -183,7 +183,7 @@ def forward(
     keep, rounded = tape is not None, tape is torch.bfloat16
     try:
         results = _core.layer(
-            cell.name, x, batch_sizes, h0, c0, _by_direction(weights),
+            cell.name, _rows(x), batch_sizes, _whole(h0), _whole(c0), _by_direction(weights),
             keep, rounded, reduced, output is torch.bfloat16, by_groups, torch.get_num_threads(),
         )  # fmt: skip
     except _UNFIT:
@@ -263,8 +263,9 @@ def backward(
     if sink is None:
         try:
             return _core.layer_gradient(
-                cell.name, tuple(wanted), x, batch_sizes, h0, c0, _by_direction(weights), y, tape,
-                d_y, d_h_n, d_c_n if _STATEFUL[cell.name] else None, d_tape,
+                cell.name, tuple(wanted), _rows(x), batch_sizes, _whole(h0), _whole(c0),
+                _by_direction(weights), y, tape, None if d_y is None else _rows(d_y), _whole(d_h_n),
+                _whole(d_c_n) if _STATEFUL[cell.name] else None, d_tape,
                 by_groups, torch.get_num_threads(),
             )  # fmt: skip
         except _UNFIT:
@@ -431,6 +432,7 @@ def step_gradient(
         found = step_gradient(cell, wanted, x_, h, c, tuple(wide), tape, d_h_n, d_c_n, sums)
         return tuple(None if t is None else t.to(x.dtype) for t in found)
     try:
+        d_h_n, d_c_n = _whole(d_h_n), _whole(d_c_n)
         found = _core.step_gradient(name, wanted, x, h, c, weights, tape, d_h_n, d_c_n, sums)
     except _UNFIT:
         d_h_n, d_c_n = _dense(d_h_n), _dense(d_c_n)
@@ -491,6 +493,16 @@ def _given(cell: CellSpec, inputs: Sequence[Any]) -> tuple[str, Any, Any, Any, A
 def _by_direction(fields: list[Tensor | None]) -> tuple[tuple[Tensor | None, ...], ...]:
     flat = tuple(fields)
     return (flat,) if len(flat) == FIELDS else (flat[:FIELDS], flat[FIELDS:])
+
+
+# What often comes in pieces: a state or the gradient of a sum, expanded; x, transposed. The core
+# would tell, but to raise takes 20 us, as long as a short run.
+def _rows(t: Tensor) -> Tensor:
+    return t if t.stride(-1) == 1 else _copy(t)
+
+
+def _whole(t: Tensor | None) -> Tensor | None:
+    return t if t is None or t.is_contiguous() else _copy(t)
 
 
 def _dense(t: Tensor | None) -> Tensor | None:
