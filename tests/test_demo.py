@@ -270,6 +270,9 @@ def test_the_verdict_is_honest() -> None:
     expected = "The Bi-LSTM reads best: F1 0.980 (LSTM 0.850, plain RNN 0.800)"
     assert verdict(best).startswith(expected)
     beaten = results_of(row("plain RNN", 0.8), row("LSTM", 0.85), row("Bi-LSTM", 0.84))
-    assert verdict(beaten) == "The Bi-LSTM is not the best here: LSTM has F1 0.850."
+    beside = "F1 0.840 (LSTM 0.850, plain RNN 0.800)."
+    assert verdict(beaten) == f"The Bi-LSTM does not read best here: {beside}"
+    none = results_of(row("plain RNN", 0.0), row("LSTM", 0.0), row("Bi-LSTM", 0.0004))
+    assert verdict(none).startswith("The Bi-LSTM does not read best here: F1 0.000")
     partly = results_of(row("plain RNN", 0.8), row("LSTM", 0.85), row("Bi-LSTM", 0.98, 0.9))
     assert verdict(partly) == "Not all three are trained: no comparison."

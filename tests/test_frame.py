@@ -216,6 +216,8 @@ def test_what_draws_is_missed_before_anything_is_measured(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ModuleNotFoundError, match="matplotlib"):
         carry_out(study, "quick", tmp_path / "out", progress=False)
+    with pytest.raises(ModuleNotFoundError, match="matplotlib"):
+        frame.extend(study, tmp_path / "out", progress=False)
     assert counter.measured == []
     assert list(tmp_path.iterdir()) == []
 

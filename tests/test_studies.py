@@ -364,6 +364,28 @@ def test_the_answer_of_gate_by_gate() -> None:
     )
 
 
+def test_the_answer_of_price_follows_the_numbers() -> None:
+    def summary(ours: float, torchs: float) -> Json:
+        ratios = {
+            "gatewise.LSTM / gatewise.RNN": [ours, 0.9 * ours, 1.1 * ours],
+            "torch.nn.LSTM / torch.nn.RNN": [torchs, torchs, torchs],
+            "gatewise.LSTM / torch.nn.RNN": [0.5, 0.4, 0.6],
+        }
+        return {"steps": [{"H": H, "phase": "training", "ratios": ratios} for H in (32, 64)]}
+
+    answer = studies.load("price").answer
+    assert answer(summary(3.0, 1.0)) == (
+        "With the same kernels, gatewise over gatewise, a float32 training step of an LSTM takes "
+        "3.00 [2.70, 3.30] (H = 32) to 3.00 [2.70, 3.30] (H = 64) times as long as a plain RNN's: "
+        "the textbooks are right. In torch it takes 1.00 [1.00, 1.00] (H = 32) to 1.00 [1.00, 1.00]"
+        " (H = 64) times as long, because torch runs the plain RNN step by step as many small "
+        "operations and the LSTM in one fused call. gatewise.LSTM in place of torch.nn.RNN takes "
+        "0.50 [0.40, 0.60] (H = 32) to 0.50 [0.40, 0.60] (H = 64) times as long."
+    )
+    assert "the textbooks are wrong" in answer(summary(1.05, 1.0))  # 0.95 to 1.16
+    assert "because torch" not in answer(summary(3.0, 3.5))
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the rounds of one measurement")
 @pytest.mark.parametrize("name", studies.names())

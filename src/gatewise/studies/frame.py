@@ -178,6 +178,8 @@ def extend(study: Study, folder: Path, progress: bool | Progress = True) -> Resu
     Raises:
         FileNotFoundError: there is none.
     """
+    import matplotlib.figure  # noqa: F401 (as above)
+
     finished = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     here = {"machine": f"{machine()['machine']}; {machine()['isa']}"}
     known, mode = finished["records"], finished["mode"]

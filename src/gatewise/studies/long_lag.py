@@ -348,7 +348,8 @@ def answer(summary: Json) -> str:
         for change in ("their settings", "chrono", "coupled, f = 1 - i")
     )
     return (
-        f"Adding is solved at every seed {', '.join(parts)}; {', '.join(some)}."
+        f"Adding is solved at every seed {', '.join(parts) or 'by nobody'}"
+        f"{'; ' * bool(some)}{', '.join(some)}."
         f"{_elsewhere(summary)} Why is adding not solved by Bai et al.'s LSTM (T = "
         f"{summary['why_T']})? With their settings {theirs} seeds solve it, with gates that start "
         f"for long times (chrono) {others[0]}, with f = 1 - i, as in their GRU's update gate, "

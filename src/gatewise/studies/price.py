@@ -207,22 +207,33 @@ def sizes(summary: Json) -> list[int]:
 
 
 def answer(summary: Json) -> str:
-    def over(above: str, below: str) -> str:
-        """From the smallest hidden size to the largest."""
-        parts = []
-        for H in (sizes(summary)[0], sizes(summary)[-1]):
-            found = ratio(summary, H, above, below)
-            assert found is not None
-            parts.append(f"{wording.ratio(found)} (H = {H})")
-        return " to ".join(parts)
+    ends = (sizes(summary)[0], sizes(summary)[-1])
 
+    def over(above: str, below: str) -> list[list[float]]:
+        """Of the smallest hidden size and of the largest."""
+        found = [ratio(summary, H, above, below) for H in ends]
+        return [each for each in found if each is not None]
+
+    def said(found: list[list[float]]) -> str:
+        parts = [f"{wording.ratio(r)} (H = {H})" for r, H in zip(found, ends, strict=True)]
+        return f"{' to '.join(parts)} times as long"
+
+    ours, torchs = over("gatewise.LSTM", "gatewise.RNN"), over("torch.nn.LSTM", "torch.nn.RNN")
+    longer = all(low > 1 for _, low, _ in ours)
+    smaller = all(a[0] < b[0] for a, b in zip(torchs, ours, strict=True))
     return (
         "With the same kernels, gatewise over gatewise, a float32 training step of an LSTM takes "
-        f"{over('gatewise.LSTM', 'gatewise.RNN')} times as long as a plain RNN's: the textbooks "
-        f"are right. In torch it takes {over('torch.nn.LSTM', 'torch.nn.RNN')} times as long, "
-        "because torch runs the plain RNN step by step as many small operations and the LSTM in "
-        "one fused call. gatewise.LSTM in place of torch.nn.RNN takes "
-        f"{over('gatewise.LSTM', 'torch.nn.RNN')} times as long."
+        f"{said(ours)} as a plain RNN's: "
+        f"{'the textbooks are right' if longer else 'here the textbooks are wrong'}. "
+        f"In torch it takes {said(torchs)}"
+        + (
+            ", because torch runs the plain RNN step by step as many small operations and the LSTM "
+            "in one fused call"
+            if smaller
+            else ""
+        )
+        + f". gatewise.LSTM in place of torch.nn.RNN takes "
+        f"{said(over('gatewise.LSTM', 'torch.nn.RNN'))}."
     )
 
 
