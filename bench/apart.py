@@ -34,9 +34,10 @@ def contention(entrants: dict[str, Entrant], turns: int = TURNS) -> Json:
     """
     calm: dict[str, list[float]] = {name: [] for name in entrants}
     busy: dict[str, list[float]] = {name: [] for name in entrants}
-    for name, run in entrants.items():
+    for run in entrants.values():
         seconds(run, 3)
-        for _ in range(turns):
+    for _ in range(turns):
+        for name, run in entrants.items():
             calm[name] += _for_a_while(run)
             with _busy_core():
                 busy[name] += _for_a_while(run)

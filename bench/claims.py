@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, log
 from typing import Any
 
@@ -11,10 +11,10 @@ from bench.cases import BF16, CHECKPOINT, OURS, PAIR, STREAM, TORCH, Case, work
 from bench.timing import exponent
 
 Json = dict[str, Any]
-#: Groups in which a layer stands in torch's place.
-LAYERS = ("fp32", "packed", "bf16", "variants", "odd", "short", "peers")
+TORCH_CELL = "torch.nn.LSTMCell"
 SLOWER = 0.98  # below this ratio a cell is lost
 SLOW = 0.7  # of the best probe: a row that never reached this was disturbed from begin to end
+APART = 3  # times the least of a run: a meeting of threads on cores without a common cache
 RNN = "torch.nn.RNN"
 
 
@@ -46,15 +46,37 @@ def _clock(row: Json, result: Json) -> float:
     return float(row["probe"] / result["peak"]["float32"])
 
 
+def problem(row: Json, result: Json) -> Case:
+    """What a row asks, whatever group it stands in and whoever else takes part."""
+    case = case_of(row)
+    threads = 0 if case.threads == result["threads"] else case.threads
+    return replace(case, group="", axis="", share=0.0, entrants=(), quick=False, threads=threads)
+
+
+def raced(result: Json) -> dict[Case, list[Json]]:
+    """By what they ask, the rows in which our layer stands beside torch's."""
+    found: dict[Case, list[Json]] = {}
+    for row in result["rows"]:
+        if _raced(row) and row["case"]["entrants"][0].startswith(OURS):
+            found.setdefault(problem(row, result), []).append(row)
+    return found
+
+
+def apart(row: Json, result: Json) -> bool:
+    """Whether the threads took far longer to meet than in other rows: no cache between them."""
+    least = min((each["meeting"] for each in result["rows"] if "meeting" in each), default=0)
+    return bool(row.get("meeting", 0) > APART * least)
+
+
 def noisy(row: Json, result: Json) -> bool:
     """Whether too few of the row's rounds were quiet, or it was disturbed from begin to end."""
     return bool(row.get("noisy") or ("probe" in row and _clock(row, result) < SLOW))
 
 
 def lost(row: Json) -> bool:
-    """Whether ours is slower than torch's in this cell."""
-    found = row.get("ratios", {}).get(TORCH)
-    return bool(found and row["case"]["group"] in LAYERS and found[0] < SLOWER)
+    """Whether ours, the first of the row, is slower than torch's."""
+    ratios = row.get("ratios", {})
+    return any(ratios[name][0] < SLOWER for name in (TORCH, TORCH_CELL) if name in ratios)
 
 
 def below(row: Json, result: Json) -> bool:
@@ -92,7 +114,15 @@ def verdicts(result: Json) -> list[Verdict]:
     rows = [row for row in result["rows"] if row.get("times")]
     made = (_shares, _never_slower, _means, _gates, _one_step, _cells, _seeing, _contention)
     found = [verdict for claim in made for verdict in claim(rows, result)]
-    return [*found, *_memory(rows), *_growth(result), *_isas(rows, result)]
+    found = [*found, *_memory(rows), *_growth(result), *_isas(rows, result)]
+    return [*_answered(result["rows"]), *found]
+
+
+def _answered(rows: list[Json]) -> Iterator[Verdict]:
+    """A row without times is in no other claim: it is missed here."""
+    if failed := [row["key"] for row in rows if case_of(row).entrants[0] not in row["times"]]:
+        yield Verdict("rows in which ours ran, with the right answer", f"all {len(rows)}",
+                      f"not {', '.join(failed)}", False)  # fmt: skip
 
 
 def _at_least(claim: str, bound: float, value: float, unit: str = "") -> Verdict:
@@ -113,8 +143,7 @@ def _shares(rows: list[Json], result: Json) -> Iterator[Verdict]:
 
 
 def _never_slower(rows: list[Json], _: Json) -> Iterator[Verdict]:
-    raced = [r for r in rows if r["case"]["group"] in LAYERS and _raced(r)]
-    if raced:
+    if raced := [row for row in rows if _raced(row)]:
         worst = min(raced, key=lambda row: row["ratios"][TORCH][0])
         yield _at_least(
             f"slowest cell against torch.nn.LSTM ({worst['key']})",
@@ -152,11 +181,11 @@ def _of_size(H: int) -> Callable[[Json], bool]:
 def _gates(rows: list[Json], _: Json) -> Iterator[Verdict]:
     for row in _of(rows, "gates"):
         H, times = row["case"]["H"], row["times"]
-        name = OURS if H <= 128 else OURS + BF16
-        if name not in times or RNN not in times:
-            continue
-        took = times[name]["median"] / times[RNN]["median"]
-        yield _at_most(f"{name} over {RNN}, training at H = {H}", 1.0, took, "x")
+        for how, dtype in (("", "float32"), (BF16, "bfloat16")):
+            if {OURS + how, RNN + how} <= times.keys():
+                took = times[OURS + how]["median"] / times[RNN + how]["median"]
+                yield _at_most(f"{OURS} over {RNN}, both in {dtype}, training at H = {H}", 1.0,
+                               took, "x")  # fmt: skip
 
 
 def _one_step(rows: list[Json], _: Json) -> Iterator[Verdict]:
@@ -173,7 +202,7 @@ def _cells(rows: list[Json], _: Json) -> Iterator[Verdict]:
     for mode, bound in (("inference", 2.5), ("training", 3.5)):
         for sizes, small, least in (("H <= 64", True, bound), ("H >= 128", False, SLOWER)):
             found = [
-                row["ratios"]["torch.nn.LSTMCell"][0]
+                row["ratios"][TORCH_CELL][0]
                 for row in _of(rows, "cells")
                 if row["case"]["mode"] == mode and (row["case"]["H"] <= 64) is small
             ]
@@ -245,12 +274,11 @@ def _growth(result: Json) -> Iterator[Verdict]:
 
 
 def _isas(rows: list[Json], result: Json) -> Iterator[Verdict]:
-    name = f"{OURS} avx2"
-    own = result["peak_by_isa"].get("avx2")  # half of that of a processor with wide multiply-adds
-    shares = [
-        share(row, name, result) * result["peak"]["float32"] / own
+    name, peaks = f"{OURS} avx2", result["peak_by_isa"]
+    shares = [  # both peaks are of one moment; avx2's is half of that of wide multiply-adds
+        share(row, name, result) * peaks[result["isa"]] / peaks["avx2"]
         for row in _of(rows, "isas")
-        if own and name in row["times"] and row["case"]["H"] >= 128 and row["case"]["B"] > 1
+        if name in row["times"] and row["case"]["H"] >= 128 and row["case"]["B"] > 1
     ]
     if shares:
         what = "share of its own peak with avx2 at H >= 128, lowest"

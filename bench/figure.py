@@ -53,7 +53,7 @@ def _shares(axes: Any, result: Json) -> None:
     labels = [_in_lines(case_of(row).label) for row in rows]
     axes.set_xticks(range(len(rows)), labels, fontsize=6.5)
     axes.set_ylabel("share of the machine's peak")
-    axes.set_ylim(0, 1)
+    axes.set_ylim(0, max(1, axes.get_ylim()[1]))
     axes.set_title("A training step in float32: (T, B, I, H)", loc="left")
     axes.legend(frameon=False, ncols=2)
     axes.spines[["top", "right"]].set_visible(False)

@@ -16,6 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 STAMP = ROOT / "build" / "bench-green"
 TESTS = ("tests/test_core.py",)
+#: How is measured and what: rows of before a change here do not stand beside those of after it.
+MEASURES = [Path(__file__).with_name(f"{name}.py")
+            for name in ("apart", "cases", "entrants", "probe", "timing")]  # fmt: skip
 
 
 def extension() -> Path:
@@ -37,8 +40,9 @@ def digest(paths: Iterable[Path]) -> str:
 
 
 def build() -> str:
-    """Names what is being timed: the digest of the extension and of the package's Python."""
-    return digest([extension(), *sorted((ROOT / "src" / "gatewise").glob("*.py"))])[:16]
+    """Names what is timed and how: the digest of the extension, the package's Python, the bench."""
+    package = sorted((ROOT / "src" / "gatewise").glob("*.py"))
+    return digest([extension(), *package, *MEASURES])[:16]
 
 
 def check(stamp: Path = STAMP) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import time
+from pathlib import Path
 from typing import Any
 
 _core: Any = importlib.import_module("gatewise._core")
@@ -12,6 +14,10 @@ DTYPES = ("float32", "float64", "bfloat16")
 #: less; a clock that follows heat and load moves by a tenth on its own, and all entrants with it.
 QUIET = 0.8
 MOMENT = 1e-3  # seconds of a probe
+#: Of the time since the last probe, what all threads together stood in line for a core: more, and
+#: somebody else was at work between the probes. A quiet machine has 0.01, at times 0.1; one busy
+#: process beside two threads on two cores makes it 1.4, and half of the probes do not meet it.
+WAITING = 0.25
 
 
 class Probe:
@@ -29,6 +35,7 @@ class Probe:
         self.peak = dict.fromkeys(DTYPES, 0.0)
         self.own = {dtype: _known(dtype) for dtype in DTYPES}
         self.best = 0.0  # of the row that is being measured
+        self._last = time.perf_counter(), waited()
 
     def measure(self, moments: int = 50) -> None:
         """Look again; the machine may have become quieter."""
@@ -45,11 +52,13 @@ class Probe:
             self.quiet()
 
     def quiet(self) -> bool:
-        """Whether all cores are ours at this moment."""
+        """Whether all cores are ours at this moment, and were since the last probe."""
         speed: float = _core.probe("float32", self.threads, MOMENT)
         self.best = max(self.best, speed)
         self.peak["float32"] = max(self.peak["float32"], speed)
-        return speed >= QUIET * self.best
+        last, self._last = self._last, (time.perf_counter(), waited())
+        passed, in_line = (now - before for now, before in zip(self._last, last, strict=True))
+        return speed >= QUIET * self.best and in_line <= WAITING * passed
 
     def meeting(self) -> float:
         """What a meeting of the threads takes now, in seconds; a virtual machine that has its
@@ -62,6 +71,17 @@ class Probe:
         if not self.peak["float32"]:
             self.measure()
         return sum(self.quiet() for _ in range(20)) >= 15
+
+
+def waited() -> float:
+    """Seconds that threads of this process were ready to run and others ran; 0 if nobody counts."""
+    found = 0
+    for counted in Path("/proc/self/task").glob("*/schedstat"):
+        try:
+            found += int(counted.read_text().split()[1])
+        except (OSError, IndexError):  # the thread has ended; a system that does not count
+            continue
+    return found * 1e-9
 
 
 def _known(dtype: str) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 from bench import claims
 from bench.cases import CHECKPOINT, GROUPS, OURS, PAIR, TORCH
 from bench.claims import Json, case_of, share
+from gatewise.errors import ArgumentError
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "bench" / "results" / "result.json"
@@ -27,12 +28,29 @@ SPEED = ROOT / "docs" / "speed.md"
 PAGES = (ROOT / "README.md", SPEED, ROOT / "docs" / "kernels.md")
 MARKS = re.compile(r"(<!-- bench ([\w ]+): begin[^\n]*-->\n).*?(<!-- bench \2: end -->)", re.DOTALL)
 MOST_NOISY = 0.1  # of the rows
-LOST, LOW, NOISY = "slower", "below aim", "noisy"
+LOST, LOW, FAR, NOISY = "slower", "below aim", "slow meetings", "noisy"
+UNITS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6))
+#: What every result has.
+HEAD = {"version", "build", "commit", "when", "machine", "python", "torch", "compiler", "isa",
+        "threads", "quick", "own_instructions", "peak", "peak_by_isa", "rows"}  # fmt: skip
 
 
 def load(path: Path = RESULT) -> Json | None:
-    """A result, or None where nothing has been measured yet."""
-    return json.loads(path.read_text()) if path.is_file() else None
+    """A result, or None where nothing has been measured yet.
+
+    Raises:
+        ArgumentError: the file is something else, or was cut short.
+    """
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text())
+        cases_there = [case_of(row) for row in found["rows"]]
+    except (ValueError, TypeError, KeyError):
+        cases_there = []
+    if not cases_there or not found.keys() >= HEAD:
+        raise ArgumentError(f"{path}: no result of this bench, or cut short; remove it")
+    return dict(found)
 
 
 # --- text for the terminal --------------------------------------------------------------------
@@ -49,7 +67,8 @@ def heading(result: Json) -> str:
     missing = [d for d, own in result["own_instructions"].items() if not own]
     return "\n".join(
         (
-            f"{result['machine']}; {result['isa']} kernels, {result['threads']} threads"
+            f"{result['machine']}; {result['isa']} kernels, {result['threads']} thread"
+            + "s" * (result["threads"] > 1)
             + (f"; {noisy} of {len(result['rows'])} rows noisy" if noisy else ""),
             f"gatewise {result['version']} at {result['commit']}, {result['compiler']}; "
             f"torch {result['torch']}, Python {result['python']}; {result['when']}",
@@ -65,8 +84,11 @@ def _meetings(result: Json) -> list[str]:
     took = sorted(row["meeting"] * 1e6 for row in result["rows"] if "meeting" in row)
     if not took or result["threads"] < 2:
         return []
-    ends = f"{took[0]:.2f} to {took[-1]:.2f}"
-    return [f"a meeting of the threads: {took[len(took) // 2]:.2f} us in the middle row, {ends}"]
+    far = sum(claims.apart(row, result) for row in result["rows"])
+    return [
+        f"a meeting of the threads: {took[len(took) // 2]:.2f} us in the middle row, {took[0]:.2f} "
+        f"to {took[-1]:.2f}; {far} of {len(result['rows'])} rows with slow ones"
+    ]
 
 
 def _noisy(result: Json) -> int:
@@ -102,15 +124,16 @@ def verdicts_text(result: Json) -> str:
 def blocks(result: Json | None) -> dict[str, Callable[[], str]]:
     """What can stand between marks, by name; empty before the first measurement."""
     if result is None:
-        names = (*GROUPS, "run", "machines", "claims", "summary", "figure")
+        names = (*GROUPS, "run", "machines", "claims", "again", "summary", "figure")
         return dict.fromkeys(names, lambda: "")
     found: dict[str, Callable[[], str]] = {group: partial(table, result, group) for group in GROUPS}
     return found | {
         "run": lambda: heading(result).replace("\n", "  \n") + "\n",
         "machines": machines,
         "claims": lambda: claims_table(result),
+        "again": lambda: again(result),
         "summary": lambda: summary(result),
-        "figure": lambda: f"![Time of a training step and how it grows]({FIGURE.name})\n",
+        "figure": lambda: f"![Share of the peak by size, and how time grows]({FIGURE.name})\n",
     }
 
 
@@ -185,7 +208,7 @@ def _memory_table(rows: list[Json]) -> str:
         note = "; ".join(_absent(row))
         if taken.keys() >= set(PAIR):
             mark = " more" if taken[OURS] > taken[TORCH] else ""
-            note = f"{taken[OURS] / taken[TORCH]:.2f}x{mark}"
+            note = "; ".join([f"{taken[OURS] / taken[TORCH]:.2f}x{mark}", *_absent(row)])
         lines.append([case_of(row).label, *cells, note])
     text = _markdown(lines)
     if (power := claims.checkpoint_power(rows)) is not None:
@@ -217,22 +240,40 @@ def summary(result: Json) -> str:
     found: dict[str, dict[str, str]] = {}
     for row in result["rows"]:
         group = row["case"]["group"]
-        if group not in ("fp32", "packed", "bf16") or OURS not in row["times"]:
+        if group not in ("fp32", "packed", "bf16"):
             continue
         name = case_of(row).label + (", bfloat16" if group == "bf16" else "")
-        found_ratio = row["ratios"].get(TORCH)
-        ratio = f"{found_ratio[0]:.2f}x" if found_ratio else "torch fails"
-        mark = " (slower)" if claims.lost(row) else ""
-        cell = f"{ratio}{mark}, {share(row, OURS, result):.0%} of peak"
-        found.setdefault(name, {})[row["case"]["mode"]] = cell
+        found.setdefault(name, {})[row["case"]["mode"]] = _in_brief(row, result)
     lines += [[name, c.get("training", "-"), c.get("inference", "-")] for name, c in found.items()]
     return _markdown(lines) + "\n" + heading(result).replace("\n", "  \n") + "\n"
+
+
+def _in_brief(row: Json, result: Json) -> str:
+    if "wrong" in row:
+        return str(row["wrong"])
+    rows = claims.raced(result).get(claims.problem(row, result), [])
+    ratios = sorted(each["ratios"][TORCH][0] for each in rows)
+    ends = dict.fromkeys(f"{ratio:.2f}x" for ratio in (ratios[:1] + ratios[-1:]))
+    mark = f" ({LOST})" if any(map(claims.lost, rows)) else ""
+    said = " to ".join(ends) or "torch fails"
+    return f"{said}{mark}, {share(row, OURS, result):.0%} of peak"
+
+
+def again(result: Json) -> str:
+    """The cases that stand in several groups: how far a ratio lies from itself."""
+    lines = [["T, B, I, H", "mode", "torch's time over ours, by group"]]
+    for case, rows in claims.raced(result).items():
+        if len(rows) > 1:
+            said = (f"{r['case']['group']} {r['ratios'][TORCH][0]:.2f}x" for r in rows)
+            lines.append([case.label, case.mode, ", ".join(said)])
+    return _markdown(lines)
 
 
 def _markdown(lines: list[list[str]]) -> str:
     head, *rest = lines
     parts = [head, ["---"] * len(head), *rest]
-    return "\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in parts)
+    lines = [[" ".join(cell.split()).replace("|", r"\|") for cell in cells] for cells in parts]
+    return "\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def _absent(row: Json) -> list[str]:
@@ -244,6 +285,7 @@ def _marks(row: Json, result: Json) -> list[str]:
         return [row["wrong"]]
     marks = [LOST] if claims.lost(row) else []
     marks += [LOW] if claims.below(row, result) else []
+    marks += [FAR] if claims.apart(row, result) else []
     return marks + ([NOISY] if claims.noisy(row, result) else [])
 
 
@@ -257,17 +299,16 @@ def _time(seconds: float) -> str:
     """Three digits and a unit.
 
     Example:
-        >>> _time(0.00123), _time(4.5e-7), _time(12.0)
-        ('1.23 ms', '0.45 us', '12 s')
+        >>> _time(0.00123), _time(4.5e-7), _time(0.0009996), _time(1234.0)
+        ('1.23 ms', '0.45 us', '1 ms', '1230 s')
     """
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= size or unit == "us":
-            return f"{seconds / size:.3g} {unit}"
-    raise AssertionError
+    digits = float(f"{seconds:.3g}")  # rounded first: 999.6 us are 1 ms
+    unit, size = next(each for each in UNITS if digits >= each[1] or each is UNITS[-1])
+    return f"{float(f'{digits / size:.3g}'):g} {unit}"
 
 
 def _bytes(count: int) -> str:
-    return f"{count / 2**20:.1f} MB"
+    return f"{count / 2**20:.1f} MiB"
 
 
 def others() -> list[Path]:
@@ -297,7 +338,12 @@ def main() -> int:
 
     results = {}
     for path in (RESULT, *others()):
-        if (result := load(path)) is None:
+        try:
+            result = load(path)
+        except ArgumentError as wrong:
+            print(f"bench: {wrong}", file=sys.stderr)
+            return 2
+        if result is None:
             print(f"bench: {path} is not there; run make bench", file=sys.stderr)
             return 2
         if why := unfit(result):
@@ -323,8 +369,12 @@ def unfit(result: Json) -> str:
         return "a quick look, with few samples"
     if noisy > MOST_NOISY * rows:
         return f"{noisy} of {rows} rows were measured while something else was at work"
-    if set(GROUPS) - {"peers"} - {row["case"]["group"] for row in result["rows"]}:
-        return "some groups were not measured; run the rest with --only"
+    groups = [row["case"]["group"] for row in result["rows"]]
+    if missing := set(GROUPS) - {"peers"} - set(groups):
+        return f"not measured: {', '.join(sorted(missing))}; run the rest with --only"
+    lacking = result.get("planned", 0) - sum(group != "peers" for group in groups)
+    if lacking > 0:
+        return f"it was stopped: {lacking} of {result['planned']} rows were not measured"
     return ""
 
 

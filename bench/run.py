@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ from bench.entrants import Missing, Problem, build, disagreement
 from bench.probe import Probe, by_isa, isas
 from bench.timing import Effort, Entrant, Json, in_turn, summary
 from gatewise import about
-from gatewise.files import whole
+from gatewise.errors import ArgumentError
+from gatewise.files import place, whole
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = Effort(seconds=0.2, least=3, most=9)
@@ -50,7 +52,25 @@ AGAIN = 2  # times at most that noisy rows are measured again
 
 def main(arguments: list[str]) -> int:
     given = _arguments(arguments)
-    console = Console(highlight=False, soft_wrap=True)
+    try:
+        return bench(given, Console(highlight=False, soft_wrap=True))
+    except KeyboardInterrupt:
+        print("stopped before anything was measured", file=sys.stderr)
+        return 130
+    except OSError as wrong:  # no place for the result, or no more
+        named = f"{wrong.filename}: {wrong.strerror}" if wrong.filename else wrong
+        print(f"gatewise bench: {named}", file=sys.stderr)
+        return 2
+    except ArgumentError as wrong:
+        print(f"gatewise bench: {wrong}", file=sys.stderr)
+        return 2
+
+
+def bench(given: argparse.Namespace, console: Console) -> int:
+    """All of it; the exit status."""
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    place(given.out)
+    old = report.load(given.out)  # what stands there and is no result, is not replaced by one
     threads = given.threads or about.cores()
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore", "LSTM with projections")  # torch says how it does them
@@ -67,8 +87,11 @@ def main(arguments: list[str]) -> int:
     every = cases(isas(), threads, [name for name, why in others.items() if not why])
     result = begin(given, threads, others)
     if given.again and not result["rows"]:
-        console.print(f"{given.out}: expected a result of this build; run without --again")
-        return 2
+        raise ArgumentError(f"{given.out}: expected a result of this build; run without --again")
+    if old and (anew := len(old["rows"]) - len(result["rows"])):
+        console.print(f"{given.out}: {anew} rows that are there go when the first new one is there")
+    if not chosen(given, every):
+        raise ArgumentError("--only peers: none of the other libraries is installed")
     console.print(report.heading(result), markup=False)
     if not Probe(threads).alone():
         console.print("other processes are at work here: what follows is noise")
@@ -78,6 +101,8 @@ def main(arguments: list[str]) -> int:
     try:
         run(every, result, given, console)
     except KeyboardInterrupt:
+        if not result["rows"]:
+            raise
         console.print(f"stopped; {given.out} has what was done")
         return 130
     console.print(f"\n{report.verdicts_text(result)}\n{given.out}", markup=False)
@@ -98,7 +123,7 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=3.0, help="for a row, about")
     parser.add_argument("--out", type=Path, help="the JSON file")
     given = parser.parse_args(arguments)
-    if given.threads < 0 or given.seconds <= 0:
+    if given.threads < 0 or not 0 < given.seconds < inf:
         parser.error("--threads and --seconds: expected more than 0")
     if given.again and (given.quick or given.only):
         parser.error("--again: expected without --quick and --only")
@@ -136,10 +161,10 @@ def begin(given: argparse.Namespace, threads: int, others: dict[str, str]) -> Js
         "own_instructions": probe.own,
         "peak": probe.peak,
         "peak_by_isa": by_isa(threads) | {info.isa: probe.peak["float32"]},
+        "planned": len(cases(isas(), threads)),  # the peers come on top
         "rows": [],
     }
-    if (given.only or given.again) and given.out.is_file():
-        old = json.loads(given.out.read_text())
+    if (given.only or given.again) and (old := report.load(given.out)) is not None:
         same = ("build", "machine", "isa", "threads", "torch", "quick")
         if all(old.get(k) == result[k] for k in same):
             anew = () if given.again else given.only
@@ -175,7 +200,6 @@ def run(every: list[Case], result: Json, given: argparse.Namespace, console: Con
     The probe alone decides what is noisy: a row that was measured in quiet stays, whatever it says.
     """
     rows, plan = result["rows"], chosen(given, every)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
     for row in rows_of([] if given.again else plan, result, given, console):
         rows.append(row)
         save(result, given.out)
@@ -224,9 +248,11 @@ def measure(case: Case, probe: Probe, effort: Effort, threads: int) -> Json:
             return row | apart.memory(case, threads)
         entrants, results, missing = line_up(case)
         row["missing"] = missing
-        wrong = "" if case.what in ("step", "model") else disagreement(results, case.dtype)
-        if wrong or not entrants:
-            return row | {"wrong": wrong or "nobody can do this", "times": {}, "ratios": {}}
+        wrong = disagreement(results, case.dtype)
+        if case.entrants[0] not in entrants:  # there is nothing to hold the others against
+            wrong = "ours does not run"
+        if wrong:
+            return row | {"wrong": wrong, "times": {}, "ratios": {}}
         if case.what == "contention":
             return row | apart.contention(entrants, 2 if effort is QUICK else apart.TURNS)
         probe.begin()

@@ -1,20 +1,23 @@
-"""The bench without its clock: sizes, work, statistics, comparisons, claims, tables and pages."""
+"""The bench without its clock: sizes, work, statistics, comparisons, and a run of it."""
 
 from __future__ import annotations
 
-import copy
+import hashlib
 import json
-import re
+import os
 from functools import partial
 from pathlib import Path
+from threading import Thread
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from measured import ALL, PEAK, row
 from rich.console import Console
 
-from bench import claims, figure, green, peers, report, run, timing
+from bench import green, peers, report, run, timing
 from bench import probe as bench_probe
 from bench.cases import CHECKPOINT, GROUPS, OURS, PAIR, TORCH, Case, cases, work
 from bench.entrants import Missing, Problem, build, disagreement
@@ -22,7 +25,6 @@ from bench.probe import Probe, by_isa
 from gatewise import _core
 
 ROOT = Path(__file__).parent.parent
-ALL = cases(("avx2", "base"), 4, peers.NAMES)
 
 
 # --- cases --------------------------------------------------------------------
@@ -148,6 +150,7 @@ def test_a_type_without_instructions_has_the_peak_of_float32() -> None:
 
 def test_a_row_is_held_against_the_clock_of_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     speeds = iter([*[90.0] * 5, 91.0, 60.0, 70.0])
+    monkeypatch.setattr(bench_probe, "waited", lambda: 0.0)
     probe = Probe(1)
     probe.peak["float32"] = 100.0
     monkeypatch.setattr(bench_probe._core, "probe", lambda *_: next(speeds))
@@ -157,6 +160,39 @@ def test_a_row_is_held_against_the_clock_of_its_own_time(monkeypatch: pytest.Mon
     assert not probe.quiet()
     assert probe.best == 91.0
     assert probe.peak["float32"] == 100.0
+
+
+def test_who_stood_in_line_was_not_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, line = 0.0, 0.0
+    monkeypatch.setattr(bench_probe._core, "probe", lambda *_: 90.0)  # between the others' turns
+    monkeypatch.setattr(bench_probe, "waited", lambda: line)
+    monkeypatch.setattr(bench_probe.time, "perf_counter", lambda: clock)
+    probe = Probe(1)
+    found = []
+    for waiting in (0.0, 0.2, 0.3, 0.2):
+        clock, line = clock + 1.0, line + waiting
+        found.append(probe.quiet())
+    assert found == [True, True, False, True]
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").is_file(), reason="only Linux counts")
+def test_the_system_counts_who_stands_in_line() -> None:
+    """Two busy threads outside the interpreter on one core: one of them waits at any time."""
+    cores, before, start = os.sched_getaffinity(0), bench_probe.waited(), perf_counter()
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        both = [Thread(target=hashlib.pbkdf2_hmac, args=("sha256", b"a", b"b", 300_000))
+                for _ in range(2)]  # fmt: skip
+        for each in both:
+            each.start()
+        sleep(0.05)
+        found = bench_probe.waited() - before
+        passed = perf_counter() - start
+        for each in both:
+            each.join()
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert found > 0.3 * passed
 
 
 # --- entrants -----------------------------------------------------------------
@@ -193,21 +229,33 @@ def test_another_answer_is_found() -> None:
     x = torch.ones(3)
     assert "apart" in disagreement({"a": x, "b": x + 1e-3}, "float32")
     assert "apart" in disagreement({"a": [x, x], "b": [x, x * torch.nan]}, "float32")
+    assert "shape" in disagreement({"a": x, "b": x[:2]}, "float32")
     assert disagreement({"a": [x, x], "b": x}, "float32") == ""
+
+
+def test_like_is_compared_with_like() -> None:
+    """An RNN with an RNN, bfloat16 with bfloat16 and its own bound."""
+    x = torch.ones(3)
+    first = {OURS: x, f"{OURS} bf16": x + 0.1, "gatewise.RNN": x + 1}
+    assert disagreement(first, "float32") == ""
+    assert disagreement(first | {f"{TORCH} bf16": x + 0.12}, "float32") == ""
+    assert "apart" in disagreement(first | {f"{TORCH} bf16": x + 0.2}, "float32")
+    assert "apart" in disagreement(first | {"torch.nn.RNN": x + 1.01}, "float32")
 
 
 @pytest.mark.parametrize(
     "case",
     [
         Case("gates", 3, 2, 4, 4, entrants=(OURS, f"{OURS} bf16", "torch.nn.RNN", "gatewise.RNN")),
-        Case("step", 1, 1, 4, 4, "inference", what="step", entrants=(OURS, TORCH)),
+        next(case for case in ALL if case.group == "step"),
         Case("loop", 3, 2, 4, 4, what="model"),
     ],
     ids=lambda case: case.group,
 )
 def test_the_others_run(case: Case) -> None:
-    entrants, _, missing = run.line_up(case)
+    entrants, results, missing = run.line_up(case)
     assert {*entrants, *missing} == set(case.entrants)
+    assert disagreement(results, case.dtype) == ""
     assert not {name for name in missing if name.startswith("gatewise")}
 
 
@@ -225,6 +273,23 @@ def test_what_was_lined_up() -> None:
     probe.measure(1)
     row = run.measure(case, probe, timing.Effort(1e-9, 2, 2), 1)
     assert (row["rounds"], set(row["times"]), set(row["ratios"])) == (2, set(PAIR), {TORCH})
+
+
+@pytest.mark.parametrize("wrong", ["fails", "answers wrongly"])
+def test_without_ours_nothing_is_timed(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the others there would be ratios that look as if they were over ours."""
+
+    def ours() -> torch.Tensor:
+        if wrong == "fails":
+            raise RuntimeError("no. Never")
+        return torch.zeros(2, 1, 4)
+
+    case, how = Case("fp32", 2, 1, 3, 4, "inference"), build
+    monkeypatch.setattr(run, "build", lambda n, p: ours if n == OURS else how(n, p))
+    row = run.measure(case, Probe(1), timing.Effort(1e-9, 2, 2), 1)
+    assert (row["times"], row["ratios"]) == ({}, {})
+    assert row["missing"] == ({OURS: "fails: no"} if wrong == "fails" else {})
+    assert ("apart" in row["wrong"]) == (wrong != "fails")
 
 
 def test_red_tests_leave_no_stamp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +321,59 @@ def test_arguments() -> None:
 def test_again_needs_a_result_of_this_build(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(green, "check", lambda: "")
     assert run.main(["--again", "--out", str(tmp_path / "r.json")]) == 2
-    assert "expected a result of this build" in capsys.readouterr().out
+    assert "expected a result of this build" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"rows": [{"case": {"T": 3}}]}', "# a page"])
+def test_what_is_no_result_is_not_replaced_by_one(text: str, tmp_path: Path, capsys) -> None:
+    mine = tmp_path / "mine.json"
+    mine.write_text(text)
+    assert run.main(["--quick", "--out", str(mine)]) == 2
+    assert f"{mine}: no result of this bench" in capsys.readouterr().err
+    assert mine.read_text() == text
+
+
+@pytest.mark.parametrize("out", ["file/r.json", "."])
+def test_no_place_for_the_result_is_said_before_anything_is_measured(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(green, "check", lambda: pytest.fail("begun"))
+    (tmp_path / "file").write_text("mine")
+    assert run.main(["--quick", "--out", str(tmp_path / out)]) == 2
+    assert capsys.readouterr().err.startswith("gatewise bench: ")
+
+
+def test_ctrl_c_says_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def stop(*_: Any) -> str:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "r.json"
+    arguments = ["--quick", "--only", "fp32", "--out", str(out)]
+    with monkeypatch.context() as patched:
+        patched.setattr(green, "check", stop)
+        assert run.main(arguments) == 130
+    assert "before anything was measured" in capsys.readouterr().err
+    monkeypatch.setattr(green, "check", lambda: "")
+    monkeypatch.setattr(bench_probe, "MOMENT", 1e-5)
+    rows = iter([row(Case("fp32", 100, 32, 64, 64), 1.0, 2.0)])
+    monkeypatch.setattr(run, "measure", lambda *_: next(rows, None) or stop())
+    assert run.main(arguments) == 130
+    assert f"{out} has what was done" in capsys.readouterr().out
+    kept = report.load(out)
+    assert kept is not None
+    assert [row["key"] for row in kept["rows"]] == ["fp32/(100, 32, 64, 64)/training"]
+    assert "it was stopped" not in report.unfit(kept | {"quick": False})  # groups are missing, too
+    again = run.begin(
+        run._arguments(["--quick", "--only", "odd", "--out", str(out)]), kept["threads"], {}
+    )
+    assert again["rows"] == kept["rows"]
+    anew = run.begin(run._arguments(arguments), kept["threads"], {})
+    assert anew["rows"] == []
+    run.save(kept | {"build": "another"}, out)
+    other = run.begin(
+        run._arguments(["--quick", "--only", "odd", "--out", str(out)]), kept["threads"], {}
+    )
+    assert other["rows"] == []
 
 
 @pytest.mark.parametrize("only", [(), ("--only", "fp32")], ids=["all", "one_group"])
@@ -282,204 +399,4 @@ def test_noisy_rows_are_measured_again_and_no_others(
     assert measured == [quiet.key, soon.key, never.key, *[soon.key, never.key] * 2]
     times = [next(iter(each["times"].values()))["median"] for each in result["rows"]]
     assert times == [9.0, 1.0, 6.0, 3.0]
-    assert report.load(given.out) == json.loads(json.dumps(result))
-
-
-# --- claims and tables --------------------------------------------------------
-
-
-PEAK = work(Case("fp32", 100, 32, 64, 64)) / 0.9
-
-
-def row(case: Case, ours: float, theirs: float) -> dict[str, Any]:
-    """A made-up measurement, in seconds."""
-    first, second = case.entrants[:2]
-    return {
-        "key": case.key,
-        "case": case.to_dict(),
-        "work": work(case),
-        "missing": {},
-        "times": {first: {"median": ours}, second: {"median": theirs}},
-        "ratios": {second: [theirs / ours, 0.9 * theirs / ours, 1.1 * theirs / ours]},
-        "rounds": 9, "clean": 9, "noisy": False, "probe": PEAK,
-    }  # fmt: skip
-
-
-@pytest.fixture
-def result() -> dict[str, Any]:
-    fast, slow = Case("fp32", 100, 32, 64, 64, share=0.8), Case("odd", 100, 3, 50, 50, share=0.7)
-    rows = [row(fast, 1.0, 4.0), row(slow, 1.0, 0.5)]
-    for T in (10, 100, 1000):
-        rows.append(row(Case("growth", T, 1, 8, 8, axis="T"), T / 100, T**2 / 100))
-    moved = row(Case("contention", 9, 9, 9, 9, what="contention"), 1, 1)
-    for time in moved["times"].values():
-        time.update(calm=1.0, busy=3.0, worst=4.0, factor=3.0)
-    kept = row(Case("memory", 9, 9, 9, 9, what="memory"), 1, 1)
-    for time, count in zip(kept["times"].values(), (2**20, 2**21), strict=True):
-        time["bytes"] = count
-    return {
-        "version": "0", "commit": "c0ffee", "when": "once", "machine": "a machine",
-        "python": "3", "torch": "2", "compiler": "cc", "isa": "base", "threads": 2,
-        "quick": False,
-        "peak": dict.fromkeys(("float32", "float64", "bfloat16"), PEAK),
-        "peak_by_isa": {},
-        "own_instructions": {"float32": True, "float64": True, "bfloat16": False},
-        "rows": [*rows, moved, kept],
-    }  # fmt: skip
-
-
-def test_what_is_lost_is_marked_and_stays(result: dict[str, Any]) -> None:
-    fast, slow, *_ = result["rows"]
-    assert claims.share(fast, OURS, result) == pytest.approx(0.9)
-    slower_clock = fast | {"probe": 0.9 * fast["probe"]}
-    assert claims.share(slower_clock, OURS, result) == pytest.approx(1.0)
-    assert not claims.noisy(slower_clock, result)
-    assert claims.noisy(fast | {"probe": 0.6 * fast["probe"]}, result)
-    assert not claims.lost(fast)
-    assert not claims.below(fast, result)
-    assert claims.lost(slow)
-    assert claims.below(slow, result)
-    text = report.table(result, "odd")
-    assert "0.50x [0.45, 0.55]" in text
-    assert "slower, below aim" in text
-    assert "slower" not in report.table(result, "fp32")
-
-
-def test_verdicts(result: dict[str, Any]) -> None:
-    found = {verdict.claim: verdict for verdict in claims.verdicts(result)}
-    assert found["fp32 training, geometric mean over torch"].measured == "4.00x"
-    assert not found["cells at their share of peak"].holds
-    assert not found["slowest cell against torch.nn.LSTM (odd/(100, 3, 50, 50)/training)"].holds
-    assert found["peak memory of a training step over torch's, largest"].measured == "0.50x"
-    assert found["exponent of time in T"].measured == "1.00"
-    assert claims.fits(result)["T", TORCH] == pytest.approx(2.0)
-    late = found["training step while another process takes a core, over calm"]
-    assert (late.measured, late.holds) == ("3.00x", False)
-
-
-def test_what_is_said_of_checkpoint(result: dict[str, Any]) -> None:
-    slow = row(Case("growth", 9, 2, 8, 8, entrants=(OURS, CHECKPOINT)), 1.0, 1.25)
-    grown = []
-    for T, root in ((100, 10), (10_000, 100)):
-        names = (OURS, CHECKPOINT)
-        case = Case("memory", T, 2, 8, 8, axis="T", what="memory", entrants=names)
-        grown.append(row(case, 1, 1))
-        for name, time in grown[-1]["times"].items():
-            time["bytes"] = 4 * T * 2 * 16 + (2**20 * root if name == CHECKPOINT else 2**20 * T)
-    result["rows"] += [slow, *grown]
-    found = {verdict.claim: verdict for verdict in claims.verdicts(result)}
-    name = "exponent of memory in T with checkpoint=True, beyond output and gradient of the input"
-    assert (found[name].measured, found[name].holds) == ("0.50", True)
-    name = "training step with checkpoint=True over one without, largest"
-    assert (found[name].measured, found[name].holds) == ("1.25x", True)
-    assert claims.fits(result)["T", OURS] == pytest.approx(1.0)  # of time, as before
-    text = report.table(result, "memory")
-    assert "grows as T^0.50" in text
-    assert "| (100, 2, 8, 8) | 100.0 MB | 10.0 MB | - |" in text
-
-
-def test_every_row_can_be_told(result: dict[str, Any]) -> None:
-    lines = [report.row_text(each, result) for each in result["rows"]]
-    assert "4.00x" in lines[0]
-    assert "below aim" in lines[1]
-    assert "1.0 MB" in lines[-1]
-    assert "3.0x when disturbed" in lines[-2]
-
-
-def test_the_heading_says_what_meetings_took(result: dict[str, Any]) -> None:
-    assert "meeting" not in report.heading(result)  # older results do not know
-    for k, one in enumerate(result["rows"]):
-        one["meeting"] = (0.06 if k else 0.38) * 1e-6
-    assert "0.06 us in the middle row, 0.06 to 0.38" in report.heading(result)
-    assert "meeting" not in report.heading(result | {"threads": 1})
-
-
-def test_pages_are_filled_between_their_marks(result: dict[str, Any]) -> None:
-    page = "a\n<!-- bench fp32: begin (x) -->\nold\n<!-- bench fp32: end -->\nb\n"
-    filled = report.fill(page, result)
-    assert "old" not in filled
-    assert "4.00x" in filled
-    assert report.fill(filled, result) == filled
-    assert filled.startswith("a\n<!-- bench fp32: begin (x) -->\n")
-    assert filled.endswith("<!-- bench fp32: end -->\nb\n")
-    empty = report.fill(filled, None)
-    assert "(x) -->\n<!-- bench fp32: end" in empty
-    with pytest.raises(KeyError):
-        report.fill(page.replace("fp32", "fp33"), result)
-
-
-def test_figure_carries_the_digest_of_its_rows(result: dict[str, Any], tmp_path: Path) -> None:
-    figure.draw(result, tmp_path / "a.svg")
-    text = (tmp_path / "a.svg").read_text()
-    assert figure.digest(result) in text
-    figure.draw(result, tmp_path / "b.svg")
-    assert text == (tmp_path / "b.svg").read_text()
-    changed = copy.deepcopy(result)
-    changed["rows"][0]["times"][OURS]["median"] *= 2
-    assert figure.digest(changed) != figure.digest(result)
-
-
-def test_a_noisy_or_partial_result_is_not_published(
-    result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
-) -> None:
-    assert "some groups" in report.unfit(result)
-    assert "quick" in report.unfit(result | {"quick": True})
-    result["rows"] = [row(case, 1.0, 2.0) for case in ALL]
-    assert report.unfit(result) == ""
-    noisy = copy.deepcopy(result)
-    for each in noisy["rows"][: len(ALL) // 5]:
-        each["noisy"] = True
-    assert "something else" in report.unfit(noisy)
-    assert f"{len(ALL) // 5} of {len(ALL)} rows noisy" in report.heading(noisy)
-    monkeypatch.setattr(report, "RESULT", tmp_path / "r.json")
-    assert report.main() == 2
-    assert "is not there" in capsys.readouterr().err
-    run.save(noisy, report.RESULT)
-    assert report.main() == 2
-    assert "not published" in capsys.readouterr().err
-
-
-def test_result_survives_json(result: dict[str, Any], tmp_path: Path) -> None:
-    run.save(result, tmp_path / "r.json")
-    again = report.load(tmp_path / "r.json")
-    assert again == json.loads(json.dumps(result))
-    assert report.load(tmp_path / "none.json") is None
-
-
-# --- the pages of this repository ---------------------------------------------
-
-
-@pytest.mark.parametrize("page", report.PAGES, ids=lambda path: path.name)
-def test_pages_say_what_the_results_say(page: Path) -> None:
-    text = page.read_text()
-    assert len(report.MARKS.findall(text)) == text.count(": end -->") - text.count("demo: end -->")
-    assert report.fill(text, report.load(), report.link(page)) == text
-
-
-def test_speed_page_shows_every_group() -> None:
-    text = (ROOT / "docs" / "speed.md").read_text()
-    shown = {match[1] for match in report.MARKS.findall(text)}
-    assert shown == {*GROUPS, "run", "machines", "claims", "figure"}
-
-
-@pytest.mark.parametrize("path", report.others(), ids=lambda path: path.stem)
-def test_another_machine_has_the_page_with_its_numbers(path: Path) -> None:
-    page = report.page_of(path)
-    assert page.read_text() == report.other_page(path)
-    assert f"({page.name})" in report.SPEED.read_text()
-    assert report.link(page, report.figure_of(path)) in page.read_text()
-
-
-@pytest.mark.parametrize("path", [report.RESULT, *report.others()], ids=lambda path: path.stem)
-def test_figure_is_of_these_results(path: Path) -> None:
-    result = report.load(path)
-    assert result is not None
-    assert figure.digest(result) in report.figure_of(path).read_text()
-
-
-def test_constants_named_in_the_kernels_page_are_those_of_the_core() -> None:
-    core = "\n".join(path.read_text() for path in (ROOT / "core").glob("*.h"))
-    named = re.findall(r"`([A-Z_]+) = (\d+)`", (ROOT / "docs" / "kernels.md").read_text())
-    assert len(named) >= 6
-    for name, value in named:
-        assert re.search(rf"\b{name} =\s+{value};", core), f"{name} = {value}"
+    assert json.loads(given.out.read_text()) == json.loads(json.dumps(result))
