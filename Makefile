@@ -3,15 +3,17 @@
 #   make lint    style, types, symbols, line count  make format   make bench    make studies
 #   make mutations    breaks the code on purpose; the tests must notice
 #   make emulate      the tests of the kernels over AVX-512, emulated
+# With another Python, beside the first:  make test PYTHON=python3.13 VENV=.venv-3.13
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 CORE := CMakeLists.txt $(wildcard core/*)
 CPP := $(wildcard core/*.h core/*.cpp tests/core/*.cpp)
 
 .PHONY: setup demo test lint format bench studies mutations emulate clean
 
-setup: .venv/built
+setup: $(VENV)/built
 
 demo: setup
 	@$(BIN)/gatewise demo $(ARGS)
@@ -49,13 +51,13 @@ emulate: setup
 	@$(BIN)/python tools/emulate.py avx512bf16 $(ARGS)
 
 clean:
-	rm -rf .venv build
+	rm -rf $(VENV) build
 
 # The tools and what they need, at the pinned versions; pip first, for --group. The emulator asks for wheel.
-.venv/tools: constraints.txt pyproject.toml tools/machine.sh
+$(VENV)/tools: constraints.txt pyproject.toml tools/machine.sh
 	@tools/machine.sh $(PYTHON)
-	@echo "setting up .venv (once; a few minutes, most of it for torch)"
-	@$(PYTHON) -m venv .venv
+	@echo "setting up $(VENV) (once; a few minutes, most of it for torch)"
+	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install --constraint constraints.txt pip
 	@$(PIP) install --constraint constraints.txt --group dev
 	@$(PIP) install --constraint constraints.txt --no-deps --only-binary :all: bochscpu-python wheel 2>/dev/null || \
@@ -63,7 +65,7 @@ clean:
 	@touch $@
 
 # The package itself: Python is used in place, the core is built into build/ and rebuilt when it changes.
-.venv/built: .venv/tools $(CORE)
+$(VENV)/built: $(VENV)/tools $(CORE)
 	@tools/machine.sh $(PYTHON)
 	@echo "building gatewise"
 	@$(PIP) install --constraint constraints.txt --no-build-isolation --config-settings=cmake.define.GATEWISE_WIDE=ON --editable '.[all]'

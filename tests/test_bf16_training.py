@@ -473,7 +473,7 @@ def test_compiled(isa: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(got[1], grads, strict=True))
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # torch's make_dual
+@pytest.mark.filterwarnings("ignore:`torch.jit.script")  # torch's make_dual
 def test_forward_mode_and_vmap(isa: str) -> None:
     """A tangent is the page's; mapped over, a run is the same run."""
     lstm, x, v = gatewise.LSTM(3, 5), torch.randn(6, 4, 3), torch.randn(6, 4, 3)

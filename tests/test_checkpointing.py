@@ -21,7 +21,7 @@ from gatewise.reference import Weights
 from gatewise.spec import CELLS
 
 # torch's own make_dual, when first called
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script")
 
 STEPS = (True, 1, 2, 3, 100)  # of a layer of 3 steps, or 4 packed: some do not divide it
 
@@ -399,7 +399,7 @@ def test_torch_checkpoint_around_it_and_hooks_under_it() -> None:
     assert_same(torch.autograd.grad(found.sum(), x), expected, atol=0, rtol=0)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_compiled_and_exported() -> None:
     lstm, x = gatewise.LSTM(3, 4, checkpoint=2), torch.randn(5, 2, 3)
     expected = lstm(x)[0]

@@ -374,7 +374,7 @@ def test_torchscript_says_that_it_is_not_supported() -> None:
         example = (zeros(5, 3) if not isinstance(module, gatewise.LSTMCell) else zeros(3),)
         for convert in (torch.jit.script, partial(torch.jit.trace, example_inputs=example)):
             with (
-                pytest.warns(DeprecationWarning, match="torch.jit"),
+                pytest.warns((DeprecationWarning, FutureWarning), match="torch.jit"),
                 pytest.raises(NotImplementedError, match="do not support TorchScript"),
             ):
                 convert(module)

@@ -89,7 +89,7 @@ def test_within_a_checkpoint(use_reentrant) -> None:
     assert_close(x.grad, expected)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # torch's own
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_within_a_compiled_model(backend) -> None:
     lstm = gatewise.LSTM(3, 4, bidirectional=True)

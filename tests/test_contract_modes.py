@@ -17,7 +17,7 @@ import gatewise
 from gatewise.recording import put
 
 # torch compiles some of its own formulas with what it has deprecated
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit")
 
 LENGTHS = [2, 5, 1]
 

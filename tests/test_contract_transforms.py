@@ -19,7 +19,7 @@ from twins import assert_close, assert_same, flat, gradients, twins
 import gatewise
 
 # torch compiles some of its own formulas with what it has deprecated
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit")
 
 F64 = torch.float64
 rand = partial(torch.randn, dtype=F64)

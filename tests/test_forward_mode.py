@@ -20,7 +20,7 @@ from gatewise.reference import Weights
 from gatewise.spec import CELLS
 
 # torch's own make_dual, when first called
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script")
 
 #: Sums in float64, in another order.
 BOUNDS = {"rtol": 1e-10, "atol": 1e-12}

@@ -18,7 +18,7 @@ from gatewise.reference import Weights
 from gatewise.spec import CELLS
 
 # torch's own make_dual, when first called
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script")
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["dense", "packed"])

@@ -20,7 +20,7 @@ from gatewise.reference import Weights
 from gatewise.spec import CELLS
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),  # torch's make_dual
+    pytest.mark.filterwarnings("ignore:`torch.jit.script"),  # torch's make_dual
 ]
 
 LAYER = torch.ops.gatewise.layer.default

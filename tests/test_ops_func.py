@@ -14,7 +14,7 @@ from gatewise import native
 from gatewise.reference import Weights
 
 # torch's own make_dual, when first called
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script")
 
 V = 3  # the mapped axis
 

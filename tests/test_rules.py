@@ -23,7 +23,7 @@ CORE = ROOT / "core"
 # module, or a package for all in it. Imports for type checkers alone do not count.
 API = {"api"}
 PAGE = {"spec", "torch"}
-NATIVE = PAGE | {"errors", "reference", "native"}
+NATIVE = PAGE | {"errors", "reference", "native", "private"}
 ROUTES = NATIVE | {"batching", "formulas", "listening"}
 MODULES = {"spec", "errors", "checks", "ops", "reference", "torch"}
 VALUES = {"spec", "errors", "fields", "numpy"}  # torch arrives as arrays
@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
     "about": {"spec", "errors", "_core"},
     "reference": PAGE,  # never the core: a specification does not call what it specifies
+    "private": {"torch"},
     "native": NATIVE | {"_core", "numpy"},
     "batching": NATIVE,
     "listening": NATIVE,

@@ -16,7 +16,7 @@ from gatewise.recording import put
 from gatewise.watching import Watch
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),  # torch's make_dual
+    pytest.mark.filterwarnings("ignore:`torch.jit.script"),  # torch's make_dual
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),  # Dynamo
 ]
 

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gatewise import private
 from gatewise.spec import CELLS, CellSpec
 
 try:
@@ -42,10 +43,9 @@ except ImportError as missing:
 #: What the core computes in. bfloat16 and float16 come as float32 and are rounded at the end.
 DTYPES = (torch.float32, torch.float64)
 
-_is_dead_wrapper = torch._C._functorch.is_dead_tensor_wrapper  # type: ignore[attr-defined]
+private.require()
 
-# Older torch hands over no tensor that requires grad.
-_DETACH = not hasattr(Tensor, "__dlpack_c_exchange_api__")
+_is_dead_wrapper = torch._C._functorch.is_dead_tensor_wrapper  # type: ignore[attr-defined]
 
 #: Fields of a direction's Weights.
 FIELDS = 6
@@ -525,7 +525,7 @@ def _tokens(t: Any) -> Any:
 def _needs_copy(t: Tensor) -> bool:
     """Whether the numbers are not those in memory: a lazy negative, lazy zeros, or what has leaked
     from a transform of torch.func."""
-    return _DETACH or t.is_neg() or t._is_zerotensor() or _is_dead_wrapper(t)
+    return t.is_neg() or t._is_zerotensor() or _is_dead_wrapper(t)
 
 
 def _copy(t: Tensor) -> Tensor:
