@@ -206,11 +206,11 @@ def test_where_nothing_can_be_written(here: Path, monkeypatch: pytest.MonkeyPatc
     bilstm = tagger(here / "bilstm.safetensors", "bilstm")
     denied = "Permission denied; choose another place with --out"
     with monkeypatch.context() as patched:
-        full = OSError(errno.ENOSPC, "No space left on device")
-        patched.setattr(Training, "run", Mock(side_effect=full))
-        said = "gatewise demo: No space left on device; choose another place with --out"
-        result = ask("demo", *TINY, "--out", here / "full")
-        assert (result.exit_code, result.stderr) == (2, f"{said}\n")
+        full = OSError(errno.ENOSPC, "No space left on device")  # so says a write
+        patched.setattr(Path, "write_bytes", Mock(side_effect=full))
+        said = "full/rnn.safetensors: No space left on device; choose another place with --out"
+        result = ask("demo", *TINY, "--out", "full")
+        assert (result.exit_code, result.stderr) == (2, f"gatewise demo: {said}\n")
     # to root, everything is permitted
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
     monkeypatch.setattr(Training, "run", lambda _: pytest.fail("trained before it was said"))
@@ -411,9 +411,13 @@ def test_an_unknown_instruction_set_is_one_line(args: tuple[str, ...], tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("args", [["info"], ["study"], ["--help"], ["explain", "--help"]])
+@pytest.mark.parametrize(
+    "args", [["info"], ["study"], ["--help"], ["explain", "--help"], ["demo", *TINY]]
+)
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_full_disk_behind_standard_output(args: list[str], unbuffered: str) -> None:
+def test_a_full_disk_behind_standard_output(
+    args: list[str], unbuffered: str, tmp_path: Path
+) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     with Path("/dev/full").open("w") as full:
@@ -423,6 +427,7 @@ def test_a_full_disk_behind_standard_output(args: list[str], unbuffered: str) ->
             stderr=subprocess.PIPE,
             text=True,
             check=False,
+            cwd=tmp_path,
             env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
         )
     name = "" if "--help" in args else f" {args[0]}"

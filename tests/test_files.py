@@ -100,12 +100,13 @@ def test_a_directory_for_nothing_goes_again(tmp_path: Path) -> None:
     assert (tmp_path / "kept" / "begun").is_file()
 
 
-def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [True, False], ids=["the_drafts", "none"])
+def test_an_error_names_the_file_that_was_asked_for(name: bool, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
 
     def no_room() -> None:
         with whole(path) as draft:
-            raise OSError(28, "No space left on device", str(draft))
+            raise OSError(28, "No space left on device", str(draft) if name else None)
 
     with pytest.raises(OSError, match="No space left") as wrong:
         no_room()

@@ -89,9 +89,11 @@ def _said(command: str, out: Path | None = None) -> Iterator[None]:
         raise typer.Exit(2) from None
     except OSError as wrong:
         path = wrong.filename
+        with _printing(command):
+            if wrong.errno == errno.ENOSPC and not path:  # a file that is written has its name
+                raise
         named = f"{path}: {wrong.strerror}" if path else wrong.strerror or str(wrong)
-        there = path and out and (out.is_relative_to(path) or Path(path).is_relative_to(out))
-        if out and (there or wrong.errno == errno.ENOSPC):
+        if path and out and (out.is_relative_to(path) or Path(path).is_relative_to(out)):
             named += "; choose another place with --out"
         _say(command, named)
         raise typer.Exit(2) from None

@@ -77,8 +77,8 @@ def whole(path: Path) -> Iterator[Path]:
         yield draft
         os.replace(draft, target)
     except OSError as wrong:
-        if wrong.filename == str(draft):  # a name that nobody gave
-            wrong.filename = str(path)
+        if wrong.filename == str(draft) or (wrong.errno and not wrong.filename):
+            wrong.filename = str(path)  # nobody gave the draft's; a full disk gives none
         raise
     finally:
         draft.unlink(missing_ok=True)
