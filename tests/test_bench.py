@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from threading import Thread
 from time import perf_counter, sleep
@@ -17,6 +21,7 @@ import torch
 from measured import ALL, PEAK, row
 from rich.console import Console
 
+from bench import apart as bench_apart
 from bench import green, peers, report, run, timing
 from bench import probe as bench_probe
 from bench.cases import CHECKPOINT, GROUPS, OURS, PAIR, TORCH, Case, cases, work
@@ -79,6 +84,24 @@ def test_ratio_has_an_interval_around_it() -> None:
     assert high < 2.2
 
 
+def test_the_interval_covers_what_it_says() -> None:
+    """Of ratios whose logarithms are skewed, between 90 and 99 of a hundred."""
+    rng = np.random.default_rng(2)
+    hits = 0
+    for _ in range(400):
+        ours, theirs = 1 + rng.exponential(1, 15), 2 + rng.exponential(2, 15)
+        _, low, high = timing.ratio(list(theirs), list(ours))
+        hits += low <= 2.0 <= high
+    assert 360 <= hits <= 396
+
+
+def test_the_interval_is_of_medians_of_pairs() -> None:
+    slow = [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 90.0]  # a pause in one round
+    assert timing.ratio(slow, [1.0] * 9)[2] < 2.0
+    clock = [1.0, 2.0, 4.0, 8.0, 16.0]  # the machine became slower, for both alike
+    assert timing.ratio([3 * each for each in clock], clock) == [3.0, 3.0, 3.0]
+
+
 def test_noisy_rounds_are_counted_and_left_out() -> None:
     times = {"a": [1.0] * 6 + [9.0] * 3, "b": [2.0] * 6 + [90.0] * 3}
     found = timing.summary(timing.Rounds(times, [True] * 6 + [False] * 3))
@@ -94,6 +117,29 @@ def test_too_few_clean_rounds_use_all_and_say_so() -> None:
     assert found["times"]["a"]["median"] == 3.5
 
 
+def test_few_clean_rounds_are_enough_and_fewer_are_not() -> None:
+    for clean in (timing.FEW - 1, timing.FEW):
+        rounds = timing.Rounds({"a": [1.0] * 9}, [True] * clean + [False] * (9 - clean))
+        assert timing.summary(rounds)["noisy"] == (clean < timing.FEW)
+
+
+def test_a_row_waits_for_clean_rounds_but_not_for_ever() -> None:
+    effort = timing.Effort(seconds=2.0, least=3, most=9)
+
+    def enough(clean: int, noisy: int, spent: float) -> bool:
+        return timing._enough(timing.Rounds({}, [True] * clean + [False] * noisy), spent, effort)
+
+    assert [enough(2, 0, 99.0), enough(3, 0, 1.9), enough(3, 0, 2.0)] == [False, False, True]
+    assert [enough(2, 5, 5.9), enough(2, 5, 6.0), enough(0, 9, 0.1)] == [False, True, True]
+
+
+def test_seconds_are_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock: list[float] = []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: sum(clock))
+    assert timing.seconds(lambda: clock.append(2.0), 5) == 2.0
+    assert timing.seconds(lambda: clock.append(2.0), 0) == 0.0
+
+
 def test_everybody_takes_a_turn() -> None:
     calls: list[str] = []
     entrants: dict[str, timing.Entrant] = {
@@ -105,7 +151,17 @@ def test_everybody_takes_a_turn() -> None:
     rounds = timing.in_turn(entrants, lambda: next(answers), effort)
     assert all(len(times) == 3 for times in rounds.times.values())
     assert rounds.quiet == [False, True, True]
-    assert set(calls) == set("abc")
+    # Once to see that it runs and how long it takes, then who was second is first.
+    assert "".join(name for name, _ in groupby(calls)) == "abc" + "abc" + "bca" + "cab"
+
+
+def test_nobody_cleans_up_while_the_clock_runs() -> None:
+    seen: list[bool] = []
+    effort = timing.Effort(seconds=1e-9, least=2, most=2)
+    timing.in_turn({"a": lambda: seen.append(gc.isenabled())}, lambda: True, effort)
+    assert seen[:2] == [True, True]
+    assert not any(seen[2:])
+    assert gc.isenabled()
 
 
 def test_a_sample_is_warm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,6 +279,47 @@ def test_entrants_answer_the_same_question(case: Case) -> None:
     answers = [len(answer) for answer in results.values() if isinstance(answer, list)]
     assert case.mode == "inference" or min(answers) == max(answers) > 2
     assert _core.info()["isa"] == usual
+
+
+def test_a_training_step_is_whole() -> None:
+    """The output, and the gradients of the input and of every weight."""
+    _, results, _ = run.line_up(Case("fp32", 4, 3, 5, 6))
+    for result in results.values():
+        assert isinstance(result, list)
+        shapes = [tuple(each.shape) for each in result]
+        assert shapes == [(4, 3, 6), (4, 3, 5), (24, 5), (24, 6), (24,), (24,)]
+
+
+def test_who_is_disturbed_is_held_against_who_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy: list[bool] = []
+    order: list[tuple[str, bool]] = []
+
+    @contextmanager
+    def other() -> Iterator[None]:
+        busy.append(True)
+        yield
+        busy.pop()
+
+    def times(run: Any) -> list[float]:
+        order.append((run(), bool(busy)))
+        return [1.0, 2.0, 9.0] if busy else [0.5, 0.5, 0.75]
+
+    monkeypatch.setattr(bench_apart, "_busy_core", other)
+    monkeypatch.setattr(bench_apart, "_for_a_while", times)
+    found = bench_apart.contention({"a": lambda: "a", "b": lambda: "b"}, turns=2)
+    assert order == [("a", False), ("a", True), ("b", False), ("b", True)] * 2
+    expected = {"median": 0.5, "calm": 0.5, "busy": 2.0, "worst": 9.0, "factor": 4.0}
+    assert found["times"] == {"a": expected, "b": expected}
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").is_file(), reason="only Linux forgets")
+def test_memory_is_the_peak_and_not_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the process held before; 80 MB are filled, and given back."""
+    np.ones(30_000_000)
+    monkeypatch.setattr("bench.entrants.build", lambda *_: lambda: np.ones(10_000_000))
+    fields = Case("memory", 2, 1, 3, 4, what="memory").to_dict()
+    found = bench_apart._peak_of_a_step(OURS, fields)
+    assert 79e6 < found < 100e6
 
 
 def test_another_answer_is_found() -> None:

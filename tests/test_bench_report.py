@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from measured import ALL, PEAK, row
 
 from bench import claims, figure, report, run
@@ -199,6 +200,14 @@ def test_figure_carries_the_digest_of_its_rows(result: dict[str, Any], tmp_path:
     changed = copy.deepcopy(result)
     changed["rows"][0]["times"][OURS]["median"] *= 2
     assert figure.digest(changed) != figure.digest(result)
+
+
+def test_the_bars_are_the_shares_of_both(result: dict[str, Any]) -> None:
+    axes = Figure().subplots()
+    figure._shares(axes, result)
+    shares = [claims.share(result["rows"][0], name, result) for name in PAIR]
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx(shares)
+    assert shares[0] == 4 * shares[1]
 
 
 def test_a_noisy_or_partial_result_is_not_published(

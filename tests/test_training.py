@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from gatewise import ArgumentError, training
 from gatewise.corpus import PHRASE, read
-from gatewise.tagger import KINDS, score
-from gatewise.training import FORMAT, Settings, Training, load, plan
+from gatewise.tagger import KINDS, Batch, Tagger, score
+from gatewise.training import FORMAT, Race, Settings, Training, load, plan
 
 TEXT = read("the cat sat on the mat. a dog ran, and the cat ran; the man had a hat. " * 40)
 SMALL = Settings(hidden_size=8, embedding_size=4, epochs=2, batch=16)
@@ -49,8 +50,8 @@ def test_pieces_end_where_phrases_do_and_batches_are_alike() -> None:
     batches = plan(TEXT, SMALL)
     for starts, lengths in batches:
         assert (TEXT.stops[starts + lengths - 1] >= PHRASE).all()
-    spread = max(lengths.max() / lengths.min() for _, lengths in batches[:10])
-    assert spread < 8
+    within = np.mean([lengths.std() for _, lengths in batches])
+    assert within < 0.5 * np.concatenate([lengths for _, lengths in batches]).std()
     sizes = [len(lengths) for _, lengths in batches]
     assert abs(sum(sizes) / len(sizes) - SMALL.batch) < 2
 
@@ -148,6 +149,64 @@ def test_the_race_is_run_and_changes_nothing() -> None:
         assert len(seconds) == count
         assert min(seconds) > 0
     assert alone.race.epoch("gatewise", 100) is None
+
+
+Step = tuple[str, int, float]
+
+
+def raced(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> tuple[Training, list[Step]]:
+    """A training whose steps only say whose they are, at which step, and at what rate."""
+    taken: list[Step] = []
+    run = Training("rnn", settings, TEXT)
+
+    def step(model: Tagger, _: object, batch: object, rate: float) -> tuple[float, float]:
+        ours = model is run.model
+        taken.append(("ours" if ours else "torch's", run.step, rate))
+        apart = 0.25 if len(run.race.letters) == 2 else 0.125  # the largest in the middle
+        return (1.0, 1.0) if ours else (1.0 + apart, 2.0)
+
+    monkeypatch.setattr(training, "_step", step)
+    assert len(list(run.run())) == run.steps
+    return run, taken
+
+
+def test_the_race_is_spread_over_the_training_and_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, taken = raced(monkeypatch, dataclasses.replace(SMALL, batch=2))
+    at = sorted({step for who, step, _ in taken if who == "torch's"})
+    assert len(at) == len(run.race.letters) == training.RACED
+    assert np.diff([0, *at, run.steps]).max() <= run.steps / training.RACED + 1
+    turns = [[who for who, step, _ in taken if step == k] for k in at]
+    assert turns[0] == ["torch's", "torch's", "ours"]  # its first call ever does not count
+    assert turns[1::2] == [["ours", "torch's"]] * (training.RACED // 2)
+    assert turns[2::2] == [["torch's", "ours"]] * (training.RACED // 2 - 1)
+    assert run.race.seconds == {"gatewise": [1.0] * len(at), "torch.nn": [2.0] * len(at)}
+    assert run.race.difference == 0.25
+
+
+def test_the_rate_rises_and_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, taken = raced(monkeypatch, dataclasses.replace(SMALL, batch=2))
+    rates = [rate / SMALL.learning_rate for who, _, rate in taken if who == "ours"]
+    top = int(np.argmax(rates))
+    assert (rates[0], rates[-1]) == pytest.approx((0.01, 0.0), abs=1e-3)
+    assert 0.98 < rates[top] <= 1.0
+    assert 0.03 < top / len(rates) < 0.07
+    assert rates == sorted(rates[:top]) + sorted(rates[top:], reverse=True)
+    assert rates[len(rates) // 2] == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_step_is_clipped() -> None:
+    run = Training("rnn", SMALL, TEXT)
+    with torch.no_grad():
+        run.model.linear.weight *= 1000
+    training._step(run.model, run.optimizer, Batch.of(TEXT, *run.plan[0]), 0.0)
+    norms = [float(p.grad.norm()) for p in run.model.parameters() if p.grad is not None]
+    assert np.linalg.norm(norms) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_an_epoch_is_timed_by_its_middle_letter() -> None:
+    race = Race([10] * 5, {"gatewise": [50.0, 10.0, 40.0, 20.0, 30.0]})
+    assert race.epoch("gatewise", 10) == 30.0
+    assert Race().epoch("gatewise", 10) is None
 
 
 def test_a_pause_of_the_machine_does_not_decide_the_race() -> None:
