@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -70,7 +72,7 @@ def test_help_teaches() -> None:
     assert all(name in said for name in ("demo", "explain", "study", "bench", "info"))
     for name, lesson in {
         "demo": "gatewise demo --text",
-        "explain": "gatewise explain --model lstm.pt --input series.csv",
+        "explain": "gatewise explain --input series.csv",
         "study": "gatewise study --all --quick",
         "info": "instruction sets",
     }.items():
@@ -233,7 +235,8 @@ def test_explain_refuses(here: Path) -> None:
     refused(ask("explain", "--text", "a", "--model", "a.pt"), "a.pt: not a tagger", "--input")
     refused(ask("explain", "--text", "a", "--model", bilstm, "--cell", "rnn"), "--input only")
     refused(ask("explain", "--text", "a", "--model", bilstm, "--batch", "1"), "--input only")
-    refused(ask("explain", "--input", "a.npy"), "expected --model FILE")
+    for option in ("--layer", "--cell", "--beside"):
+        refused(ask("explain", "--input", "a.npy", option, "a.pt"), "expected with --model, got n")
     refused(ask("explain", "--input", "no.csv", "--model", "a.pt"), "no.csv: No such file")
     refused(ask("explain", "--input", "a.csv", "--model", "a.pt"), "line 2, column 2", "got 'oops'")
     refused(ask("explain", "--input", "wide.npy", "--model", "a.pt"), "--input: expected I = 2 c")
@@ -313,6 +316,23 @@ def test_explain_writes(here: Path) -> None:
     (here / "a.csv").write_text("day,rain\n1,2\n3,4\n")
     assert ask("explain", "--input", "a.csv", "--model", "a.pt").exit_code == 0
     assert '"columns":["day","rain"]' in (here / "gatewise-explain.html").read_text()
+
+
+def test_without_a_model_two_learn_what_comes_next(here: Path) -> None:
+    rows = "".join(f"{20 + math.sin(t):.4f},0\n" for t in range(60))
+    (here / "a.csv").write_text(f"celsius,rain\n{rows}")
+    result = ask("explain", "--input", "a.csv")
+    assert (result.exit_code, result.stdout) == (0, "gatewise-explain.html\n")
+    said = r"LSTM (\S+), plain RNN (\S+), always saying the same row again (\S+)\n$"
+    errors = re.findall(said, result.stderr)
+    lstm, rnn, same = map(float, errors[0])
+    assert lstm < same / 2
+    assert rnn < same / 2
+    page = (here / "gatewise-explain.html").read_text()
+    assert "<title>What comes next in a.csv?" in page
+    assert '"columns":["celsius","rain"]' in page
+    (here / "a.csv").write_text("1\n")
+    refused(ask("explain", "--input", "a.csv"), "--input: expected T = 2 steps or more", "got 1")
 
 
 def test_a_warning_is_one_line(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

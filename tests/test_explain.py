@@ -205,14 +205,14 @@ def test_csv_refused(text: str, wrong: str, tmp_path: Path) -> None:
 def test_a_series_that_no_browser_would_open(tmp_path: Path) -> None:
     layer, page = gatewise.LSTM(2, 4, 2, bidirectional=True, proj_size=3), tmp_path / "a.html"
     series = np.zeros((40, 2), np.float32)
-    series_page(page, layer, series[:20], "")
+    series_page(page, [layer], series[:20], "")
     short = page.stat().st_size
-    series_page(page, layer, series, "")
+    series_page(page, [layer], series, "")
     each = (page.stat().st_size - short) / 20
     assert 0.9 < _characters(layer) / each < 1.1
     most = int(MOST_CHARACTERS / _characters(layer) / 2)
     with pytest.raises(ShapeError, match=f"T = {most:,} steps at most.* got {most + 1:,}"):
-        series_page(page, layer, np.zeros((most + 1, 2), np.float32), "", layer)
+        series_page(page, [layer, layer], np.zeros((most + 1, 2), np.float32), "")
 
 
 def test_a_csv_that_is_no_text(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_a_series_page_shows_what_the_layer_does(tmp_path: Path, explored: list[
     series = np.sin(np.arange(9, dtype="f4"))[:, None]
     beside = gatewise.RNN(1, 4)
     layer = read_layer(tmp_path / "a.pt")
-    page = series_page(tmp_path / "a.html", layer, series, "a sine", beside)
+    page = series_page(tmp_path / "a.html", [layer, beside], series, "a sine")
     ((trace, how),) = explored
     torch.testing.assert_close(trace.output, theirs(torch.from_numpy(series)[:, None])[0])
     torch.testing.assert_close(how["beside"].output, beside(torch.from_numpy(series)[:, None])[0])
@@ -306,9 +306,9 @@ def test_a_series_page_shows_what_the_layer_does(tmp_path: Path, explored: list[
 def test_a_series_of_another_width(tmp_path: Path) -> None:
     series = np.zeros((5, 2), "f4")
     with pytest.raises(ShapeError, match="expected I = 3 columns, as the model reads, got 2"):
-        series_page(tmp_path / "a.html", gatewise.LSTM(3, 4), series, "")
+        series_page(tmp_path / "a.html", [gatewise.LSTM(3, 4)], series, "")
     with pytest.raises(ShapeError, match="I = 3 columns, as the model beside reads, got 2"):
-        series_page(tmp_path / "a.html", gatewise.LSTM(2, 4), series, "", gatewise.LSTM(3, 4))
+        series_page(tmp_path / "a.html", [gatewise.LSTM(2, 4), gatewise.LSTM(3, 4)], series, "")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -65,6 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tagger": APPLICATION,
     "training": APPLICATION | {"tagger"},
     "explain": APPLICATION | {"tagger", "training", "see"},
+    "forecasting": API | {"errors", "lstm", "numpy", "torch"},
     "demo": APPLICATION | {"tagger", "training", "explain", "rich"},
     "cli": {"errors", "files", "typer"},  # and anything inside a subcommand's function
 }

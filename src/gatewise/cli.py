@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 try:
     import typer
@@ -27,6 +27,12 @@ except KeyboardInterrupt:
 
 from gatewise.errors import ArgumentError, GatewiseError
 from gatewise.files import place
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gatewise.lstm import LSTM, RNN
 
 DEMO = Path("gatewise-demo")
 
@@ -220,10 +226,13 @@ def explain(
     """Write one page that shows every gate of every step of a model on your own input.
 
     The page opens from disk, without a network or a server. A text is read by a tagger (without
-    --model: the Bi-LSTM that gatewise demo left in ./gatewise-demo, its plain RNN beside it); a
-    series by any torch.nn.LSTM, torch.nn.RNN or gatewise layer whose state_dict you saved.
+    --model: the Bi-LSTM that gatewise demo left in ./gatewise-demo, its plain RNN beside it). A
+    series is read by any torch.nn.LSTM, torch.nn.RNN or gatewise layer whose state_dict you saved
+    with torch.save(layer.state_dict(), "lstm.pt"); without --model, by an LSTM that first learns
+    from it, for some seconds, to say each next row, with a plain RNN beside it.
 
         gatewise explain --text theskyisfullofstars
+        gatewise explain --input series.csv
         gatewise explain --model lstm.pt --input series.csv
     """
     with _said("explain", out):
@@ -233,9 +242,9 @@ def explain(
             raise ArgumentError(
                 "--layer, --cell and --batch: expected with --input only, got --text"
             )
-        if model is None and input is not None:
-            raise ArgumentError("--input: expected --model FILE, a state_dict, got none")
-        if model is None:
+        if model is None and input is not None and (layer or cell or beside):
+            raise ArgumentError("--layer, --cell and --beside: expected with --model, got none")
+        if model is None and input is None:
             model, known = DEMO / "bilstm.safetensors", DEMO / "rnn.safetensors"
             if not model.is_file():
                 raise ArgumentError(f"no model: give --model FILE, or run gatewise demo ({model})")
@@ -245,15 +254,31 @@ def explain(
         from gatewise import explain as job
         from gatewise.training import load
 
-        if text is not None:
+        if text is not None and model is not None:
             job.text_page(out, load(model), text, load(beside) if beside else None)
         elif input is not None:
             series = job.read_series(input, batch)
-            first = job.read_layer(model, layer, cell)
-            second = job.read_layer(beside, layer, cell) if beside else None
-            title = f"{model.name} reads {input.name}"
-            job.series_page(out, first, series.values, title, second, series.columns)
+            if model is None:
+                title, layers = _learned(series.values, input.name)
+            else:
+                title = f"{model.name} reads {input.name}"
+                layers = [job.read_layer(path, layer, cell) for path in (model, beside) if path]
+            job.series_page(out, layers, series.values, title, series.columns)
         _print("explain", out)
+
+
+def _learned(series: NDArray[np.float32], name: str) -> tuple[str, list[LSTM | RNN]]:
+    """A title, and an LSTM and a plain RNN that learned from a series to say its next row."""
+    from gatewise.forecasting import learn
+
+    lstm, rnn = learn(series, "lstm"), learn(series, "rnn")
+    _say(
+        "explain",
+        f"no --model, so two learned to say each next row of {name}; mean squared error there, "
+        f"columns scaled to variance 1: LSTM {lstm.error:.2g}, plain RNN {rnn.error:.2g}, always "
+        f"saying the same row again {lstm.same_again:.2g}",
+    )
+    return f"What comes next in {name}?", [lstm.layer, rnn.layer]
 
 
 def _to_read(out: Path, files: dict[str, Path | None]) -> None:

@@ -7,7 +7,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -93,15 +93,15 @@ def _traced(tagger: Tagger, letters: NDArray[np.int64], middle: int) -> Trace:
 
 def series_page(
     path: Path,
-    layer: LSTM | RNN,
+    layers: Sequence[LSTM | RNN],
     series: NDArray[np.float32],
     title: str,
-    beside: LSTM | RNN | None = None,
     columns: list[str] | None = None,
 ) -> Path:
     """Show a layer while it reads a series (T, I); the gradients are those of its last output.
 
     Args:
+        layers: the layer, and another to stand beside it, if any.
         columns: what the I numbers of a step are called.
 
     Raises:
@@ -110,7 +110,6 @@ def series_page(
         OSError: the page cannot be written.
     """
     traces = []
-    layers = [layer] if beside is None else [layer, beside]
     most = int(MOST_CHARACTERS / sum(map(_characters, layers)))
     if len(series) > most:
         raise ShapeError(
@@ -119,7 +118,7 @@ def series_page(
         )
     for each in layers:
         if series.shape[1] != each.input_size:
-            which = "the model" if each is layer else "the model beside"
+            which = "the model" if each is layers[0] else "the model beside"
             raise ShapeError(
                 f"input: expected I = {each.input_size} columns, as {which} reads, "
                 f"got {series.shape[1]}"
@@ -131,7 +130,7 @@ def series_page(
     tokens = series[:, 0].tolist() if series.shape[1] == 1 else None
     last = len(series) - 1
     loss = (last, f"the sum of the output at the last step, {last}")
-    second = traces[1] if beside else None
+    second = traces[1] if len(traces) > 1 else None
     return see.write(traces[0], path, tokens, title, second, loss=loss, columns=columns)
 
 

@@ -87,6 +87,8 @@ def step(
     Returns:
         Step: i f g o c (B, H), h (B, P), z (B, G*H).
 
+    Source: equations (1) to (5) of docs/math.md, which says whose they are.
+
     Example:
         >>> import torch
         >>> from gatewise import CELLS, Weights, step
