@@ -76,13 +76,13 @@ def noisy(row: Json, result: Json) -> bool:
 def lost(row: Json) -> bool:
     """Whether ours, the first of the row, is slower than torch's."""
     ratios = row.get("ratios", {})
-    return any(ratios[name][0] < SLOWER for name in (TORCH, TORCH_CELL) if name in ratios)
+    return any(not ratios[name][0] >= SLOWER for name in (TORCH, TORCH_CELL) if name in ratios)
 
 
 def below(row: Json, result: Json) -> bool:
     """Whether ours is below the share of peak that the case aims at."""
     aim = row["case"]["share"]
-    return bool(aim and OURS in row["times"] and share(row, OURS, result) < aim)
+    return bool(aim and OURS in row["times"] and not share(row, OURS, result) >= aim)
 
 
 def fits(result: Json) -> dict[tuple[str, str], float]:
@@ -205,6 +205,7 @@ def _cells(rows: list[Json], _: Json) -> Iterator[Verdict]:
                 row["ratios"][TORCH_CELL][0]
                 for row in _of(rows, "cells")
                 if row["case"]["mode"] == mode and (row["case"]["H"] <= 64) is small
+                if TORCH_CELL in row["ratios"]
             ]
             if found:
                 what = f"LSTMCell in a loop, {mode}, {sizes}, slowest over torch"
@@ -222,6 +223,8 @@ def _seeing(rows: list[Json], _: Json) -> Iterator[Verdict]:
     loop = {(32, 64): 6.0, (32, 256): 2.2, (1, 64): 20.0}
     for row in _of(rows, "trace"):
         case, ratios = row["case"], row["ratios"]
+        if len(ratios) < 2:
+            continue
         where = f"at B = {case['B']}, H = {case['H']}"
         took = 1 / ratios["gatewise.LSTM forward"][0]
         yield _at_most(f"trace over forward in training mode {where}", 1.15, took, "x")

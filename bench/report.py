@@ -266,7 +266,7 @@ def again(result: Json) -> str:
         if len(rows) > 1:
             said = (f"{r['case']['group']} {r['ratios'][TORCH][0]:.2f}x" for r in rows)
             lines.append([case.label, case.mode, ", ".join(said)])
-    return _markdown(lines)
+    return _markdown(lines) if len(lines) > 1 else "No case was measured twice in this run.\n"
 
 
 def _markdown(lines: list[list[str]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +93,34 @@ def test_an_instruction_set_is_held_against_its_own_peak(result: dict[str, Any])
     result["peak"]["float32"] *= 1.1
     found = {v.claim: v for v in claims.verdicts(result)}
     assert found["share of its own peak with avx2 at H >= 128, lowest"].measured == "0.75"
+
+
+def test_where_torch_fails_ours_is_still_told(result: dict[str, Any]) -> None:
+    """In every group: its times stand, and no claim is made of a ratio that is not there."""
+    result["rows"] = []
+    for case in ALL:
+        alone = row(case, 1.0, 2.0)
+        alone["times"] = {case.entrants[0]: {"median": 1.0, "calm": 1.0, "busy": 1.0, "worst": 1.0,
+                                             "factor": 1.0, "bytes": 2**20}}  # fmt: skip
+        alone |= {"ratios": {}, "missing": dict.fromkeys(case.entrants[1:], "fails")}
+        result["rows"].append(alone)
+    result["peak_by_isa"] = {"base": 1.0, "avx2": 1.0}
+    texts = [report.table(result, group) for group in GROUPS]
+    assert all("fails" in text for text in texts[:-3])
+    assert "torch fails, " in report.summary(result)
+    said = report.claims_table(result)
+    assert "over torch" not in said
+    assert "cells at their share of peak" in said
+    assert "No case was measured twice" in report.again(result)
+
+
+def test_what_is_no_number_meets_no_claim(result: dict[str, Any]) -> None:
+    fast, *_ = result["rows"]
+    fast["times"][OURS]["median"] = math.nan
+    fast["ratios"][TORCH] = [math.nan] * 3
+    assert claims.lost(fast)
+    assert claims.below(fast, result)
+    assert not any(v.holds for v in claims.verdicts(result | {"rows": [fast]}))
 
 
 def test_a_row_without_our_answer_is_missed_and_named(result: dict[str, Any]) -> None:
