@@ -14,7 +14,7 @@ Json = dict[str, Any]
 TORCH_CELL = "torch.nn.LSTMCell"
 SLOWER = 0.98  # below this ratio a cell is lost
 SLOW = 0.7  # of the best probe: a row that never reached this was disturbed from begin to end
-APART = 3  # times the least of a run: a meeting of threads on cores without a common cache
+SLOW_MEETINGS = 3  # times the least of a run: a meeting of threads on cores without a common cache
 RNN = "torch.nn.RNN"
 
 
@@ -62,10 +62,10 @@ def raced(result: Json) -> dict[Case, list[Json]]:
     return found
 
 
-def apart(row: Json, result: Json) -> bool:
+def slow_meetings(row: Json, result: Json) -> bool:
     """Whether the threads took far longer to meet than in other rows: no cache between them."""
     least = min((each["meeting"] for each in result["rows"] if "meeting" in each), default=0)
-    return bool(row.get("meeting", 0) > APART * least)
+    return bool(row.get("meeting", 0) > SLOW_MEETINGS * least)
 
 
 def noisy(row: Json, result: Json) -> bool:

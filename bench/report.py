@@ -84,7 +84,7 @@ def _meetings(result: Json) -> list[str]:
     took = sorted(row["meeting"] * 1e6 for row in result["rows"] if "meeting" in row)
     if not took or result["threads"] < 2:
         return []
-    far = sum(claims.apart(row, result) for row in result["rows"])
+    far = sum(claims.slow_meetings(row, result) for row in result["rows"])
     return [
         f"a meeting of the threads: {took[len(took) // 2]:.2f} us in the middle row, {took[0]:.2f} "
         f"to {took[-1]:.2f}; {far} of {len(result['rows'])} rows with slow ones"
@@ -285,7 +285,7 @@ def _marks(row: Json, result: Json) -> list[str]:
         return [row["wrong"]]
     marks = [LOST] if claims.lost(row) else []
     marks += [LOW] if claims.below(row, result) else []
-    marks += [FAR] if claims.apart(row, result) else []
+    marks += [FAR] if claims.slow_meetings(row, result) else []
     return marks + ([NOISY] if claims.noisy(row, result) else [])
 
 

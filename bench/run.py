@@ -106,6 +106,8 @@ def bench(given: argparse.Namespace, console: Console) -> int:
         console.print(f"stopped; {given.out} has what was done")
         return 130
     console.print(f"\n{report.verdicts_text(result)}\n{given.out}", markup=False)
+    if given.out == report.RESULT:
+        console.print("python -m bench.report writes the pages that show it")
     return 0
 
 

@@ -244,6 +244,11 @@ def test_no_number_is_cut_however_narrow_the_terminal(width: int) -> None:
     assert (len(lines) == 7) == (width == 90)
 
 
+def test_short_seconds_are_not_rounded_to_nothing() -> None:
+    short = row("plain RNN", 0.8) | {"seconds_per_epoch": {"gatewise": 0.0123, "torch.nn": 0.5}}
+    assert "| 0.012 | 0.5 (40.7 x) |" in table_markdown(results_of(short))
+
+
 def test_the_caption_says_that_sizes_differ() -> None:
     results = results_of(row("plain RNN", 0.8), row("LSTM", 0.9) | {"parameters": 49380})
     assert "the LSTM has 4.0 times the parameters of the plain RNN" in demo.caption(results)

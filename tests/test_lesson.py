@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from itertools import chain
 from pathlib import Path
 
@@ -149,3 +150,20 @@ def test_a_changed_result_changes_the_lesson(tmp_path: Path) -> None:
         frame.write(tmp_path / name / "result.json", data)
     page = (LEARN / "strengths-and-price.md").read_text(encoding="utf-8")
     assert lesson.render(tmp_path, "results") != page
+
+
+@pytest.mark.parametrize("more", [(), ("--extend",)])
+def test_what_is_missing_is_said_before_anything_is_measured(
+    more: tuple[str, ...], tmp_path: Path
+) -> None:
+    results, page = tmp_path / "results", tmp_path / "page.md"
+    for name in studies.names()[:-1]:
+        (results / name).mkdir(parents=True)
+        (results / name / "result.json").write_text("{}")
+    ended = subprocess.run(
+        [sys.executable, "-m", "gatewise.studies.lesson", *more, results, page],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith(f"{results}: no result of {studies.names()[-1]}; gatewise study")
+    assert not page.exists()

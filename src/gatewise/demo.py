@@ -251,12 +251,16 @@ def _rows(results: Results) -> list[tuple[str, ...]]:
             (
                 model["name"] + part,
                 f"{model['f1']:.3f}",
-                "" if ours is None else f"{ours:.1f}",
-                "" if theirs is None else f"{theirs:.1f} ({theirs / ours:.1f} x)",
+                "" if ours is None else _seconds(ours),
+                "" if theirs is None else f"{_seconds(theirs)} ({theirs / ours:.1f} x)",
                 f"{model['parameters']:,}",
             )
         )
     return rows
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
 def table(results: Results, width: int) -> Table:

@@ -226,6 +226,11 @@ if __name__ == "__main__":
     if len(sys.argv) != 3 + _longer:
         sys.exit("usage: python -m gatewise.studies.lesson [--extend] RESULTS PAGE.md")
     _results, _page = map(Path, sys.argv[-2:])
+    if _missing := [n for n in names() if not (_results / n / "result.json").is_file()]:
+        sys.exit(
+            f"{_results}: no result of {', '.join(_missing)}; "
+            f"gatewise study --all --out {_results} measures what is missing"
+        )
     for _name in names() if _longer else ():
         extend(load(_name), _results / _name)
     write(_results, _page)
