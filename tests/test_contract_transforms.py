@@ -88,6 +88,17 @@ def test_fx_takes_a_layer_for_one_node() -> None:
         torch.fx.symbolic_trace(ours.lstm)
 
 
+def test_fx_runs_a_hook_once() -> None:
+    ours, theirs = Holder(gatewise), Holder(nn)
+    ours.load_state_dict(theirs.state_dict())
+    for model in (ours, theirs):
+        model.lstm.register_forward_hook(lambda _, args, out: (out[0] * 2, out[1]))
+        model.cell.register_forward_pre_hook(lambda _, args: (args[0] * 3, *args[1:]))
+    graphs = [torch.fx.symbolic_trace(model) for model in (ours, theirs)]
+    x, h = rand(6, 2, 3), rand(1, 2, 5)
+    assert_close([g(x, h) for g in graphs], [theirs(x, h)] * 2)
+
+
 @pytest.mark.parametrize("cls", [nn.LSTMCell, nn.RNNCell])
 def test_a_compiled_step_is_left_to_the_compiler(cls) -> None:
     """It fuses the formulas of a step with what surrounds it; one operator a step takes twice the

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, jvp, vmap
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
+from torch.utils.flop_counter import FlopCounterMode
+from twins import flat, twins
 
 from gatewise import ops
 from gatewise.reference import Weights
@@ -277,3 +279,38 @@ def test_activation_checkpointing() -> None:
     y = torch.utils.checkpoint.checkpoint(lambda x: net(x)[0], x, use_reentrant=False)
     leaves = [x, *net.parameters()]
     assert_same(gradients((y,), leaves), gradients((net(x)[0],), leaves))
+
+
+COUNTED = [
+    (nn.LSTM, {"num_layers": 2, "bidirectional": True}, (7, 2, 4)),
+    (nn.LSTM, {"proj_size": 3}, (7, 2, 4)),
+    (nn.RNN, {"bias": False}, (7, 4)),
+    (nn.LSTMCell, {}, (2, 4)),
+    (nn.RNNCell, {}, (2, 4)),
+]
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+@pytest.mark.parametrize(("cls", "options", "shape"), COUNTED)
+def test_flops_are_counted_as_torchs_own(cls, options, shape, wanted) -> None:
+    counts = []
+    for module in twins(cls, 4, 5, dtype=torch.float64, **options):  # in float32 torch counts none
+        x = torch.randn(shape, dtype=torch.float64, requires_grad=wanted)
+        with FlopCounterMode(display=False) as counter:
+            y = flat(module(x))[0]
+            forward = counter.get_total_flops()
+            y.sum().backward()
+        counts.append((forward, counter.get_total_flops()))
+    assert counts[0] == counts[1]
+
+
+def test_flops_of_packed_sequences_and_of_states() -> None:
+    counts = []
+    for module in twins(nn.LSTM, 4, 5, dtype=torch.float64):
+        module.weight_ih_l0.requires_grad_(False)
+        packed = pack_sequence([torch.randn(n, 4, dtype=torch.float64) for n in (6, 3, 1)])
+        h0 = torch.randn(1, 3, 5, dtype=torch.float64, requires_grad=True)
+        with FlopCounterMode(display=False) as counter:
+            module(packed, (h0, h0))[0].data.sum().backward()
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1]

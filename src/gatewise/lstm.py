@@ -72,6 +72,9 @@ class Recurrent(nn.Module):
                 "one node of a graph. Trace torch.nn.Sequential(layer)."
             )
         args = (input,) if hx is None else (input, hx)
+        if self._forward_pre_hooks or self._forward_hooks:  # they are in the graph already
+            layer = tracer.create_proxy("get_attr", name, (), {})
+            return tracer.create_proxy("call_method", "forward", (layer, *args), {})
         return tracer.create_proxy("call_module", name, args, {})
 
     def _weight(self, name: str) -> Tensor:

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import Function, forward_ad
+from torch.utils.flop_counter import register_flop_formula
 
 from gatewise import autograd, batching, formulas, native
 from gatewise.autograd import Gradients
 from gatewise.native import Tensors
+from gatewise.reference import Weights
 from gatewise.spec import CELLS, CellSpec
 
 _INPUTS = "Tensor x, Tensor? batch_sizes, Tensor? h0, Tensor? c0, Tensor?[] weights"
@@ -105,6 +108,39 @@ def _(x: Tensor, batch_sizes: Any, h0: Any, c0: Any, weights: Any, *rest: Any) -
     *_, wanted = rest
     inputs = (x, batch_sizes, h0, c0, *weights)
     return [x.new_empty(t.shape) for t, want in zip(inputs, wanted, strict=True) if want]
+
+
+# --- what FlopCounterMode counts: products, as for torch's own operations ------------------------
+
+
+@register_flop_formula(torch.ops.gatewise.layer)
+def _(x: torch.Size, *args: Any, **_: Any) -> int:
+    weights = args[3]
+    return _flops(prod(x[:-1]), weights, [True] * len(weights))
+
+
+@register_flop_formula(torch.ops.gatewise.layer_gradient)
+def _(x: torch.Size, *args: Any, **_: Any) -> int:
+    h0, weights, wanted = args[1], args[3], args[-1]
+    N, B = prod(x[:-1]), (h0 or x)[1]
+    through = [wanted[0] or k % _FIELDS != _W_IH for k in range(len(weights))]
+    past_h0 = [not wanted[2] and k % _FIELDS == _W_HH for k in range(len(weights))]
+    back = _flops(N, weights, through) - _flops(B, weights, past_h0)  # the first step ends there
+    return back + _flops(N, weights, wanted[4:])
+
+
+_FIELDS = len(Weights._fields)
+_W_IH, _W_HH, _W_HR = map(Weights._fields.index, ("W_ih", "W_hh", "W_hr"))
+
+
+def _flops(rows: int, weights: Sequence[torch.Size | None], which: Sequence[bool]) -> int:
+    """Of so many rows by those of the matrices; a multiply-add is two."""
+    sizes = [
+        w.numel()
+        for k, (w, used) in enumerate(zip(weights, which, strict=True))
+        if w is not None and used and k % _FIELDS in (_W_IH, _W_HH, _W_HR)
+    ]
+    return 2 * rows * sum(sizes)
 
 
 # --- derivatives ----------------------------------------------------------------------------------
