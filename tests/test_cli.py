@@ -250,7 +250,7 @@ def test_explain_refuses(here: Path) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        "'--input', 'a.npy'",
+        "'--input', 'a.npy', '--cell', 'rnn'",
         "'--input', 'no.npy', '--model', 'a.npy'",
         "'--input', 'a.npy', '--model', 'no.pt'",
         "'--text', 'hello'",

@@ -333,6 +333,16 @@ def test_a_number_of_a_series_is_written_as_numbers_are(opened) -> None:
     assert "step 1, −1.25, unit" in tab.locator("#lead").text_content()
 
 
+def test_weights_have_their_names_of_the_lessons(opened) -> None:
+    tab = opened(traced(gatewise.LSTM(4, 6, proj_size=2)), at="#moment=0", viewport=(360, 740))
+    said = "zi, zf, zg, zo = Wih xt + Whh ht−1 + b"
+    formula = tab.locator("#moment-join .formula")
+    assert formula.text_content() == said
+    assert formula.evaluate("e => e.scrollWidth <= e.clientWidth")
+    press(tab, *".....")
+    assert "ht = Whr mt" in tab.locator("#moment-read .math").text_content()
+
+
 def test_a_plain_rnn_begins_with_what_it_does(opened) -> None:
     tab = opened(traced(gatewise.RNN(4, 6)), tokens=CHARACTERS)
     assert tab.locator("#tab-write").get_attribute("aria-selected") == "true"

@@ -54,7 +54,7 @@ export const among = (T) => (T === 1 ? ", the only one" : ` of 0 to ${T - 1}`);
 const percent = (v) =>
   Number.isNaN(v) ? "an unknown share" : `${Math.round(100 * v)}\u00a0%`;
 
-// A symbol with its step: c at t, c at t - 1.
+// A symbol with its step, c at t, c at t - 1; or with its place, W of ih.
 const sym = (name, step = "t") => `<var>${name}</var><sub>${step}</sub>`;
 
 // A number that the page colours; in brackets where a sign would follow another sign.
@@ -116,7 +116,7 @@ export function moments(cell, p, unit, last) {
     lines: [
       {
         sym:
-          `${zs} = <var>W</var>${sym("x")} + <var>U</var>${sym("h", last)} + <var>b</var>` +
+          `${zs} = ${sym("W", "ih")} ${sym("x")} + ${sym("W", "hh")} ${sym("h", last)} + <var>b</var>` +
           (cell.peephole ? " + <var>p</var>·<var>c</var>" : ""),
         num: "",
       },
@@ -254,7 +254,7 @@ export function moments(cell, p, unit, last) {
       ...(p.projected
         ? [
             {
-              sym: `${sym("h")} = <var>W</var><sub>hr</sub> <var>m</var><sub>t</sub>`,
+              sym: `${sym("h")} = ${sym("W", "hr")} ${sym("m")}`,
               num: num("h", p.h),
               note: "all units together make one output",
             },
