@@ -15,7 +15,7 @@ from rich.console import Console
 
 from gatewise import ArgumentError, corpus, demo
 from gatewise.demo import Interrupt, table, table_markdown, verdict
-from gatewise.tagger import KINDS
+from gatewise.tagger import KINDS, Score
 from gatewise.training import Race, Settings, Training, load
 
 SMALL = Settings(hidden_size=6, embedding_size=4, epochs=1, batch=16)
@@ -49,7 +49,10 @@ def test_the_whole_job(tmp_path: Path) -> None:
         numbers = results["models"][kind]
         assert numbers["parameters"] == model.size
         assert numbers["trained"] == 1
-        assert numbers["seconds_per_epoch"]["torch.nn"] > 0
+        race = Training(kind, SMALL, corpus.load().train)
+        assert race.resume(out / f"{kind}.safetensors")
+        for family, seconds in numbers["seconds_per_epoch"].items():
+            assert seconds == race.race.epoch(family, len(corpus.load().train))
         for row in results["restored"]:
             assert row[kind] == model.restore(row["text"])
             assert row[kind] in told
@@ -255,10 +258,27 @@ def test_the_caption_says_that_sizes_differ() -> None:
     assert "times the parameters" not in demo.caption(results_of(row("plain RNN", 0.8)))
 
 
+def test_the_caption_tells_the_largest_difference() -> None:
+    results = results_of(row("plain RNN", 0.8) | {"loss_difference": 5e-7}, row("LSTM", 0.9))
+    assert "losses apart by at most 5e-07" in demo.caption(results)
+
+
+def test_scored_is_what_was_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored = []
+    monkeypatch.setattr(demo, "score", lambda model, text: scored.append(text) or Score(1, 1, 1))
+    run(tmp_path)
+    assert all(text is corpus.load().held_out for text in scored)
+    assert len(scored) == len(KINDS)
+    both = corpus.Corpus(corpus.read("one rose"), corpus.read("two cats"))
+    first = demo._first(both, 3)
+    assert (first.train.spaced(), first.held_out.spaced()) == ("one", "two")
+
+
 def test_a_busy_machine_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calm, torn = {"race_spread": 2.9}, {"race_spread": 7.2}
     assert demo.busy({"models": {"rnn": calm, "lstm": calm}}) == ""
-    assert "rounds 7 times apart" in demo.busy({"models": {"rnn": calm, "lstm": torn}})
+    for models in ({"rnn": calm, "lstm": torn}, {"rnn": torn, "lstm": calm}):
+        assert "rounds 7 times apart" in demo.busy({"models": models})
     for spread in (1.0, 7.2):
         monkeypatch.setattr(Race, "spread", lambda _, spread=spread: spread)
         _, told = run(tmp_path)

@@ -356,6 +356,8 @@ def test_the_answer_of_gate_by_gate() -> None:
             row["solved"], row["errors"] = 1, [0.13, 0.22, 0.13, 0.22, 0.13]
         if row["cell"] == "no_output_gate":
             row["solved"] = 2  # of five: chance does that
+    alone = [row | {"errors": row["errors"][:1], "solved": 0} for row in rows]
+    assert not any(gate_by_gate.missed_on(alone, cell) for cell in cells)  # one seed is chance
     summary["tuning"] = [{}]
     assert study.answer(summary) == (
         f"{begin} its own best rate, then at 0.01 for all). Adding is solved by the whole at 5, "
