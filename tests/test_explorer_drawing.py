@@ -266,6 +266,9 @@ def test_few_numbers_are_said_and_many_counted(opened) -> None:
         tab = opened(gatewise.LSTM(I, 3).trace(torch.ones(2, 1, I)))
         assert tab.locator("#diagram .token").text_content() == said
         assert not tab.locator("#ribbon .columns").is_visible()
+    x = torch.tensor([[[-30012.4, 9999.0]]])
+    tab = opened(gatewise.LSTM(2, 3).trace(x), columns=["price", ""])
+    assert tab.locator("#diagram .token").text_content() == "price −30,012 and 9999.0"
     long = ["a name of twenty signs", "another that is as long"]
     tab = opened(gatewise.LSTM(2, 3).trace(torch.ones(2, 1, 2)), columns=long)
     assert tab.locator("#diagram .token").text_content() == "2 numbers"

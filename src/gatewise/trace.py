@@ -457,6 +457,9 @@ class Trace(Fields):
         Returns:
             Saturation(shut, open), each (L, D, H).
 
+        Raises:
+            ArgumentError: in this cell the gate is welded, linear or a relu.
+
         Example:
             >>> import torch, gatewise
             >>> gatewise.LSTM(3, 2).trace(torch.zeros(5, 3)).saturation("f").open.shape
@@ -479,7 +482,7 @@ class Trace(Fields):
         return memory_length(self)
 
     def gradient_reach(self, name: str = "c") -> np.ndarray:
-        """(L, D, T, B): the norm over units of d loss / d c(t), or of another value's gradient."""
+        """(L, D, T, B): the norm over units of d loss / d c(t), or of another's, after backward."""
         from gatewise.analysis import gradient_reach
 
         return gradient_reach(self, name)

@@ -332,13 +332,19 @@ function cellView() {
   };
 }
 
+// A number of the reader's own: large ones whole, as they would be known again.
+function known(v) {
+  const large = Math.abs(v) >= 1e4 && Math.abs(v) < 1e12;
+  return large ? Math.round(v).toLocaleString("en").replace("-", "−") : show(v);
+}
+
 function word(s) {
   const words = app.words();
   if (words !== null && page.meta.kind !== "series") return `“${brief(words[s.t])}”`;
   const x = words === null ? [...input(page, { ...s, layer: 0 }, s.t)] : [Number(words[s.t])];
   const { columns } = page.meta;
   const name = (k) => (columns?.length === x.length && columns[k] ? `${columns[k]} ` : "");
-  const said = x.slice(0, 4).map((v, k) => name(k) + show(v)).join(" and ");
+  const said = x.slice(0, 4).map((v, k) => name(k) + known(v)).join(" and ");
   return x.length <= 3 && said.length <= 38 ? said : `${x.length} numbers`;
 }
 

@@ -120,7 +120,13 @@ def inline(
     """The explorer inside a notebook: the same page, shown as the value of a cell.
 
     Args:
-        height: of the frame, in pixels; the others as for :func:`write`.
+        height: of the frame, in pixels; the others, errors and warning as for :func:`write`.
+
+    Example:
+        >>> import torch, gatewise
+        >>> frame = inline(gatewise.LSTM(3, 4).trace(torch.zeros(5, 1, 3)), columns=["a", "b", "c"])
+        >>> frame.height
+        860
     """
     return Inline(
         html(trace, tokens, title, beside, batch=batch, loss=loss, columns=columns), height
