@@ -30,6 +30,9 @@ def test_a_result_says_what_its_records_say(name: str) -> None:
     summary = json.loads(json.dumps(study.summarise(data["records"])))
     assert data["summary"] == summary
     assert data["answer"] == study.answer(summary)
+    assert [p["held"] for p in data["predictions"]] == [
+        prediction.holds(summary) for prediction in study.predictions
+    ]
     planned = chain.from_iterable(frame.stages(study, data["mode"], data["records"]))
     assert [r["unit"] for r in data["records"]] == list(planned)
 

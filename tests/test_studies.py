@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -255,6 +257,14 @@ def test_a_busy_machine_is_noticed() -> None:
     timed(9.0, 1.0, 2.9, 1.0)  # the first is a warm-up
     with pytest.warns(UserWarning, match="differ by more than 3 times: the machine is busy"):
         timed(9.0, 1.0, 3.1, 1.0)
+
+
+def test_one_disturbed_way_is_enough_to_notice() -> None:
+    passed = [0.0]
+    took = {"a": iter([1.0, 1.0, 1.0, 3.1]), "b": repeat(1.0)}  # two calls come before the rounds
+    ways = {name: partial(lambda name: passed.append(next(took[name])), name) for name in took}
+    with pytest.warns(UserWarning, match="differ by more than 3 times: the machine is busy"):
+        clock.in_turn(ways, rounds=2, least=0.0, now=lambda: sum(passed))
 
 
 def test_ratio_is_taken_round_by_round() -> None:
