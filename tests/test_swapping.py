@@ -251,6 +251,18 @@ def test_a_subclass_that_does_the_work_of_the_layer_is_left(cls, name) -> None:
     assert all(map(torch.equal, before, flat(model(x))))
 
 
+class WrittenOut(nn.RNNBase):
+    """An LSTM step by step in Python, for its own kind of loop, as torchrl has it."""
+
+    def __init__(self, *sizes):
+        super().__init__("LSTM", *sizes)
+
+
+def test_a_layer_of_its_own_is_left_for_what_it_is() -> None:
+    left = gatewise.swap(nn.ModuleList([WrittenOut(3, 4), nn.GRUCell(3, 4)])).left
+    assert [row.why for row in left] == ["computes a cell of its own", "gatewise has no such cell"]
+
+
 def test_forward_replaced_on_the_instance_is_left() -> None:
     lstm = nn.LSTM(4, 4)
     lstm.forward = lambda x, hx=None: x

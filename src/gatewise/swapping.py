@@ -236,7 +236,8 @@ def _obstacle(module: nn.Module, cls: type) -> str:
         return "is quantized, or made to be: the kernels compute floating point"
     base = next((c for c in cls.__mro__ if c in OURS), None)
     if base is None:
-        return "gatewise has no such cell"
+        gru = issubclass(cls, nn.GRU | nn.GRUCell)
+        return "gatewise has no such cell" if gru else "computes a cell of its own"
     own = [n for n in _defined(cls, base) if hasattr(base, n) and not _calls_super(cls, base, n)]
     own += [n for n in vars(module) if callable(getattr(cls, n, None))]
     own = [name for name in own if not _BUILDING.fullmatch(name)]
