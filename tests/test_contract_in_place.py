@@ -1,4 +1,4 @@
-"""Results that are changed in place before backward, as by ``ReLU(inplace=True)``.
+"""Results that are changed in place before backward, as by ``ReLU(inplace=True)``, and inputs.
 
 torch's layers allow it, but for the one-directional one in float32, whose kernel keeps its output.
 """
@@ -52,6 +52,20 @@ def test_where_torch_allows_it(cls, options, packed, result, change) -> None:
         CHANGES[change](results[min(result, len(results) - 1)])
         loss = sum((t**3).sum() for t in results)
         found.append((results, torch.autograd.grad(loss, list(module.parameters()))))
+    assert_close(*found)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("cls", [nn.LSTM, nn.RNN])
+def test_an_input_that_torch_copies(cls, batch_first) -> None:
+    """Of what does not lie as (T, B, I): ``x += lstm(x)[0]`` works with ``batch_first``."""
+    found = []
+    for module in twins(cls, 4, 4, batch_first=batch_first):
+        leaf = torch.linspace(-1, 1, 40).reshape(5, 2, 4).requires_grad_()
+        x = leaf.clone()
+        given = x if batch_first else x.transpose(0, 1)
+        given += module(given)[0]
+        found.append((x, torch.autograd.grad(x.sum(), [leaf, *module.parameters()])))
     assert_close(*found)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from layers import RandomLayer, assert_same, random_layer
-from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from torch.func import functionalize, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from gatewise import native
 from gatewise.reference import Weights
@@ -126,6 +126,12 @@ TRANSFORMS: dict[str, Transform] = {
     "jacrev": lambda f, s: jacrev(_two(f, s))(s.x),
     "jacfwd": lambda f, s: jacfwd(_two(f, s))(s.x),
     "hessian": lambda f, s: hessian(lambda h: f(s.p, s.x, h, s.c0))(s.h0),
+    "functionalize": lambda f, s: functionalize(f)(s.p, s.x, s.h0, s.c0),
+    "functionalize of gradients": lambda f, s: functionalize(grad(f, (0, 1)))(s.p, s.x, s.h0, s.c0),
+    "gradients of functionalize": lambda f, s: grad(functionalize(f), (0, 1))(s.p, s.x, s.h0, s.c0),
+    "functionalize of vmap": lambda f, s: functionalize(vmap(f, (None, 0, None, None)))(
+        s.p, s.xs, s.h0, s.c0
+    ),
     "jacrev of jacrev": lambda f, s: jacrev(jacrev(lambda h: f(s.p, s.x, h, s.c0)))(s.h0),
     "jacfwd of jacfwd": lambda f, s: jacfwd(jacfwd(lambda h: f(s.p, s.x, h, s.c0)))(s.h0),
 }

@@ -66,6 +66,12 @@ def _nested_forward_mode() -> bool:
     return [level.key() for level in _levels()].count(jvp) > 1
 
 
+def is_functionalized() -> bool:
+    """Whether torch.func.functionalize is on, which knows operators and no Function."""
+    functionalize = torch._C._functorch.TransformType.Functionalize
+    return any(level.key() == functionalize for level in _levels())
+
+
 def _levels() -> list[Any]:
     """The transforms of torch.func that are on, the outermost first."""
     if not torch._C._are_functorch_transforms_active():

@@ -266,10 +266,10 @@ class Layers(Recurrent):
             x = input.unsqueeze(1)
         elif self.batch_first:
             x = input.transpose(0, 1)
-            if torch.is_grad_enabled() and not torch.compiler.is_compiling() and x.is_inference():
-                x = x.clone()  # for autograd to keep; torch copies it, too, to (T, B, I)
         else:
             x = input
+        if ops.records_gradients() and not torch.compiler.is_compiling():
+            x = x.contiguous()  # as in torch: what is copied is the caller's to change
         if h0 is not None:
             self._check_states(x, h0, c0, x.shape[1])
         checks.steps(x.shape[0])

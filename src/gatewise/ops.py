@@ -332,6 +332,7 @@ def _recorded(flat: Flat) -> bool:
         torch.compiler.is_compiling()
         or not _PLAIN.issuperset(map(type, flat))
         or torch._C._len_torch_dispatch_stack() > 0
+        or autograd.is_functionalized()
     )
 
 
