@@ -156,6 +156,18 @@ CALLS = [
         (PackedSequence(zeros(1, 3), torch.tensor([2, -1])),),
         "batch_sizes",
     ),
+    (
+        "packed of two axes",
+        nn.LSTM,
+        (PackedSequence(zeros(2, 3), torch.ones(2, 1, dtype=torch.int64)),),
+        "1 dimension",
+    ),
+    (
+        "packed of no axis",
+        nn.LSTM,
+        (PackedSequence(zeros(2, 3), torch.tensor(2)),),
+        "1 dimension",
+    ),
     ("packed of int32", nn.LSTM, (PackedSequence(zeros(2, 3), torch.tensor([2]).int()),), "int64"),
     ("rank 3", nn.LSTMCell, (zeros(2, 2, 3),), None),
     ("rank 0", nn.RNNCell, (zeros(()),), None),

@@ -57,14 +57,23 @@ def test_where_torch_allows_it(cls, options, packed, result, change) -> None:
 
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("cls", [nn.LSTM, nn.RNN])
-def test_an_input_that_torch_copies(cls, batch_first) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_input_that_torch_copies(cls, batch_first, compiled) -> None:
     """Of what does not lie as (T, B, I): ``x += lstm(x)[0]`` works with ``batch_first``."""
-    found = []
-    for module in twins(cls, 4, 4, batch_first=batch_first):
-        leaf = torch.linspace(-1, 1, 40).reshape(5, 2, 4).requires_grad_()
+
+    def run(module: nn.Module, leaf: torch.Tensor) -> torch.Tensor:
         x = leaf.clone()
         given = x if batch_first else x.transpose(0, 1)
         given += module(given)[0]
+        return x
+
+    found = []
+    for module in twins(cls, 4, 4, batch_first=batch_first):
+        leaf = torch.linspace(-1, 1, 40).reshape(5, 2, 4).requires_grad_()
+        whole = compiled and isinstance(module, gatewise.lstm.Layers)
+        x = (torch.compile(run, backend="aot_eager", fullgraph=True) if whole else run)(
+            module, leaf
+        )
         found.append((x, torch.autograd.grad(x.sum(), [leaf, *module.parameters()])))
     assert_close(*found)
 

@@ -181,6 +181,11 @@ def packing(x: Tensor, batch_sizes: Tensor) -> None:
             "batch_sizes of a PackedSequence should be int64 on the CPU, got "
             f"{batch_sizes.dtype} on {batch_sizes.device}. Convert them: .to('cpu', torch.int64)"
         )
+    if batch_sizes.dim() != 1:
+        raise ShapeError(
+            f"batch_sizes of a PackedSequence must have 1 dimension (T), got {batch_sizes.dim()}. "
+            "Make it with torch.nn.utils.rnn.pack_sequence."
+        )
     steps(len(batch_sizes))
     if torch.compiler.is_compiling():  # their values are not known yet
         return

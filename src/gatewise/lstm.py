@@ -268,7 +268,7 @@ class Layers(Recurrent):
             x = input.transpose(0, 1)
         else:
             x = input
-        if ops.records_gradients() and not torch.compiler.is_compiling():
+        if ops.records_gradients():
             x = x.contiguous()  # as in torch: what is copied is the caller's to change
         if h0 is not None:
             self._check_states(x, h0, c0, x.shape[1])
