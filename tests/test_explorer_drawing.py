@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from io import BytesIO
 
 import numpy as np
@@ -240,19 +241,23 @@ def test_a_series_is_drawn_and_scrubbed(opened) -> None:
 
 
 def test_the_input_is_called_by_its_columns(opened) -> None:
-    layer = gatewise.LSTM(2, 3)
+    layer = gatewise.LSTM(2, 2, num_layers=2)
     with torch.no_grad():
         layer.weight_ih_l0.fill_(9.0)  # what a gate hears most
+        layer.weight_ih_l1.fill_(99.0)
     x = torch.tensor([[0.5, -1.25], [2.0, 0.0]])[:, None]
     tab = opened(layer.trace(x), columns=["temperature", "<i>rain"], at="#t=0&moment=1")
     assert tab.locator("#ribbon .columns").text_content() == "temperature beside <i>rain"
     said = "temperature 0.50 and <i>rain −1.25"
     assert tab.locator("#diagram .token").text_content() == said
     assert f"step 0, {said}, unit" in tab.locator("#lead").text_content()
-    terms = tab.locator("#moment-forget .terms .bar-label").evaluate_all(
-        "all => all.map(one => one.firstChild.data)"
-    )
-    assert terms[:2] == ["<i>rain", "temperature"]
+    terms = tab.locator("#moment-forget .terms .bar-label")
+    names = partial(terms.evaluate_all, "all => all.map(one => one.firstChild.data)")
+    assert names()[:2] == ["<i>rain", "temperature"]
+    tab.evaluate("modules['main.js'].set({ layer: 1 })")
+    settle(tab)
+    assert {"below[0]", "below[1]"} < set(names())
+    tab.evaluate("modules['main.js'].set({ layer: 0 })")
     press(tab, ",")
     cells = tab.locator("#moment-join .strip").first.locator("i")
     assert cells.evaluate_all("all => all.map(one => one.title)") == [
