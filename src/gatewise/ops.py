@@ -95,7 +95,7 @@ def layer(
     """
     flat: list[Tensor | None] = [x, batch_sizes, h0, c0]
     for w in weights:
-        flat += w
+        flat.extend(w)  # += with a NamedTuple is not known to the compiler of torch 2.10
     dtype = _dtype(x)
     watched = keep_tape or sink is not None or taps is not None
     if dtype == x.dtype == torch.bfloat16 and len(weights) == 1 and x.dim() == 3 and len(x) == 1:
