@@ -58,6 +58,7 @@ struct ForwardSpace {
     Wh = carver.take<E>(K * operands<E>(d.P));
     bias = carver.take<T>(units.K);
     Wr = projected ? carver.take<E>(out.padded * operands<E>(d.H)) : nullptr;
+    carver.take<unsigned char>(APART);  // all read the weights, and one writes what comes next
     const i64 apart = workers * APART / i64(sizeof(E));
     const auto rows = [&](i64 size) { return apart + d.B * size; };
     c = carver.take<T>(rows(d.H));
