@@ -25,6 +25,7 @@ NAMES = (
     "_C._FunctionBase._set_sequence_nr",
     "_C._are_functorch_transforms_active",
     "_C._current_graph_task_id",
+    "_C._functorch.TransformType.Functionalize",
     "_C._functorch.TransformType.Jvp",
     "_C._functorch.TransformType.Vmap",
     "_C._functorch.get_interpreter_stack",
