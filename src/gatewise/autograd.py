@@ -21,7 +21,7 @@ from gatewise.native import FIELDS, Flat, GradSink, Tensors
 from gatewise.spec import CellSpec
 
 #: Where the projection of the first direction stands in what is flat.
-W_HR = 8
+W_HR = 4 + native.W_HR
 
 Gradients = tuple[Tensor | None, ...]
 Rule = Callable[..., Gradients]

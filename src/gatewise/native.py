@@ -49,7 +49,7 @@ _is_dead_wrapper = torch._C._functorch.is_dead_tensor_wrapper  # type: ignore[at
 
 #: Fields of a direction's Weights.
 FIELDS = 6
-W_HH, B_IH = 1, 2
+W_IH, W_HH, B_IH, W_HR = 0, 1, 2, 4
 
 #: Of tensors, None among them: their state (changes in place, wish for a gradient, dtype), and
 #: whether they are others in that state, or have been changed in place since.

@@ -20,8 +20,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from gatewise import autograd, batching, formulas, native
 from gatewise.autograd import Gradients
-from gatewise.native import Tensors
-from gatewise.reference import Weights
+from gatewise.native import FIELDS, W_HH, W_HR, W_IH, Tensors
 from gatewise.spec import CELLS, CellSpec
 
 _INPUTS = "Tensor x, Tensor? batch_sizes, Tensor? h0, Tensor? c0, Tensor?[] weights"
@@ -123,14 +122,10 @@ def _(x: torch.Size, *args: Any, **_: Any) -> int:
 def _(x: torch.Size, *args: Any, **_: Any) -> int:
     h0, weights, wanted = args[1], args[3], args[-1]
     N, B = prod(x[:-1]), (h0 or x)[1]
-    through = [wanted[0] or k % _FIELDS != _W_IH for k in range(len(weights))]
-    past_h0 = [not wanted[2] and k % _FIELDS == _W_HH for k in range(len(weights))]
+    through = [wanted[0] or k % FIELDS != W_IH for k in range(len(weights))]
+    past_h0 = [not wanted[2] and k % FIELDS == W_HH for k in range(len(weights))]
     back = _flops(N, weights, through) - _flops(B, weights, past_h0)  # the first step ends there
     return back + _flops(N, weights, wanted[4:])
-
-
-_FIELDS = len(Weights._fields)
-_W_IH, _W_HH, _W_HR = map(Weights._fields.index, ("W_ih", "W_hh", "W_hr"))
 
 
 def _flops(rows: int, weights: Sequence[torch.Size | None], which: Sequence[bool]) -> int:
@@ -138,7 +133,7 @@ def _flops(rows: int, weights: Sequence[torch.Size | None], which: Sequence[bool
     sizes = [
         w.numel()
         for k, (w, used) in enumerate(zip(weights, which, strict=True))
-        if w is not None and used and k % _FIELDS in (_W_IH, _W_HH, _W_HR)
+        if w is not None and used and k % FIELDS in (W_IH, W_HH, W_HR)
     ]
     return 2 * rows * sum(sizes)
 
