@@ -62,21 +62,21 @@ def may_be_forward() -> bool:
 
 def _nested_forward_mode() -> bool:
     """Whether a tangent of a tangent is asked for: of a Function torch takes it to be zero."""
-    jvp = torch._C._functorch.TransformType.Jvp
-    return [level.key() for level in _levels()].count(jvp) > 1
+    return transforms("Jvp") > 1
 
 
 def is_functionalized() -> bool:
     """Whether torch.func.functionalize is on, which knows operators and no Function."""
-    functionalize = torch._C._functorch.TransformType.Functionalize
-    return any(level.key() == functionalize for level in _levels())
+    return transforms("Functionalize") > 0
 
 
-def _levels() -> list[Any]:
-    """The transforms of torch.func that are on, the outermost first."""
+def transforms(kind: str) -> int:
+    """How many transforms of torch.func that are on are of a kind, ``Jvp`` or ``Vmap`` say."""
     if not torch._C._are_functorch_transforms_active():
-        return []
-    return torch._C._functorch.get_interpreter_stack() or []
+        return 0
+    wanted = getattr(torch._C._functorch.TransformType, kind)
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    return sum(level.key() == wanted for level in stack)
 
 
 def new_vmap(derivative: Callable[..., Gradients]) -> Callable[..., Gradients]:
@@ -165,8 +165,7 @@ _NOTHING = torch.empty(0, device="cpu")  # whatever the default is at the first 
 
 def tangent(by_hand: Rule, page: Rule, *args: Tensor | None) -> Gradients:
     """What by_hand finds, with the derivatives of what the page finds; mapped, the page's."""
-    vmap = torch._C._functorch.TransformType.Vmap
-    if any(level.key() == vmap for level in _levels()):
+    if transforms("Vmap"):
         return page(*args)
     results: Gradients = apply(ByHand, by_hand, page, *args)
     return results
